@@ -1,0 +1,68 @@
+"""What a pass is: a function on model handles, and a declaration that everything else derives from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from runner.models.handle import Kind, ModelHandle
+from runner.recipe.options import PassOptions
+from runner.targets.target import Target
+
+
+class Batches(Protocol):
+    """Calibration or evaluation inputs: iterating gives dicts from input name to numpy array, leading axis = batch."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass may use besides the model and its options.
+
+    Attributes:
+        output: an empty folder; what the pass leaves in it is its result.
+        scratch: an empty folder on the same disk, thrown away afterwards.
+        target: what the model is made for.
+        threads: threads to compute with.
+        data: gives the inputs of a data config by its name.
+        say: tells the person what is happening, in a few words.
+    """
+
+    output: Path
+    scratch: Path
+    target: Target
+    threads: int
+    data: Callable[[str], Batches]
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The declaration of a pass.
+
+    Attributes:
+        name: Olive's name for it.
+        summary: what it does, in one sentence.
+        options: its typed options.
+        apply: `apply(model, options, context)` writes into `context.output` and returns the handle of what it wrote.
+        takes: kinds of model that it accepts.
+        gives: kind of model that it makes; None where it keeps the kind.
+        packages: libraries whose version decides its result; part of the fingerprint.
+        targets: targets it can make models for.
+        version: raised when the same options start to give another result.
+        data_options: options that name a data config, whose content is part of the fingerprint.
+    """
+
+    name: str
+    summary: str
+    options: type[PassOptions]
+    apply: Callable[[ModelHandle, Any, PassContext], ModelHandle]
+    takes: tuple[Kind, ...]
+    gives: Kind | None
+    packages: tuple[str, ...]
+    targets: tuple[str, ...] = ("cpu", "cuda", "directml")
+    version: int = 1
+    data_options: tuple[str, ...] = ()

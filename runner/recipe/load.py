@@ -1,0 +1,316 @@
+"""From files and overrides to a checked `RunConfig`, with all problems of a file reported at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
+from runner.recipe.config import PassConfig, RunConfig
+from runner.recipe.document import DEFAULT, Node, Origin, node_of, read_document
+from runner.recipe.migrate import EXECUTION_PROVIDERS, migrate
+from runner.recipe.options import OptionsOf, PassOptions
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A checked configuration and where it came from.
+
+    Attributes:
+        config: the typed configuration; each pass holds its own option model.
+        tree: the document after migration, overlays and overrides: every node has its origin.
+        files: the files that were read, the base first.
+        notes: what was accepted but does nothing.
+    """
+
+    config: RunConfig
+    tree: Node
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Returns the folder of the base file, against which scripts and data files are looked up."""
+        return self.files[0].resolve().parent
+
+    def resolved(self) -> Node:
+        """Returns the whole configuration, defaults filled in, as a tree of origins."""
+        return _with_defaults(self.config, self.tree)
+
+
+def load_config(
+    files: Sequence[Path],
+    options_of: OptionsOf,
+    overrides: Sequence[str] = (),
+    adjust: Callable[[Node], Node] | None = None,
+) -> LoadedConfig:
+    """Reads `files`, the later ones laid over the first section by section, and checks the result.
+
+    Args:
+        files: a base file and fragments; a section (`systems`, `passes` …) of a fragment replaces that of the base.
+        options_of: gives the option model of a pass by its name in any case, and the list of all names.
+        overrides: `dotted.path=value` texts of `--set`, applied last.
+        adjust: changes made by flags, as a function on the tree.
+
+    Raises:
+        InvalidRecipe: with every problem that was found.
+        UsageError: an override is not of the form path=value or names a place that cannot exist.
+    """
+    migrated = [migrate(_mapping(read_document(path))) for path in files]
+    root = migrated[0][0]
+    for fragment, _ in migrated[1:]:
+        root = root.with_members(**fragment.members)
+    notes = [note for _, told in migrated for note in told]
+    if adjust is not None:
+        root = adjust(root)
+    for text in overrides:
+        root = apply_override(root, text)
+    return _check(root, tuple(files), options_of, notes)
+
+
+def _mapping(root: Node) -> Node:
+    if not isinstance(root.value, dict):
+        raise InvalidRecipe(Problem("bad-value", "the document must be a mapping", root.origin.place))
+    return root
+
+
+def apply_override(root: Node, text: str) -> Node:
+    """Returns the tree with one `path=value` set. The value is read as JSON, or else taken as text."""
+    path, equals, written = text.partition("=")
+    if not equals or not path.strip():
+        raise UsageError(
+            "bad-override", f"--set {text}: this is not path=value", "for example --set passes.convert.precision=int8"
+        )
+    try:
+        value = json.loads(written)
+    except json.JSONDecodeError:
+        value = written
+    parts = path.strip().split(".")
+    if parts[0] == "engine" and len(parts) > 1:
+        parts = parts[1:]
+    if parts[0] == "passes" and len(parts) > 2 and parts[2] not in ("type", "host", "evaluator", "options"):
+        parts.insert(2, "options")
+    return _set(root, parts, node_of(value, Origin(f"--set {text}")), text)
+
+
+def _set(node: Node, parts: list[str], value: Node, text: str, above: str = "") -> Node:
+    part, rest = parts[0], parts[1:]
+    where = f"'{above}'" if above else "the configuration"
+    if isinstance(node.value, list):
+        if not part.isdigit() or int(part) >= len(node.value):
+            names = [str(number) for number in range(len(node.value))]
+            raise UsageError(
+                "bad-override", f"--set {text}: {where} is a list and has no item '{part}'", did_you_mean(part, names)
+            )
+        items = list(node.items)
+        items[int(part)] = value if not rest else _set(items[int(part)], rest, value, text, f"{above}.{part}".strip("."))
+        return Node(items, node.origin)
+    if not isinstance(node.value, dict):
+        raise UsageError("bad-override", f"--set {text}: {where} is a single value and has no member '{part}'")
+    if not rest:
+        return Node({**node.members, part: value}, node.origin)
+    child = node.members.get(part)
+    if child is None:
+        if above == "passes":
+            raise UsageError("unknown-step", f"--set {text}: there is no step '{part}'", did_you_mean(part, node.members))
+        if not above and part not in RunConfig.model_fields:
+            raise UsageError(
+                "unknown-key", f"--set {text}: {where} has no '{part}'", did_you_mean(part, RunConfig.model_fields)
+            )
+        child = Node({}, value.origin)
+    return Node({**node.members, part: _set(child, rest, value, text, f"{above}.{part}".strip("."))}, node.origin)
+
+
+def _check(root: Node, files: tuple[Path, ...], options_of: OptionsOf, notes: list[str]) -> LoadedConfig:
+    problems: list[Problem] = []
+    place = Place(str(files[0]))
+    config = check(RunConfig, root, problems, place)
+    steps: dict[str, PassConfig] = {}
+    passes = root.members.get("passes")
+    if passes is not None:
+        checked = {}
+        for name, node in passes.members.items():
+            step, node = _check_pass(name, node, options_of, problems, notes, place)
+            checked[name] = node
+            if step is not None:
+                steps[name] = step
+        root = root.with_members(passes=Node(checked, passes.origin))
+    problems += _dangling(root)
+    if problems or config is None:
+        order = {str(path): number for number, path in enumerate(files)}
+        raise InvalidRecipe(
+            *sorted(
+                dict.fromkeys(problems),
+                key=lambda problem: (order.get(problem.place.file, 9), problem.place.line or 0) if problem.place else (9, 0),
+            )
+        )
+    return LoadedConfig(config.model_copy(update={"passes": steps}), root, files, tuple(notes))
+
+
+def _check_pass(
+    name: str, node: Node, options_of: OptionsOf, problems: list[Problem], notes: list[str], place: Place
+) -> tuple[PassConfig | None, Node]:
+    if isinstance(node.value, list):
+        problems.append(
+            Problem(
+                "needs-search",
+                f"'{name}' lists several passes",
+                node.origin.place,
+                "name one pass; only a search tries several",
+            )
+        )
+        return None, node
+    step = check(PassConfig, node, [], place)
+    if step is None:
+        return None, node  # the structure is reported by the check of the whole document
+    known, passes = options_of(step.type)
+    if known is None:
+        problems.append(
+            Problem(
+                "unknown-pass",
+                f"'{name}': there is no pass '{step.type}'",
+                node.members["type"].origin.place or place,
+                did_you_mean(step.type, passes),
+            )
+        )
+        return None, node
+    pass_name, options_type = known
+    options_node = _retire_options(node.members.get("options") or Node({}, node.origin), options_type, notes)
+    node = node.with_members(type=Node(pass_name, node.members["type"].origin), options=options_node)
+    options = check(options_type, options_node, problems, place, f"{pass_name} ")
+    return (step.model_copy(update={"type": pass_name, "options": options}) if options else None), node
+
+
+def _retire_options(node: Node, options_type: type[PassOptions], notes: list[str]) -> Node:
+    """Takes out options that no longer act, and spells renamed ones as the pass does today."""
+    members: dict[str, Node] = {}
+    for key, child in node.members.items():
+        if key in options_type.retired:
+            notes.append(f"{child.origin}: '{key}' does nothing here: {options_type.retired[key]}")
+        else:
+            members[options_type.renamed.get(key, key)] = child
+    return Node(members, node.origin)
+
+
+def check(model: type[T], node: Node, problems: list[Problem], place: Place, subject: str = "") -> T | None:
+    """Returns `node` as a `model`, or None after adding what is wrong with it to `problems`."""
+    try:
+        return model.model_validate(node.plain())
+    except ValidationError as error:
+        problems += [_problem(model, node, detail, place, subject) for detail in error.errors()]
+        return None
+
+
+def _problem(model: type[BaseModel], node: Node, detail: ErrorDetails, place: Place, subject: str) -> Problem:
+    path = tuple(detail["loc"])
+    found = node.deepest(path)
+    where = found.origin.place or (None if found.origin is not DEFAULT and found.origin.place is None else place)
+    name = _dotted(path)
+    by_override = f" (set by {found.origin})" if found.origin.place is None else ""
+    if detail["type"] == "extra_forbidden":
+        owner = _model_at(model, path[:-1])
+        known = owner.model_fields if owner else {}
+        rule = "unknown-option" if subject else "unknown-key"
+        return Problem(rule, f"{subject}has no '{path[-1]}'{by_override}".strip() if subject else f"unknown key '{name}'{by_override}",
+                       where, did_you_mean(str(path[-1]), known))  # fmt: skip
+    if detail["type"] == "missing":
+        return Problem("missing-key", f"{subject}'{name}' is missing", where)
+    written = "" if isinstance(detail["input"], (dict, list)) else f", not {json.dumps(detail['input'], default=str)}"
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    remedy = None
+    if detail["type"] == "literal_error" and isinstance(detail["input"], str):
+        allowed = _literals(model, path)
+        remedy = did_you_mean(detail["input"], allowed) if allowed else None
+    return Problem("bad-value", f"{subject}'{name}': {message}{written}{by_override}", where, remedy)
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def _annotation_at(model: type[BaseModel], path: Sequence[str | int]) -> Any:
+    """Returns the type that stands at `path` inside `model`, as far as types can tell."""
+    here: Any = model
+    for part in path:
+        owner = _first_model(here)
+        if isinstance(part, str) and owner is not None and part in owner.model_fields:
+            here = owner.model_fields[part].annotation
+        else:  # an item of a list or a value of a mapping: the last type argument
+            arguments = get_args(here)
+            here = arguments[-1] if arguments else None
+    return here
+
+
+def _first_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _first_model(argument))), None)
+
+
+def _model_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel] | None:
+    return _first_model(_annotation_at(model, path))
+
+
+def _literals(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    def walk(annotation: Any) -> list[str]:
+        return [
+            text for argument in get_args(annotation) for text in ([argument] if isinstance(argument, str) else walk(argument))
+        ]
+
+    return walk(_annotation_at(model, path))
+
+
+def _dangling(root: Node) -> list[Problem]:
+    """References to systems, evaluators, data configs and providers that do not exist."""
+    problems = []
+
+    def named(node: Node | None, what: str, known: Sequence[str]) -> None:
+        if node is not None and isinstance(node.value, str) and node.value not in known:
+            problems.append(
+                Problem(
+                    "unknown-name", f"there is no {what} '{node.value}'", node.origin.place, did_you_mean(node.value, known)
+                )
+            )
+
+    systems = list(root.members.get("systems", root).members) if "systems" in root.members else []
+    evaluators = list(root.members["evaluators"].members) if "evaluators" in root.members else []
+    data = [
+        str(item.members["name"].value)
+        for item in (root.members["data_configs"].items if "data_configs" in root.members else [])
+        if "name" in item.members
+    ]
+    for key in ("host", "target"):
+        named(root.members.get(key), "system", systems)
+    named(root.members.get("evaluator"), "evaluator", evaluators)
+    for path, leaf in root.leaves():
+        if path and path[-1] == "data_config" and isinstance(leaf.value, str):
+            named(leaf, "data config", data)
+        if len(path) > 1 and path[-2] == "execution_providers":
+            named(leaf, "execution provider", EXECUTION_PROVIDERS)
+    return problems
+
+
+def _with_defaults(value: Any, node: Node | None) -> Node:
+    origin = node.origin if node is not None else DEFAULT
+    if isinstance(value, BaseModel):
+        members = {}
+        for key in type(value).model_fields:
+            child = node.members.get(key) if node is not None else None
+            members[key] = _with_defaults(getattr(value, key), child)
+        for key, extra in (value.model_extra or {}).items():
+            members[key] = _with_defaults(extra, node.members.get(key) if node is not None else None)
+        return Node(members, origin)
+    if isinstance(value, dict):
+        return Node({key: _with_defaults(item, node.members.get(key) if node else None) for key, item in value.items()}, origin)
+    if isinstance(value, (list, tuple)):
+        held = node.items if node is not None else []
+        return Node([_with_defaults(item, held[at] if at < len(held) else None) for at, item in enumerate(value)], origin)
+    return Node(value, origin)

@@ -1,0 +1,171 @@
+"""Targets: a device, the execution provider that drives it, and the wheels that bring the provider."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, did_you_mean
+from runner.recipe.config import System
+
+
+@dataclass(frozen=True)
+class Target:
+    """One way to run a model.
+
+    Attributes:
+        name: ``cpu``, ``cuda`` or ``directml``.
+        device: Olive's word for the device: ``cpu`` or ``gpu``.
+        provider: ONNX Runtime's execution provider.
+        genai_provider: what onnxruntime-genai and its builder call the provider.
+        wheels: the runtime wheel and the genai wheel that bring it; any one of a pair of runtimes excludes the others.
+        precisions: weight precisions that recipes may ask for on it.
+    """
+
+    name: str
+    device: str
+    provider: str
+    genai_provider: str
+    wheels: tuple[str, str]
+    precisions: tuple[str, ...]
+
+
+TARGETS: Mapping[str, Target] = {
+    "cpu": Target(
+        "cpu", "cpu", "CPUExecutionProvider", "cpu", ("onnxruntime", "onnxruntime-genai"), ("fp32", "int8", "int4")
+    ),
+    "cuda": Target(
+        "cuda", "gpu", "CUDAExecutionProvider", "cuda", ("onnxruntime-gpu", "onnxruntime-genai-cuda"),
+        ("fp32", "fp16", "bf16", "int8", "int4"),
+    ),
+    "directml": Target(
+        "directml", "gpu", "DmlExecutionProvider", "dml", ("onnxruntime-directml", "onnxruntime-genai-directml"),
+        ("fp16", "int4"),
+    ),
+}  # fmt: skip
+
+_BY_PROVIDER = {target.provider: target for target in TARGETS.values()}
+_ALIASES = {"gpu": "cuda", "dml": "directml"}
+
+
+def target_named(name: str) -> Target:
+    """Returns the target called `cpu`, `cuda` (or `gpu`), `directml` (or `dml`).
+
+    Raises:
+        InvalidRecipe: there is none of that name.
+    """
+    lowered = name.lower()
+    found = TARGETS.get(_ALIASES.get(lowered, lowered)) or _BY_PROVIDER.get(name)
+    if found is None:
+        raise InvalidRecipe(Problem("unknown-target", f"there is no target '{name}'", remedy=did_you_mean(name, TARGETS)))
+    return found
+
+
+def target_of(system: System | None, place: Place | None = None) -> Target:
+    """Returns the target that a system asks for: its first accelerator's first provider; CPU where it says nothing.
+
+    Raises:
+        InvalidRecipe: the system is not on this machine, or its provider is not among the targets.
+    """
+    if system is None:
+        return TARGETS["cpu"]
+    if system.type != "LocalSystem":
+        raise InvalidRecipe(
+            Problem(
+                "unsupported-system", f"runs are local; systems of type {system.type} are not served", place, "use LocalSystem"
+            )
+        )
+    if not system.accelerators:
+        return TARGETS["cpu"]
+    accelerator = system.accelerators[0]
+    if not accelerator.execution_providers:
+        return TARGETS["cuda" if accelerator.device == "gpu" else "cpu"]
+    provider = accelerator.execution_providers[0]
+    if provider not in _BY_PROVIDER:
+        raise InvalidRecipe(
+            Problem(
+                "unsupported-provider",
+                f"{provider} is not among the targets",
+                place,
+                f"this runner serves {', '.join(sorted(_BY_PROVIDER))}",
+            )
+        )
+    return _BY_PROVIDER[provider]
+
+
+def installed_wheels() -> dict[str, str]:
+    """Returns the runtime wheels of this environment, name to version."""
+    names = [wheel for target in TARGETS.values() for wheel in target.wheels]
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_missing(target: Target) -> str | None:
+    """Returns why the target's device is not usable on this machine, or None. Loads the driver, no ML library."""
+    if target.name == "cuda":
+        try:
+            ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        except OSError:
+            return "no NVIDIA driver (libcuda) on this machine"
+    if target.name == "directml" and sys.platform != "win32":
+        return "DirectML exists on Windows only"
+    return None
+
+
+def require(target: Target) -> None:
+    """Makes sure that the target can be used here: device, driver and wheel. Never falls back to another provider.
+
+    Raises:
+        TargetUnavailable: says what is missing and the command that mends it.
+    """
+    missing = device_missing(target)
+    if missing:
+        raise TargetUnavailable(
+            target.provider,
+            missing,
+            "run on a machine that has it, or ask for --target cpu; 'recipe doctor' shows what is here",
+        )
+    if target.wheels[0] not in installed_wheels():
+        raise TargetUnavailable(
+            target.provider,
+            f"the wheel {target.wheels[0]} is not installed",
+            f"pip uninstall -y onnxruntime onnxruntime-genai && pip install {' '.join(target.wheels)}; see 'recipe doctor'"
+            if target.name != "cpu"
+            else f"pip install {' '.join(target.wheels)}",
+        )
+
+
+def usable_cores() -> int:
+    """Returns the number of cores this process may run on: affinity and cgroup quota respected where the system tells."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if limit != "max":
+            cores = min(cores, max(1, int(limit) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def session_threads(asked: int | None = None) -> int:
+    """Returns the threads for a session on this machine: as many as asked for, or one a core that may be used."""
+    return asked or usable_cores()
+
+
+def clashing_wheels(installed: Mapping[str, str]) -> Sequence[str]:
+    """Returns the runtime wheels that overwrite one another in this environment; empty when there is at most one."""
+    runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml") if name in installed]
+    return runtimes if len(runtimes) > 1 else ()
