@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 
@@ -24,6 +24,7 @@ class Origin:
 
     @classmethod
     def of_file(cls, file: str, line: int) -> Origin:
+        """Returns the origin of a value that stands in a file."""
         place = Place(file, line)
         return cls(str(place), place)
 
@@ -135,7 +136,7 @@ class _JsonReader(_Reader):
 
     _blank = re.compile(r"(?:[ \t\r\n]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
     _number = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
-    _words = {"true": True, "false": False, "null": None}
+    _words: ClassVar[dict[str, bool | None]] = {"true": True, "false": False, "null": None}
     _deepest = 200
 
     def read(self) -> Node:
@@ -238,6 +239,8 @@ class _JsonReader(_Reader):
 class _YamlReader(_Reader):
     """YAML's safe subset, composed to nodes for their places; aliases are followed, tags are refused."""
 
+    _plain_tags = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
     def read(self) -> Node:
         try:
             root = yaml.compose(self.text, Loader=yaml.SafeLoader)
@@ -256,7 +259,10 @@ class _YamlReader(_Reader):
             self.fail("bad-yaml", "an alias refers to a node that contains it", line)
         origin = Origin.of_file(self.file, line)
         above = (*above, id(node))
+        if isinstance(node, yaml.CollectionNode) and node.tag not in self._plain_tags:
+            self.fail("bad-yaml", f"the tag {node.tag} is not allowed", line)
         if isinstance(node, yaml.MappingNode):
+            self.constructor.flatten_mapping(node)  # lays `<<` merges out
             members: dict[str, Node] = {}
             for key_node, value_node in node.value:
                 key_line = key_node.start_mark.line + 1

@@ -1,0 +1,148 @@
+"""What a person sees of a run: a live line per step, then what came of it. Quiet when nobody watches."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from runner.engine.events import Event
+from runner.engine.plan import Plan
+from runner.engine.run import Outcome
+
+
+class Progress:
+    """A bar over the steps with the current action beside it, on standard error; silent unless that is a terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._console = Console(stderr=True)
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[doing]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bars.add_task(title, total=None, doing="")
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Shows what is being done now."""
+        self._bars.update(self._task, doing=text)
+
+    def begin(self, plan: Plan) -> None:
+        """Shows the plan's steps as the bar's length, and its notes."""
+        for note in plan.notes:
+            self._console.print(f"[yellow]note[/] {note}", highlight=False)
+        done = sum(step.cached for step in plan.steps)
+        self._bars.update(self._task, total=len(plan.steps) + (plan.evaluation is not None), completed=done)
+
+    def listen(self, event: Event) -> None:
+        """Follows the worker."""
+        if event.kind in ("step-started", "evaluation-started"):
+            self.say(f"{event.step} {event.text}".strip())
+        elif event.kind == "said":
+            self.say(f"{event.step}: {event.text}")
+        elif event.kind in ("step-finished", "evaluation-finished"):
+            self._bars.advance(self._task)
+            if self._console.is_terminal and event.step:
+                self._console.print(
+                    f"[green]✓[/] {event.step:<16} {event.text:<28} {event.data['seconds']:7.1f} s", highlight=False
+                )
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Prints what a run would do."""
+    steps = [
+        {"step": step.name, "pass": step.pass_name, "cached": step.cached, "fingerprint": step.fingerprint}
+        for step in plan.steps
+    ]
+    if as_json:
+        told = {
+            "recipe": plan.request.name,
+            "target": plan.target.name,
+            "source": plan.source.told,
+            "steps": steps,
+            "evaluate": plan.evaluation is not None,
+            "output": str(plan.output),
+            "threads": plan.threads,
+            "notes": list(plan.notes),
+        }
+        click.echo(json.dumps(told, indent=2))
+        return
+    console = Console()
+    console.print(f"[bold]{plan.request.name}[/] on {plan.target.name}, {plan.threads} threads", highlight=False)
+    console.print(f"from {plan.source.told}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("step", "pass", "state"):
+        table.add_column(column, header_style="dim")
+    for step in steps:
+        table.add_row(str(step["step"]), str(step["pass"]), "cached" if step["cached"] else "to do")
+    if plan.evaluation is not None:
+        table.add_row("evaluation", str(plan.request.config.evaluator), "cached" if plan.evaluated else "to do")
+    console.print(table)
+    console.print(f"into {plan.output}", highlight=False, soft_wrap=True)
+    for note in plan.notes:
+        console.print(f"[yellow]note[/] {note}", highlight=False)
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Prints what came of a run: steps with time, size and distance from the source; metrics; where things lie."""
+    plan = outcome.plan
+    console = Console()
+    console.print(
+        f"[bold]{plan.request.name}[/] on {plan.target.name}, from {outcome.receipt['model']['from']}", highlight=False
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("step", header_style="dim")
+    table.add_column("pass", header_style="dim")
+    for column in ("seconds", "MB", "cosine", "max diff", "top-1"):
+        table.add_column(column, header_style="dim", justify="right")
+    cached = {step.name for step in plan.steps if step.cached}
+    for told in outcome.receipt["steps"]:
+        seconds = "cached" if told["step"] in cached else f"{told['seconds']:.1f}" if "seconds" in told else ""
+        size = f"{told['bytes'] / 1e6:.1f}" if "bytes" in told else ""
+        table.add_row(told["step"], told["pass"], seconds, size, *_parity(told.get("parity")))
+    console.print(table)
+    for metric in outcome.receipt["metrics"]:
+        console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}", highlight=False)
+    state = "up to date" if outcome.log is None else "ready"
+    console.print(
+        f"model    {plan.output}  ({_size(outcome.receipt)}, {state}, {outcome.seconds:.1f} s)", highlight=False, soft_wrap=True
+    )
+    console.print(f"receipt  {plan.output / 'receipt.json'}", highlight=False, soft_wrap=True)
+    if outcome.log is not None:
+        console.print(f"log      {outcome.log}", highlight=False, soft_wrap=True)
+
+
+def _size(receipt: dict[str, Any]) -> str:
+    return f"{sum(known['size'] for known in receipt['files'].values()) / 1e6:.1f} MB"
+
+
+def _parity(parity: dict[str, Any] | None) -> tuple[str, str, str]:
+    """The worst output decides: lowest cosine, largest difference, lowest agreement."""
+    outputs = list((parity or {}).get("outputs", {}).values())
+    if not outputs:
+        return "", "", ""
+    agreement = [one["top1_agreement"] for one in outputs if one.get("top1_agreement") is not None]
+    return (
+        f"{min(one['cosine'] for one in outputs):.5f}",
+        f"{max(one['max_abs_diff'] for one in outputs):.2g}",
+        f"{min(agreement):.0%}" if agreement else "",
+    )

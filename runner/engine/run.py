@@ -1,0 +1,147 @@
+"""From a request to a model in the output folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.engine.events import Event
+from runner.engine.job import Job
+from runner.engine.places import places
+from runner.engine.plan import Plan, Request, make_plan
+from runner.engine.publish import check_writable, is_current, publish, read_receipt
+from runner.engine.receipt import make_receipt
+from runner.engine.store import Entry, Store, explain_write_failure
+from runner.engine.supervise import Limits, supervise
+from runner.errors import GateMissed, Place, Problem, RunFailed
+from runner.models.digest import DigestMemo
+from runner.models.handle import ModelHandle
+from runner.models.source import Access
+
+_KEPT_LOGS = 50
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left.
+
+    Attributes:
+        plan: what was decided.
+        model: the result in the output folder.
+        receipt: what receipt.json says.
+        source: the model that everything is compared with (a transformers folder, where there is one).
+        log: the worker's log; None when no worker was needed.
+        seconds: wall time of the whole run.
+    """
+
+    plan: Plan
+    model: ModelHandle
+    receipt: dict[str, Any]
+    source: ModelHandle
+    log: Path | None
+    seconds: float
+
+
+def plan_run(request: Request, say: Callable[[str], None], fetch: bool = True) -> Plan:
+    """Returns the plan of a request; fetches the source model unless told not to.
+
+    Raises:
+        RecipeError: whatever stands in the way.
+    """
+    where = places(request.config.cache_dir)
+    with DigestMemo(where.digests) as memo:
+        access = Access(where.models, memo, request.offline, fetch, request.trust, say)
+        return make_plan(request, where, Store(where, memo), memo, access)
+
+
+def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None = None) -> Outcome:
+    """Does what the plan says and returns what came of it.
+
+    Args:
+        plan: with its source fetched.
+        listen: told what happens.
+        limits: what the worker may use.
+
+    Raises:
+        RunFailed, StoreError, Interrupted: see there. Finished steps are kept.
+        GateMissed: the model was made and published, but a goal of its evaluator is not met.
+    """
+    started = time.perf_counter()
+    check_writable(plan.output)
+    with DigestMemo(plan.places.digests) as memo:
+        store = Store(plan.places, memo)
+        log = None
+        if not plan.complete:
+            log = _work(plan, listen, limits or Limits(), store)
+            memo.forget()  # the worker has learned more
+        entry = _last(plan, store)
+        evaluation = store.get(plan.evaluation) if plan.evaluation else None
+        result = evaluation.record["result"] if evaluation else {"metrics": [], "missed": []}
+        if is_current(entry, plan.output, memo) and log is None:
+            receipt = read_receipt(plan.output) or {}
+        else:
+            receipt = make_receipt(plan, entry, store, result["metrics"])
+            publish(entry, plan.output, receipt, memo)
+        model = ModelHandle.from_json(entry.record["handle"], plan.output)
+        source = _source(plan, store)
+    if result["missed"]:
+        raise GateMissed(*(Problem("goal-missed", text, Place(str(plan.request.loaded.files[0]))) for text in result["missed"]))
+    return Outcome(plan, model, receipt, source, log, time.perf_counter() - started)
+
+
+def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: Store) -> Path:
+    try:
+        for folder in (plan.places.store, plan.places.scratch, plan.places.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        for path in store.leftovers():
+            shutil.rmtree(path, ignore_errors=True)
+        log = _new_log(plan)
+    except OSError as error:
+        raise explain_write_failure(error, plan.places.root) from None
+    supervise(Job.of_plan(plan, log), limits, listen)
+    return log
+
+
+def _new_log(plan: Plan) -> Path:
+    """Begins a log that can be pasted whole into a bug report."""
+    receipt_like = {
+        "recipe": plan.request.name,
+        "command": " ".join(["recipe", *sys.argv[1:]]),
+        "source": plan.source.told,
+        "steps": " > ".join(step.pass_name for step in plan.steps),
+        **(plan.steps[-1].ingredients.get("packages", {})),
+    }
+    name = re.sub(r"[^\w.-]+", "-", plan.request.name)
+    logs: Iterable[Path] = sorted(plan.places.logs.glob("*.log"))
+    for old in list(logs)[:-_KEPT_LOGS]:
+        old.unlink(missing_ok=True)
+    log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{time.time_ns() % 10**6:06d}.log"
+    log.write_text("".join(f"{key}: {value}\n" for key, value in receipt_like.items()) + "\n", encoding="utf-8")
+    return log
+
+
+def _last(plan: Plan, store: Store) -> Entry:
+    entry = store.get(plan.steps[-1].fingerprint or "")
+    if entry is None:
+        raise RunFailed(
+            "result-missing",
+            "the worker is done, but the store has no result",
+            "run again; 'recipe cache verify' checks the store",
+        )
+    return entry
+
+
+def _source(plan: Plan, store: Store) -> ModelHandle:
+    if plan.source.step is not None:
+        entry = store.get(plan.steps[0].fingerprint or "")
+        if entry is not None:
+            return entry.model
+    if plan.source.handle is None:
+        raise ValueError("the source model has not been fetched")
+    return plan.source.handle

@@ -1,0 +1,233 @@
+"""The content-addressed store of finished steps.
+
+An entry is a folder named by the step's fingerprint: `record.json` and `files/`. It appears by one rename, so it is whole
+or absent; it is verified when it is read; a failed step leaves nothing in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from runner.engine.places import Places
+from runner.errors import StoreError
+from runner.models.digest import DigestMemo, files_below
+from runner.models.handle import ModelHandle
+
+RECORD = "record.json"
+SMALL_FILE = 1 << 20  # bytes; files up to here are copied out, so that editing an output leaves the store whole
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished step (or evaluation).
+
+    Attributes:
+        fingerprint: its key.
+        folder: its folder in the store.
+        record: what is known of it: pass, options, inputs of the fingerprint, handle, files with digests, seconds,
+            parity, metrics.
+    """
+
+    fingerprint: str
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def files(self) -> Path:
+        """Returns the folder of the step's result."""
+        return self.folder / "files"
+
+    @property
+    def model(self) -> ModelHandle:
+        """Returns the handle of the step's result."""
+        return ModelHandle.from_json(self.record["handle"], self.files)
+
+    @property
+    def size(self) -> int:
+        """Returns the bytes that the entry's files take."""
+        return sum(entry["size"] for entry in self.record["files"].values())
+
+
+class Store:
+    """Entries by fingerprint. Several processes may use one store at once."""
+
+    def __init__(self, places: Places, memo: DigestMemo) -> None:
+        self._places = places
+        self._memo = memo
+
+    def get(self, fingerprint: str) -> Entry | None:
+        """Returns a verified entry, or None when there is none. A damaged entry is thrown away and counts as none."""
+        folder = self._folder(fingerprint)
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            self.remove(fingerprint)
+            return None
+        entry = Entry(fingerprint, folder, record)
+        if self.damage(entry):
+            self.remove(fingerprint)
+            return None
+        return entry
+
+    def damage(self, entry: Entry, thorough: bool = False) -> list[str]:
+        """Returns what is wrong with an entry's files: missing, of another size, or of another content.
+
+        Args:
+            entry: the entry.
+            thorough: hash every byte again, instead of trusting size, time and inode of files hashed before.
+        """
+        wrong = []
+        memo = DigestMemo(Path(os.devnull)) if thorough else self._memo
+        for name, expected in entry.record["files"].items():
+            path = entry.files / name
+            try:
+                if path.stat().st_size != expected["size"]:
+                    wrong.append(f"{name}: {path.stat().st_size} bytes instead of {expected['size']}")
+                elif memo.of_file(path) != expected["sha256"]:
+                    wrong.append(f"{name}: its content has changed")
+            except OSError as error:
+                wrong.append(f"{name}: {error.strerror}")
+        return wrong
+
+    @contextlib.contextmanager
+    def lock(self, fingerprint: str) -> Iterator[None]:
+        """Holds the right to make the entry; a second process waits here and then finds it made."""
+        folder = self._places.store / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{fingerprint}.lock"):
+            yield
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """Gives an empty folder on the store's disk, removed afterwards whatever happens."""
+        folder = self._places.scratch / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put(self, fingerprint: str, content: Path, record: dict[str, Any]) -> Entry:
+        """Moves a finished folder into the store and returns its entry.
+
+        Files are flushed to disk before the entry appears under its name.
+        """
+        files = files_below(content)
+        digests = {name: {"size": path.stat().st_size, "sha256": self._memo.of_file(path)} for name, path in files}
+        record = {**record, "fingerprint": fingerprint, "created": time.time(), "files": digests}
+        staged = self._places.scratch / f"{os.getpid()}-put-{uuid.uuid4().hex[:12]}"
+        staged.mkdir(parents=True)
+        try:
+            content.rename(staged / "files")
+            (staged / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+            for path in (staged / RECORD, *(path for _, path in files_below(staged / "files"))):
+                _flush(path)
+            folder = self._folder(fingerprint)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self.remove(fingerprint)
+            staged.rename(folder)
+            _flush(folder.parent)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        entry = Entry(fingerprint, folder, record)
+        for name, known in digests.items():
+            self._memo.note(entry.files / name, known["sha256"])
+        self._memo.save()
+        return entry
+
+    def remove(self, fingerprint: str) -> None:
+        """Takes an entry out. It vanishes by one rename before its files are deleted."""
+        folder = self._folder(fingerprint)
+        doomed = self._places.scratch / f"{os.getpid()}-gone-{uuid.uuid4().hex[:12]}"
+        doomed.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields every readable entry, unverified, the oldest first."""
+        found = []
+        for path in self._places.store.glob(f"??/*/{RECORD}"):
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            found.append(Entry(path.parent.name, path.parent, record))
+        yield from sorted(found, key=lambda entry: entry.record["created"])
+
+    def leftovers(self) -> list[Path]:
+        """Returns scratch folders of processes that are gone."""
+        if not self._places.scratch.is_dir():
+            return []
+        return [path for path in self._places.scratch.iterdir() if not _alive(path.name.split("-")[0])]
+
+    def _folder(self, fingerprint: str) -> Path:
+        return self._places.store / fingerprint[:2] / fingerprint
+
+
+def _alive(pid: str) -> bool:
+    import psutil
+
+    return pid.isdigit() and bool(psutil.pid_exists(int(pid)))
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`: a copy when small, else a hard link, or a copy on another disk.
+
+    A half-made copy never stands under the target's name.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        if source.stat().st_size > SMALL_FILE:
+            try:
+                fresh.hardlink_to(source)
+            except OSError:
+                shutil.copy2(source, fresh)
+        else:
+            shutil.copy2(source, fresh)
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def explain_write_failure(error: OSError, folder: Path) -> StoreError:
+    """Returns the error that tells a person why writing failed, and what to do."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(folder if folder.exists() else folder.anchor).free
+        return StoreError(
+            "disk-full",
+            f"no space is left on the disk of {folder} ({free / 1e6:.0f} MB free)",
+            "free some space (recipe cache gc helps), or name another disk by RECIPE_CACHE or cache_dir; finished steps stay",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            "not-writable", f"{error.filename or folder} cannot be written: {error.strerror}", "choose another folder"
+        )
+    return StoreError("write-failed", f"{error.filename or folder}: {error.strerror or error}", "choose another folder or disk")

@@ -1,0 +1,206 @@
+"""The worker process: walks the steps of one job and stores each result. Run as ``python -m runner.engine.worker``.
+
+The job comes as the first line of standard input, which stays open: when it ends, the parent is gone and the worker ends
+too. Events go to the original standard output; whatever the libraries print goes to the log.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from runner.data.batches import open_data
+from runner.engine.events import Event
+from runner.engine.job import Job
+from runner.engine.plan import Step
+from runner.engine.store import Entry, Store, explain_write_failure
+from runner.errors import DataUnavailable, RecipeError
+from runner.evaluation.evaluate import evaluate
+from runner.evaluation.parity import Parity
+from runner.models.digest import DigestMemo
+from runner.models.handle import ModelHandle
+from runner.passes import table
+from runner.passes.declaration import Batches, PassContext
+from runner.recipe.config import DataConfig
+
+FAILED = 1
+ORPHANED = 130
+
+
+@dataclass
+class Walk:
+    """The state of one job on its way through the steps."""
+
+    job: Job
+    store: Store
+    emit: Callable[[Event], None]
+
+    def run(self) -> None:
+        """Makes what is missing, from behind the last finished step."""
+        job = self.job
+        first = next((at + 1 for at in reversed(range(len(job.steps))) if job.steps[at].cached), 0)
+        model = job.source
+        if first:
+            found = self.store.get(job.steps[first - 1].fingerprint or "")
+            if found is None:  # taken away since the plan was made
+                first = 0
+            else:
+                model = found.model
+        reference = self._reference()
+        for step in job.steps[first:]:
+            model = self._step(step, model, reference)
+        if job.evaluation is not None:
+            self._evaluate(model, reference)
+
+    def _reference(self) -> Callable[[ModelHandle], Parity]:
+        """Gives the parity check against the source, made once, when a step first needs it."""
+        made: list[Parity] = []
+
+        def parity(first_result: ModelHandle) -> Parity:
+            if not made:
+                made.append(Parity(self._source(first_result), self.job.threads))
+            return made[0]
+
+        return parity
+
+    def _source(self, fallback: ModelHandle) -> ModelHandle:
+        """Returns the transformers folder that everything is compared with: the source step's result, where there is one."""
+        steps = self.job.steps
+        if not table.SOURCE_MODULES.get(steps[0].pass_name):
+            return self.job.source
+        entry = self.store.get(steps[0].fingerprint or "")
+        return entry.model if entry else fallback
+
+    def _step(self, step: Step, model: ModelHandle, reference: Callable[[ModelHandle], Parity]) -> ModelHandle:
+        key = step.fingerprint
+        if key is None:
+            raise ValueError(f"step {step.name} has no fingerprint")
+        with self.store.lock(key):
+            entry = None if self.job.no_cache else self.store.get(key)
+            if entry is None:
+                self.emit(Event("step-started", step.name, step.pass_name))
+                entry = self._make(step, key, model, reference)
+        self.emit(Event("step-finished", step.name, step.pass_name, {"seconds": entry.record["seconds"]}))
+        return entry.model
+
+    def _make(self, step: Step, key: str, model: ModelHandle, reference: Callable[[ModelHandle], Parity]) -> Entry:
+        pass_ = table.get(step.pass_name)
+        options = pass_.options.model_validate(step.options)
+        say = lambda text: self.emit(Event("said", step.name, text))  # noqa: E731
+        with self.store.workspace() as folder:
+            output, scratch = folder / "output", folder / "scratch"
+            output.mkdir()
+            scratch.mkdir()
+            context = PassContext(output, scratch, self.job.target, self.job.threads, partial(self._data, model), say)
+            started = time.perf_counter()
+            made = pass_.apply(model, options, context)
+            seconds = time.perf_counter() - started
+            parity = None
+            if pass_.name not in table.SOURCE_MODULES:
+                say("checking the result against the source model")
+                parity = reference(made).compare(made)
+            record = {
+                "step": step.name,
+                "pass": step.pass_name,
+                "ingredients": step.ingredients,
+                "handle": made.to_json(),
+                "seconds": seconds,
+                "parity": parity,
+                "parity_seconds": time.perf_counter() - started - seconds,
+            }
+            return self.store.put(key, output, record)
+
+    def _data(self, model: ModelHandle, name: str | dict[str, Any]) -> Batches:
+        config = self.job.config.data_config(name) if isinstance(name, str) else DataConfig.model_validate(name)
+        if config is None:
+            raise DataUnavailable(f"there is no data config '{name}'")
+        return open_data(
+            config, folder=self.job.folder, model=model, smoke=self.job.smoke, script_allowed=self.job.scripts_allowed
+        )
+
+    def _evaluate(self, model: ModelHandle, reference: Callable[[ModelHandle], Parity]) -> None:
+        key = self.job.evaluation or ""
+        with self.store.lock(key):
+            entry = None if self.job.no_cache else self.store.get(key)
+            if entry is None:
+                self.emit(Event("evaluation-started", text="measuring"))
+                started = time.perf_counter()
+                result = evaluate(
+                    model, self._source(model), self.job.config, self.job.folder, self.job.threads, smoke=self.job.smoke
+                )
+                record = {"step": "evaluation", "pass": "evaluation", "handle": model.to_json(), "result": result.to_json(),
+                          "seconds": time.perf_counter() - started, "ingredients": {}}  # fmt: skip
+                with self.store.workspace() as folder:
+                    (folder / "output").mkdir()
+                    entry = self.store.put(key, folder / "output", record)
+        self.emit(Event("evaluation-finished", data={"seconds": entry.record["seconds"]}))
+
+
+def failure(error: BaseException, step: str, root: Path) -> Event:
+    """Returns the event that tells the parent why the worker stops."""
+    if isinstance(error, OSError) and not isinstance(error, RecipeError) and error.errno is not None:
+        error = explain_write_failure(error, root)
+    if isinstance(error, RecipeError):
+        problems = [
+            {"rule": one.rule, "cause": one.cause, "remedy": one.remedy, "place": str(one.place) if one.place else None}
+            for one in error.problems
+        ]
+        return Event("failed", step, data={"problems": problems, "exit_code": error.exit_code})
+    if isinstance(error, MemoryError):
+        return Event("failed", step, "out of memory", {"memory": True})
+    text = str(error).strip().splitlines()
+    return Event("failed", step, f"{type(error).__name__}: {text[0] if text else 'no message'}")
+
+
+def main() -> int:
+    """Takes a job from standard input, does it, and returns the exit code."""
+    events, job = _take_over_streams()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    current = ""
+
+    def emit(event: Event) -> None:
+        nonlocal current
+        current = event.step or current
+        event.send(events)
+
+    with DigestMemo(job.places.digests) as memo:
+        try:
+            Walk(job, Store(job.places, memo), emit).run()
+        except BaseException as error:  # the parent reports it; the traceback is for the log
+            traceback.print_exc()
+            sys.stderr.flush()
+            emit(failure(error, current, job.places.root))
+            return FAILED
+    emit(Event("done"))
+    return 0
+
+
+def _take_over_streams() -> tuple[IO[str], Job]:
+    """Keeps the original standard output for events, and points both output streams at the log."""
+    job = Job.parse(sys.stdin.readline())
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return events, job
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    # Libraries keep threads that can hang or crash at exit; everything is on disk and flushed by now.
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,203 @@
+"""Configurations of every age load into the one current form, and everything wrong with a file is told at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.errors import InvalidRecipe, UsageError
+from runner.recipe.load import LoadedConfig, load_config
+from runner.recipe.options import PassOptions
+
+OLD = """{
+  // written for an older release
+  "input_model": {
+    "type": "pytorchmodel",
+    "config": {"hf_config": {"model_name": "Org/Model", "task": "text-generation", "trust_remote_code": true}}
+  },
+  "systems": {"here": {"type": "localsystem", "config": {"accelerators": [{"device": "CPU", "execution_providers": ["cpuexecutionprovider"]}]}}},
+  "evaluators": {"e": {"metrics": [{"name": "latency", "type": "latency", "sub_types": ["avg"]}]}},
+  "passes": {
+    "convert": {"type": "PAINT", "disable_search": true, "config": {"colour": "red", "use_brush": true, "thickness": 3}}
+  },
+  "engine": {
+    "search_strategy": {"execution_order": "joint", "search_algorithm": "tpe", "search_algorithm_config": {"seed": 1}},
+    "evaluator": "e", "host": "here", "target": "here", "cache_dir": "cache", "output_dir": "out", "clean_cache": true,
+    "packaging_config": {"type": "Zipfile"}
+  }
+}"""
+
+
+class Paint(PassOptions):
+    """Options of an imagined pass."""
+
+    retired: ClassVar[dict[str, str]] = {"use_brush": "paint is always brushed on"}
+    renamed: ClassVar[dict[str, str]] = {"thickness": "coats"}
+    colour: Literal["red", "green"] = "green"
+    coats: int = 1
+    note: str = ""
+
+
+def options_of(name: str) -> tuple[tuple[str, type[PassOptions]] | None, list[str]]:
+    return (("Paint", Paint) if name.lower() == "paint" else None), ["Paint"]
+
+
+def load(tmp_path: Path, content: str | dict[str, Any], *overrides: str, fragments: tuple[dict[str, Any], ...] = ()) -> LoadedConfig:
+    files = []
+    for number, part in enumerate((content, *fragments)):
+        files.append(tmp_path / f"c{number}.json")
+        files[-1].write_text(part if isinstance(part, str) else json.dumps(part, indent=1))
+    return load_config(files, options_of, overrides)
+
+
+def minimal(**changes: Any) -> dict[str, Any]:
+    return {
+        "input_model": {"type": "HfModel", "model_path": "Org/Model"},
+        "passes": {"p": {"type": "Paint"}},
+        **changes,
+    }
+
+
+def problems(tmp_path: Path, content: str | dict[str, Any], *overrides: str) -> list[str]:
+    with pytest.raises(InvalidRecipe) as caught:
+        load(tmp_path, content, *overrides)
+    return [str(problem).replace(str(tmp_path), "") for problem in caught.value.problems]
+
+
+def test_the_old_nested_form_becomes_the_current_one(tmp_path: Path) -> None:
+    loaded = load(tmp_path, OLD)
+    config = loaded.config
+    assert config.input_model.type == "HfModel"
+    assert config.input_model.model_path == "Org/Model"
+    assert config.input_model.load_kwargs == {"trust_remote_code": True}
+    assert config.passes["convert"].options == Paint(colour="red", coats=3)
+    assert config.search_strategy is not None
+    assert not isinstance(config.search_strategy, bool)
+    assert config.search_strategy.sampler == "tpe"
+    assert config.systems["here"].accelerators[0].execution_providers == ["CPUExecutionProvider"]
+    assert (config.evaluator, config.output_dir, config.cache_dir) == ("e", "out", "cache")
+    told = " ".join(loaded.notes)
+    for retired in ("disable_search", "use_brush", "search_algorithm_config", "clean_cache", "packaging_config"):
+        assert f"'{retired}' does nothing here" in told
+
+
+@pytest.mark.parametrize("spelling", [{"device": "cpu", "execution_providers": "CPU"}, {"devices": ["cpu"], "eps": ["CPUExecutionProvider"]},
+                                      {"device": "cpu", "ep": "CPUExecutionProvider"}])  # fmt: skip
+def test_spellings_of_an_accelerator(tmp_path: Path, spelling: dict[str, Any]) -> None:
+    loaded = load(tmp_path, minimal(systems={"s": {"type": "LocalSystem", "accelerators": [spelling]}}))
+    accelerator = loaded.config.systems["s"].accelerators[0]
+    assert (accelerator.device, accelerator.execution_providers) == ("cpu", ["CPUExecutionProvider"])
+
+
+def test_all_problems_of_a_file_are_told_with_line_and_nearest_name(tmp_path: Path) -> None:
+    text = """{
+"input_model": {"type": "HfModle", "model_path": "Org/Model"},
+"outptu_dir": "x",
+"passes": {
+  "a": {"type": "Piant"},
+  "b": {"type": "Paint",
+     "color": "red"},
+  "c": {"type": "Paint", "config": {
+     "colour": "blue",
+     "coats": "many"}}
+},
+"target": "nowhere"
+}"""
+    found = problems(tmp_path, text)
+    expected = [
+        ("/c0.json:2", "HfModle", "HfModel"),
+        ("/c0.json:3", "outptu_dir", "output_dir"),
+        ("/c0.json:5", "Piant", "Paint"),
+        ("/c0.json:7", "color", "colour"),
+        ("/c0.json:9", "colour", "blue"),
+        ("/c0.json:10", "coats", "many"),
+        ("/c0.json:12", "nowhere", "system"),
+    ]
+    assert len(found) == len(expected)
+    for text_found, (place, *words) in zip(found, expected, strict=True):
+        assert text_found.startswith(place + ":")
+        assert all(word in text_found for word in words)
+
+
+def test_engine_leftovers_are_errors_at_their_line(tmp_path: Path) -> None:
+    found = problems(tmp_path, json.dumps(minimal(engine={"evalutor": "e"}), indent=1))
+    assert len(found) == 1
+    assert "evalutor" in found[0]
+    assert "evaluator" in found[0]
+
+
+def test_fragments_replace_whole_sections(tmp_path: Path) -> None:
+    base = minimal(systems={"a": {"type": "LocalSystem"}, "b": {"type": "LocalSystem"}})
+    loaded = load(tmp_path, base, fragments=({"systems": {"c": {"type": "LocalSystem"}}}, {"passes": {"q": {"type": "Paint", "coats": 2}}}))
+    assert list(loaded.config.systems) == ["c"]
+    assert list(loaded.config.passes) == ["q"]
+    assert loaded.config.system(None) is loaded.config.systems["c"]
+
+
+def test_a_problem_of_a_fragment_points_at_the_fragment(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecipe) as caught:
+        load(tmp_path, minimal(), fragments=({"passes": {"q": {"type": "Paint", "coat": 2}}},))
+    place = caught.value.problems[0].place
+    assert place is not None
+    assert place.file.endswith("c1.json")
+
+
+def test_overrides_are_typed_and_keep_their_origin(tmp_path: Path) -> None:
+    loaded = load(tmp_path, minimal(), "passes.p.coats=7", "output_dir=out", "engine.cache_dir=c")
+    assert loaded.config.passes["p"].options.coats == 7
+    assert (loaded.config.output_dir, loaded.config.cache_dir) == ("out", "c")
+    leaves = {".".join(map(str, path)): node.origin.text for path, node in loaded.resolved().leaves()}
+    assert leaves["passes.p.options.coats"] == "--set passes.p.coats=7"
+    assert leaves["passes.p.options.colour"] == "default"
+    assert leaves["input_model.model_path"].endswith("c0.json:4")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("passes.p.coats=many", "set by --set passes.p.coats=many"),
+        ("passes.p.coat=1", "coats"),
+        ("passes.p.type=Pain", "Paint"),
+        ("input_model.model_pth=x", "model_path"),
+    ],
+)
+def test_wrong_overrides_are_told_like_wrong_files(tmp_path: Path, override: str, words: str) -> None:
+    assert words in " ".join(problems(tmp_path, minimal(), override))
+
+
+@pytest.mark.parametrize("override", ["nonsense", "=1", "passes.x.coats=1", "passs.p.coats=1", "input_model.type.deeper=1", "data_configs.4.name=x"])
+def test_overrides_to_nowhere_are_usage_errors(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UsageError):
+        load(tmp_path, minimal(data_configs=[{"name": "d"}]), override)
+
+
+def test_a_text_option_takes_text_that_looks_like_a_number(tmp_path: Path) -> None:
+    assert load(tmp_path, minimal(), 'passes.p.note="12"').config.passes["p"].options.note == "12"
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"x"', "null", "{}", '{"passes": []}', '{"passes": {"a": 3}}', '{"input_model": 4, "passes": {"p": {}}}'])
+def test_documents_of_another_shape_are_refused(tmp_path: Path, content: str) -> None:
+    assert problems(tmp_path, content)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["config", "type", "hf_config", "name", "accelerators", "metrics", "x"]), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+sections = st.sampled_from(["input_model", "systems", "passes", "engine", "evaluators", "evaluator", "data_configs", "search_strategy", "host"])
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.dictionaries(sections, json_like, max_size=5))
+def test_whatever_stands_in_a_file_gives_a_config_or_problems(tmp_path: Path, content: dict[str, Any]) -> None:
+    try:
+        load(tmp_path, {**minimal(), **content})
+    except InvalidRecipe as error:
+        assert error.problems
+        assert all(problem.place for problem in error.problems)
