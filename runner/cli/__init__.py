@@ -1,0 +1,141 @@
+"""The command `recipe`: a group whose verbs are imported when they are called, and the one place where errors become text."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import click
+
+from runner.cli.options import catalog_option
+from runner.errors import RecipeError, UsageError, did_you_mean
+
+BUG_OF_OURS = 3
+INTERRUPTED = 130
+
+# Section -> verb -> (module:command, what it does).
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Look": {
+        "ls": ("runner.cli.listing:ls", "List the recipes of the catalogue."),
+        "show": ("runner.cli.listing:show", "Show a recipe, its resolved config and where each value comes from."),
+        "passes": ("runner.cli.listing:passes", "List the passes and show their options."),
+        "doctor": ("runner.cli.doctor:doctor", "Tell what this machine can run, and what mends what it cannot."),
+    },
+    "Work": {
+        "run": ("runner.cli.run:run", "Run a recipe: from its source model to an optimised ONNX model."),
+        "bench": ("runner.cli.bench:bench", "Measure a recipe's model against the model it came from."),
+        "try": ("runner.cli.try_model:try_model", "Ask a model something, or show it an input."),
+        "cache": ("runner.cli.cache:cache", "Look into the store of finished steps, and clean it."),
+    },
+    "Write": {
+        "render": ("runner.cli.check:render", "Render configs, READMEs and requirements from the templates."),
+        "lint": ("runner.cli.check:lint", "Check recipes against the rules of the catalogue."),
+        "schema": ("runner.cli.check:schema", "Write the JSON Schemas of olive_config.json and info.yml."),
+    },
+}
+_VERBS = {verb: entry for verbs in SECTIONS.values() for verb, entry in verbs.items()}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a verb's module when the verb is called; its help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the verbs in the order of the help."""
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns the verb's command, or None."""
+        if cmd_name not in _VERBS:
+            return None
+        module, _, attribute = _VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns the verb's name, its command and what follows; says the nearest verb where there is none of that name."""
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            raise UsageError("unknown-verb", f"there is no verb '{args[0]}'", did_you_mean(args[0], _VERBS))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the verbs by section."""
+        for section, verbs in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(verb, summary) for verb, (_, summary) in verbs.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="onnx-recipes", prog_name="recipe")
+@catalog_option
+def cli() -> None:
+    """Recipes that turn a model into a small, fast ONNX model, and measure what was gained and lost.
+
+    Exit codes: 0 done, 1 the run failed, 2 usage or invalid recipe, 3 a bug of ours, 4 a quality gate missed,
+    130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.exit(run_command(arguments))
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; errors are told on stderr."""
+    try:
+        code = cli.main(args=None if arguments is None else list(arguments), prog_name="recipe", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except RecipeError as error:
+        tell(error)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        _tell_bug(traceback.format_exc())
+        return BUG_OF_OURS
+
+
+def tell(error: RecipeError, file: IO[str] | None = None) -> None:
+    """Writes the problems of an error, each with its place, cause and remedy, to stderr or `file`."""
+    for problem in error.problems:
+        place = click.style(f"{problem.place}: ", bold=True) if problem.place else ""
+        click.echo(f"{place}{click.style(problem.rule, fg='red')}: {problem.cause}", file=file, err=file is None)
+        if problem.remedy:
+            click.echo(f"    {problem.remedy}", file=file, err=file is None)
+
+
+def _tell_bug(trace: str) -> None:
+    cause = trace.rstrip().splitlines()[-1]
+    click.echo(f"{click.style('bug', fg='red')}: this is a bug of ours: {cause}", err=True)
+    try:
+        log = _write_log(f"recipe {' '.join(sys.argv[1:])}\n\n{trace}")
+        click.echo(f"    the traceback is in {log}; please report it with that file", err=True)
+    except OSError:
+        click.echo(trace, err=True)
+
+
+def _write_log(text: str) -> Path:
+    from runner.engine.places import places
+
+    folder = places().logs
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"bug-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    log.write_text(text, encoding="utf-8")
+    return log

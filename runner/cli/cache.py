@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from runner.cli.options import catalogue_option, json_option, run_options
+from runner.cli.options import catalog_option, config_option, json_option, recipe_argument, request_options
 
 
 @click.group()
@@ -54,18 +54,18 @@ def list_entries(cache_dir: str | None, as_json: bool) -> None:
 
 
 @cache.command()
-@click.argument("recipe", required=False, metavar="[ID|PATH]")
-@click.option("--config", "configs", multiple=True, type=click.Path(path_type=Path), help="A configuration file.")
-@run_options
+@recipe_argument
+@config_option
+@request_options
 @json_option
-@catalogue_option
-def why(recipe: str | None, configs: Sequence[Path], as_json: bool, catalog: Path | None, **chosen: Any) -> None:
+@catalog_option
+def why(word: str | None, configs: Sequence[Path], as_json: bool, **chosen: Any) -> None:
     """Explain, step by step, why a run would find its result in the store or not."""
     from runner.cli.request import make_request
     from runner.engine.explain import explain
     from runner.engine.run import plan_run
 
-    plan = plan_run(make_request(recipe, configs, catalog, **chosen), lambda _: None, fetch=False)
+    plan = plan_run(make_request(word, configs, **chosen), lambda _: None, fetch=False)
     told = explain(plan)
     if as_json:
         click.echo(

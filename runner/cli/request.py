@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.catalog.discover import Found, find
+from runner.cli.options import catalog
 from runner.engine.plan import Request
 from runner.errors import UsageError
 from runner.passes.table import options_of
 from runner.recipe.document import Node, Origin, node_of
 from runner.recipe.load import load_config
-from runner.targets.target import Target, target_named
+from runner.targets.target import Target
 
 
 def make_request(
-    recipe: str | None,
+    word: str | None,
     configs: Sequence[Path],
-    catalog: Path | None,
     *,
     variant: str | None = None,
-    target: str | None = None,
+    target: Target | None = None,
     overrides: Sequence[str] = (),
     model_path: str | None = None,
     smoke: bool = False,
@@ -36,22 +36,24 @@ def make_request(
         UsageError: nothing of that name, or options that do not go together.
         InvalidRecipe: the configuration has problems.
     """
-    asked = target_named(target) if target else None
+    if word and configs:
+        raise UsageError("bad-usage", f"'{word}' and --config do not go together", "give one of them")
+    root = catalog()
     found: Found | None = None
     files = list(configs)
     if not files:
-        found = _for_target(find(recipe, catalog, variant), catalog, asked, chosen=variant is not None)
+        found = _for_target(find(word, root, variant), root, target, chosen=variant is not None)
         files = [found.config]
     elif variant:
         raise UsageError("bad-usage", "--variant belongs to a recipe, not to --config", "name the variant's own file")
     elif len(files) == 1:
-        found = find(str(files[0]), catalog)
-    loaded = load_config(files, options_of, overrides, _adjustment(model_path, asked if configs else None))
+        found = find(str(files[0]), root)
+    loaded = load_config(files, options_of, overrides, _adjustment(model_path, target if configs else None))
     return Request(
         loaded,
         info=found.info if found else None,
         variant=found.variant.name if found and found.variant else None,
-        inside_catalogue=found.in_catalog if found else False,
+        inside_catalogue=found.trusted if found else False,
         smoke=smoke,
         offline=offline,
         trust=trust,
@@ -61,7 +63,7 @@ def make_request(
     )
 
 
-def _for_target(found: Found, catalog: Path | None, target: Target | None, chosen: bool) -> Found:
+def _for_target(found: Found, root: Path | None, target: Target | None, chosen: bool) -> Found:
     """Returns the recipe's first variant for the target that was asked for; the one found where it fits already."""
     if target is None or found.info is None or found.variant is None or found.variant.ep == target.provider:
         return found
@@ -69,7 +71,7 @@ def _for_target(found: Found, catalog: Path | None, target: Target | None, chose
     if chosen or not fitting:
         there = ", ".join(f"{variant.name} ({variant.ep})" for variant in found.info.recipes)
         raise UsageError("no-variant-for-target", f"{found.slug} is not made for {target.name}", f"variants: {there}")
-    return find(str(found.folder), catalog, fitting[0])
+    return find(str(found.folder), root, fitting[0])
 
 
 def _adjustment(model_path: str | None, target: Target | None) -> Callable[[Node], Node]:

@@ -9,37 +9,35 @@ from typing import Any
 
 import click
 
-from runner.cli.options import catalogue_option, json_option, run_options
-from runner.errors import UsageError
+from runner.cli.options import (
+    catalog_option,
+    config_option,
+    json_option,
+    no_cache_option,
+    output_dir_option,
+    recipe_argument,
+    request_options,
+)
 
 
 @click.command()
-@click.argument("recipe", required=False, metavar="[ID|PATH]")
-@click.option(
-    "--config",
-    "configs",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A configuration file. Given again: a fragment whose sections replace those of the first.",
-)
-@run_options
-@click.option("--output-dir", type=click.Path(path_type=Path), help="Where the model goes.")
+@recipe_argument
+@config_option
+@request_options
+@output_dir_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--no-cache", is_flag=True, help="Make every step again.")
-@click.option("--max-memory", type=float, metavar="GB", help="Stop the worker when it holds more than this.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Stop the worker after this time.")
+@no_cache_option
+@click.option("--max-memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Stop the worker above this.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop the worker after this.")
 @json_option
-@catalogue_option
+@catalog_option
 def run(
-    recipe: str | None,
+    word: str | None,
     configs: Sequence[Path],
-    output_dir: Path | None,
     dry_run: bool,
-    no_cache: bool,
     max_memory: float | None,
     timeout: float | None,
     as_json: bool,
-    catalog: Path | None,
     **chosen: Any,
 ) -> None:
     """Make the optimised model that a recipe describes.
@@ -51,9 +49,7 @@ def run(
     from runner.engine.run import execute, plan_run
     from runner.engine.supervise import Limits
 
-    if recipe and configs:
-        raise UsageError("bad-usage", "a recipe and --config do not go together", "give one of them")
-    request = make_request(recipe, configs, catalog, output_dir=output_dir, no_cache=no_cache, **chosen)
+    request = make_request(word, configs, **chosen)
     with Progress(request.name) as progress:
         plan = plan_run(request, progress.say, fetch=not dry_run)
         if not dry_run:

@@ -49,7 +49,7 @@ class Progress:
     def begin(self, plan: Plan) -> None:
         """Shows the plan's steps as the bar's length, and its notes."""
         for note in plan.notes:
-            self._console.print(f"[yellow]note[/] {note}", highlight=False)
+            self._console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
         done = sum(step.cached for step in plan.steps)
         self._bars.update(self._task, total=len(plan.steps) + (plan.evaluation is not None), completed=done)
 
@@ -99,7 +99,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     console.print(table)
     console.print(f"into {plan.output}", highlight=False, soft_wrap=True)
     for note in plan.notes:
-        console.print(f"[yellow]note[/] {note}", highlight=False)
+        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -67,14 +67,19 @@ def publish(entry: Entry, output: Path, receipt: dict[str, Any], memo: DigestMem
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(output.parent / f".{output.name}.lock") as lock:
+        with FileLock(_lock_file(entry, output)):
             _publish(entry, output, receipt)
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()
         for name, known in entry.record["files"].items():
             memo.note(output / name, known["sha256"])
     except OSError as error:
         raise explain_write_failure(error, output) from None
+
+
+def _lock_file(entry: Entry, output: Path) -> Path:
+    """Lies in the store, since a lock file beside the output would be litter there."""
+    locks = entry.folder.parents[1] / "locks"
+    locks.mkdir(exist_ok=True)
+    return locks / f"output-{hashlib.sha256(str(output).encode()).hexdigest()[:32]}.lock"
 
 
 def _publish(entry: Entry, output: Path, receipt: dict[str, Any]) -> None:

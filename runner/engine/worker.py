@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,32 +54,26 @@ class Walk:
                 first = 0
             else:
                 model = found.model
-        reference = self._reference()
         for step in job.steps[first:]:
-            model = self._step(step, model, reference)
+            model = self._step(step, model)
         if job.evaluation is not None:
-            self._evaluate(model, reference)
+            self._evaluate(model)
 
-    def _reference(self) -> Callable[[ModelHandle], Parity]:
-        """Gives the parity check against the source, made once, when a step first needs it."""
-        made: list[Parity] = []
+    @cached_property
+    def parity(self) -> Parity:
+        """The check against the source, made when a step first needs it; it keeps the source's outputs."""
+        return Parity(self.source, self.job.threads, self.job.target.name)
 
-        def parity(first_result: ModelHandle) -> Parity:
-            if not made:
-                made.append(Parity(self._source(first_result), self.job.threads))
-            return made[0]
-
-        return parity
-
-    def _source(self, fallback: ModelHandle) -> ModelHandle:
-        """Returns the transformers folder that everything is compared with: the source step's result, where there is one."""
-        steps = self.job.steps
-        if not table.SOURCE_MODULES.get(steps[0].pass_name):
+    @cached_property
+    def source(self) -> ModelHandle:
+        """What everything is compared with: the source step's result where there is one, or the source itself."""
+        first = self.job.steps[0]
+        if first.pass_name not in table.SOURCE_MODULES:
             return self.job.source
-        entry = self.store.get(steps[0].fingerprint or "")
-        return entry.model if entry else fallback
+        entry = self.store.get(first.fingerprint or "") or self._make(first, first.fingerprint or "", self.job.source)
+        return entry.model
 
-    def _step(self, step: Step, model: ModelHandle, reference: Callable[[ModelHandle], Parity]) -> ModelHandle:
+    def _step(self, step: Step, model: ModelHandle) -> ModelHandle:
         key = step.fingerprint
         if key is None:
             raise ValueError(f"step {step.name} has no fingerprint")
@@ -87,11 +81,11 @@ class Walk:
             entry = None if self.job.no_cache else self.store.get(key)
             if entry is None:
                 self.emit(Event("step-started", step.name, step.pass_name))
-                entry = self._make(step, key, model, reference)
+                entry = self._make(step, key, model)
         self.emit(Event("step-finished", step.name, step.pass_name, {"seconds": entry.record["seconds"]}))
         return entry.model
 
-    def _make(self, step: Step, key: str, model: ModelHandle, reference: Callable[[ModelHandle], Parity]) -> Entry:
+    def _make(self, step: Step, key: str, model: ModelHandle) -> Entry:
         pass_ = table.get(step.pass_name)
         options = pass_.options.model_validate(step.options)
         say = lambda text: self.emit(Event("said", step.name, text))  # noqa: E731
@@ -106,7 +100,7 @@ class Walk:
             parity = None
             if pass_.name not in table.SOURCE_MODULES:
                 say("checking the result against the source model")
-                parity = reference(made).compare(made)
+                parity = self.parity.compare(made)
             record = {
                 "step": step.name,
                 "pass": step.pass_name,
@@ -126,16 +120,14 @@ class Walk:
             config, folder=self.job.folder, model=model, smoke=self.job.smoke, script_allowed=self.job.scripts_allowed
         )
 
-    def _evaluate(self, model: ModelHandle, reference: Callable[[ModelHandle], Parity]) -> None:
+    def _evaluate(self, model: ModelHandle) -> None:
         key = self.job.evaluation or ""
         with self.store.lock(key):
             entry = None if self.job.no_cache else self.store.get(key)
             if entry is None:
                 self.emit(Event("evaluation-started", text="measuring"))
                 started = time.perf_counter()
-                result = evaluate(
-                    model, self._source(model), self.job.config, self.job.folder, self.job.threads, smoke=self.job.smoke
-                )
+                result = evaluate(model, self.source, self.job.config, self.job.folder, self.job.threads, smoke=self.job.smoke)
                 record = {"step": "evaluation", "pass": "evaluation", "handle": model.to_json(), "result": result.to_json(),
                           "seconds": time.perf_counter() - started, "ingredients": {}}  # fmt: skip
                 with self.store.workspace() as folder:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from runner.errors import InvalidRecipe
 from runner.recipe.document import Node, Origin, node_of, read_document
 
-scalars = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
 documents = st.recursive(
     scalars, lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4), max_leaves=20
 )
@@ -101,7 +103,9 @@ def test_malformed_json_tells_line_and_cause(tmp_path: Path, text: str, line: in
     assert words in str(problem)
 
 
-@pytest.mark.parametrize("text", ["a: [1", "a: 1\na: 2", "a: &x\n  b: *x", "? [1, 2]\n: 3", "a: !!python/object:os.system {}", "\t- a"])
+@pytest.mark.parametrize(
+    "text", ["a: [1", "a: 1\na: 2", "a: &x\n  b: *x", "? [1, 2]\n: 3", "a: !!python/object:os.system {}", "\t- a"]
+)
 def test_malformed_or_hostile_yaml_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidRecipe):
         read(tmp_path, text, "c.yaml")

@@ -47,7 +47,9 @@ def options_of(name: str) -> tuple[tuple[str, type[PassOptions]] | None, list[st
     return (("Paint", Paint) if name.lower() == "paint" else None), ["Paint"]
 
 
-def load(tmp_path: Path, content: str | dict[str, Any], *overrides: str, fragments: tuple[dict[str, Any], ...] = ()) -> LoadedConfig:
+def load(
+    tmp_path: Path, content: str | dict[str, Any], *overrides: str, fragments: tuple[dict[str, Any], ...] = ()
+) -> LoadedConfig:
     files = []
     for number, part in enumerate((content, *fragments)):
         files.append(tmp_path / f"c{number}.json")
@@ -133,7 +135,11 @@ def test_engine_leftovers_are_errors_at_their_line(tmp_path: Path) -> None:
 
 def test_fragments_replace_whole_sections(tmp_path: Path) -> None:
     base = minimal(systems={"a": {"type": "LocalSystem"}, "b": {"type": "LocalSystem"}})
-    loaded = load(tmp_path, base, fragments=({"systems": {"c": {"type": "LocalSystem"}}}, {"passes": {"q": {"type": "Paint", "coats": 2}}}))
+    loaded = load(
+        tmp_path,
+        base,
+        fragments=({"systems": {"c": {"type": "LocalSystem"}}}, {"passes": {"q": {"type": "Paint", "coats": 2}}}),
+    )
     assert list(loaded.config.systems) == ["c"]
     assert list(loaded.config.passes) == ["q"]
     assert loaded.config.system(None) is loaded.config.systems["c"]
@@ -170,7 +176,9 @@ def test_wrong_overrides_are_told_like_wrong_files(tmp_path: Path, override: str
     assert words in " ".join(problems(tmp_path, minimal(), override))
 
 
-@pytest.mark.parametrize("override", ["nonsense", "=1", "passes.x.coats=1", "passs.p.coats=1", "input_model.type.deeper=1", "data_configs.4.name=x"])
+@pytest.mark.parametrize(
+    "override", ["nonsense", "=1", "passes.x.coats=1", "passs.p.coats=1", "input_model.type.deeper=1", "data_configs.4.name=x"]
+)
 def test_overrides_to_nowhere_are_usage_errors(tmp_path: Path, override: str) -> None:
     with pytest.raises(UsageError):
         load(tmp_path, minimal(data_configs=[{"name": "d"}]), override)
@@ -180,7 +188,10 @@ def test_a_text_option_takes_text_that_looks_like_a_number(tmp_path: Path) -> No
     assert load(tmp_path, minimal(), 'passes.p.note="12"').config.passes["p"].options.note == "12"
 
 
-@pytest.mark.parametrize("content", ["[]", "3", '"x"', "null", "{}", '{"passes": []}', '{"passes": {"a": 3}}', '{"input_model": 4, "passes": {"p": {}}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "3", '"x"', "null", "{}", '{"passes": []}', '{"passes": {"a": 3}}', '{"input_model": 4, "passes": {"p": {}}}'],
+)
 def test_documents_of_another_shape_are_refused(tmp_path: Path, content: str) -> None:
     assert problems(tmp_path, content)
 
@@ -190,7 +201,9 @@ json_like = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["config", "type", "hf_config", "name", "accelerators", "metrics", "x"]), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
-sections = st.sampled_from(["input_model", "systems", "passes", "engine", "evaluators", "evaluator", "data_configs", "search_strategy", "host"])
+sections = st.sampled_from(
+    ["input_model", "systems", "passes", "engine", "evaluators", "evaluator", "data_configs", "search_strategy", "host"]
+)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,69 @@
+"""Holds the optimised model's answers against the baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.bench.inputs_record import Inputs
+from runner.bench.scenarios import CLASSIFIERS, MASKED_WORDS
+from runner.evaluation.metric import Metric
+from runner.evaluation.retention import agreement, cosine, pooled
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+EMBEDDINGS = ("feature-extraction", "sentence-similarity", "image-feature-extraction")
+
+
+def compare(task: str | None, inputs: Inputs, baseline: Sequence[Path], optimised: Sequence[Path]) -> list[Metric]:
+    """Returns cosine, worst cosine and, where both sides choose among classes or words, agreement.
+
+    Args:
+        task: the source model's task.
+        inputs: what was asked.
+        baseline: the source model's outputs (.npz), one file for each of `inputs.answers`.
+        optimised: the optimised model's outputs of the same inputs.
+    """
+    import numpy as np
+
+    theirs, ours = [], []
+    for feed, one, other in zip(inputs.answers, baseline, optimised, strict=True):
+        reference, candidate = _same_output(one, other)
+        asked = dict(np.load(feed))
+        theirs.append(_answer(task, inputs, asked, reference))
+        ours.append(_answer(task, inputs, asked, candidate))
+    reference, candidate = np.concatenate(theirs), np.concatenate(ours)
+    metrics = list(cosine(reference, candidate))
+    if task in (*MASKED_WORDS, *CLASSIFIERS):
+        metrics.append(agreement(reference.argmax(axis=-1), candidate.argmax(axis=-1)))
+    return metrics
+
+
+def _same_output(one: Path, other: Path) -> tuple[Array, Array]:
+    """Returns the output that both files name, or the first of each; the order is the models' own."""
+    import numpy as np
+
+    reference, candidate = np.load(one), np.load(other)
+    shared = [name for name in reference.files if name in candidate.files]
+    if shared:
+        return reference[shared[0]], candidate[shared[0]]
+    return reference[reference.files[0]], candidate[candidate.files[0]]
+
+
+def _answer(task: str | None, inputs: Inputs, asked: dict[str, Array], output: Array) -> Array:
+    """Returns one vector an input, [n, width]: a sentence embedding, the logits of the masked word, or the whole output."""
+    import numpy as np
+
+    if inputs.mask_token is not None and output.ndim == 3:
+        vectors: Array = output[asked["input_ids"] == inputs.mask_token]
+        return vectors
+    mask = asked.get("attention_mask")
+    if task in EMBEDDINGS and output.ndim == 3:
+        return pooled(output, mask if mask is not None else np.ones(output.shape[:2]), inputs.first_token)
+    if mask is not None and output.ndim == 3:
+        output = output * mask[..., None]  # what stands at padding is nobody's answer
+    return output.reshape(output.shape[0], -1)

@@ -1,0 +1,291 @@
+"""Measures an optimised model against the model that it came from: one sitting, each in its own process, in turns."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from runner.bench.answers import compare
+from runner.bench.environment import describe
+from runner.bench.inputs_record import Inputs, Request
+from runner.bench.results import Ratio, Results, Row, Side, host_label, judge
+from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, generates, speaks
+from runner.errors import InvalidRecipe, Problem, RunFailed, did_you_mean
+from runner.evaluation.metric import Metric
+from runner.evaluation.perplexity import perplexity
+from runner.evaluation.size import size_on_disk
+from runner.evaluation.subject_process import SubjectProcess, failed, start_python, stop
+from runner.models.handle import ModelHandle
+from runner.recipe.info import Evaluation, Gate
+from runner.targets.target import Target
+
+BUSY = 0.15
+_SETTLE_SECONDS = 0.25  # threads of the side that has just worked spin for a moment
+_TURN_SECONDS = 1.0
+_LEAST_CALLS = 5
+_FIRST_TOKENS = 3
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Which models meet, and under which rules.
+
+    Attributes:
+        output: the optimised model.
+        source: the model it came from; the baseline, in PyTorch.
+        recipe: the recipe's id, or the configuration's name.
+        variant: the variant's name, where there is one.
+        model_id: the source model's id.
+        evaluation: the data that judges.
+        gates: metric to bar, as info.yml says them.
+        folder: folder of the recipe, against which its data is looked up.
+        target: what runs the optimised model.
+        threads: threads of each side.
+        rounds: how often each side has its turn.
+        smoke: the models are tiny twins: measure, but judge nothing.
+        source_digest: identity of the source model.
+        fingerprint: identity of the optimised model.
+        command: what was typed.
+        log: file for what the libraries print.
+    """
+
+    output: ModelHandle
+    source: ModelHandle
+    recipe: str
+    variant: str | None
+    model_id: str | None
+    evaluation: Evaluation
+    gates: dict[str, str]
+    folder: Path
+    target: Target
+    threads: int
+    rounds: int = 5
+    smoke: bool = False
+    source_digest: str | None = None
+    fingerprint: str | None = None
+    command: str = ""
+    log: Path | None = None
+
+
+def bench(contest: Contest, progress: Progress = lambda text, done, total: None) -> Results:
+    """Measures both sides and returns what was found.
+
+    Args:
+        contest: the models and the rules.
+        progress: told what is being done, and how many of how many actions are done.
+
+    Raises:
+        InvalidRecipe: a gate names a figure that does not exist.
+        DataUnavailable: the evaluation data is not there.
+        RecipeError: a model does not load or run, or its process died.
+    """
+    gates = _gates(contest)
+    environment = describe()
+    with tempfile.TemporaryDirectory(prefix="recipe-bench-") as scratch:
+        sitting = _Sitting(contest, Path(scratch), progress)
+        rows = sitting.hold()
+    notes = [*sitting.inputs.notes]
+    if environment.busy > BUSY:
+        notes.append(f"other processes used {environment.busy:.0%} of the machine right before: repeat it on a quiet one")
+    return Results(
+        recipe=contest.recipe,
+        variant=contest.variant,
+        task=contest.source.task,
+        target=contest.target.name,
+        threads=contest.threads,
+        rounds=contest.rounds,
+        smoke=contest.smoke,
+        model=contest.model_id,
+        source_digest=contest.source_digest,
+        fingerprint=contest.fingerprint,
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        command=contest.command,
+        host=host_label(environment.cpu, environment.cores),
+        environment=environment,
+        rows=rows,
+        gates=() if contest.smoke else tuple(judge(gate, rows) for gate in gates),
+        notes=tuple(notes),
+    )
+
+
+def _gates(contest: Contest) -> list[Gate]:
+    unknown = [name for name in contest.gates if name not in FIGURES]
+    if unknown:
+        raise InvalidRecipe(
+            *(
+                Problem(
+                    "unknown-gate", f"there is no figure '{name}' to hold a gate against", remedy=did_you_mean(name, FIGURES)
+                )
+                for name in unknown
+            )
+        )
+    return [Gate.parse(name, bar) for name, bar in contest.gates.items()]
+
+
+class _Sitting:
+    """One benchmark from its first process to its last figure."""
+
+    def __init__(self, contest: Contest, scratch: Path, progress: Progress) -> None:
+        self.contest = contest
+        self.scratch = scratch
+        self.inputs = Inputs()
+        self._generates = generates(contest.output, contest.source)
+        self._scenarios = ("generation",) if self._generates else ("latency", "throughput")
+        self._progress = progress
+        self._done = 0
+        self._total = 4 + contest.rounds * len(self._scenarios)
+        self._seconds: dict[str, dict[str, list[float]]] = {"baseline": {}, "optimised": {}}
+
+    def hold(self) -> tuple[Row, ...]:
+        contest = self.contest
+        self._say("preparing inputs")
+        self.inputs = prepare(
+            Request(contest.source, contest.output, contest.evaluation, contest.folder, self.scratch), contest.log
+        )
+        with (
+            SubjectProcess(contest.source, "baseline", contest.log) as baseline,
+            SubjectProcess(contest.output, "optimised", contest.log) as optimised,
+        ):
+            sides = (baseline, optimised)
+            loads = [self._load(side) for side in sides]
+            for number in range(contest.rounds):
+                self._round(number, sides)
+            peaks = [float(side.ask("peak")["bytes"]) for side in sides]
+            self._say("comparing answers")
+            quality = self._quality(baseline, optimised)
+        return (*self._timed(), *quality, *self._costs(loads, peaks))
+
+    def _say(self, text: str) -> None:
+        self._progress(text, self._done, self._total)
+        self._done += 1
+
+    def _load(self, side: SubjectProcess) -> float:
+        self._say(f"loading the {side.name} model")
+        return side.load(self.contest.threads, self.contest.target.provider, self._generates)
+
+    def _round(self, number: int, sides: Sequence[SubjectProcess]) -> None:
+        """Both sides have their turn at every scenario; who begins changes from round to round."""
+        order = sides if number % 2 == 0 else tuple(reversed(sides))
+        for scenario in self._scenarios:
+            self._say(f"round {number + 1} of {self.contest.rounds}: {scenario}")
+            for side in order:
+                time.sleep(_SETTLE_SECONDS)
+                if scenario == "generation":
+                    self._generation(side)
+                else:
+                    self._calls(side, scenario)
+
+    def _note(self, side: SubjectProcess, figure: str, value: float) -> None:
+        self._seconds[side.name].setdefault(figure, []).append(value)
+
+    def _generation(self, side: SubjectProcess) -> None:
+        """First tokens several times, then one long answer; the first call of a turn warms up and does not count."""
+        firsts = []
+        for _ in range(1 + _FIRST_TOKENS):
+            firsts.append(side.ask("generate", prompt=self.inputs.prompt, new_tokens=1)["seconds"][0])
+        seconds = side.ask("generate", prompt=self.inputs.prompt, new_tokens=NEW_TOKENS)["seconds"]
+        self._note(side, "ttft", median(firsts[1:]) * 1e3)
+        self._note(side, "decode", (len(seconds) - 1) / (seconds[-1] - seconds[0]))
+
+    def _calls(self, side: SubjectProcess, scenario: str) -> None:
+        feed = self.inputs.single if scenario == "latency" else self.inputs.batch
+        seconds = median(side.ask("turn", feed=feed, seconds=_TURN_SECONDS, least=_LEAST_CALLS)["seconds"])
+        self._note(side, scenario, seconds * 1e3 if scenario == "latency" else BATCH / seconds)
+
+    def _timed(self) -> list[Row]:
+        about = {"latency": f"1 x {self.inputs.about}", "throughput": f"{BATCH} x {self.inputs.about}"}
+        rows = []
+        for name, theirs in self._seconds["baseline"].items():
+            ours = self._seconds["optimised"][name]
+            ratio = Ratio.of_rounds(tuple(theirs), tuple(ours))
+            rows.append(_row(name, tuple(ours), tuple(theirs), ratio=ratio, about=about.get(name)))
+        return sorted(rows, key=lambda row: list(FIGURES).index(row.name))
+
+    def _quality(self, baseline: SubjectProcess, optimised: SubjectProcess) -> list[Row]:
+        if speaks(self.contest.source):
+            return [self._perplexity(baseline, optimised)] if self.inputs.windows else []
+        files = [
+            [self._outputs(side, feed, self.scratch / f"{side.name}-{at}.npz") for at, feed in enumerate(self.inputs.answers)]
+            for side in (baseline, optimised)
+        ]
+        return [_row_of(metric) for metric in compare(self.contest.source.task, self.inputs, *files)]
+
+    def _outputs(self, side: SubjectProcess, feed: str, into: Path) -> Path:
+        side.ask("outputs", feed=feed, into=str(into))
+        return into
+
+    def _perplexity(self, baseline: SubjectProcess, optimised: SubjectProcess) -> Row:
+        windows = self.inputs.windows
+        theirs, ours = (perplexity(side.ask("losses", windows=windows)["losses"], windows) for side in (baseline, optimised))
+        ratios = [one / other for one, other in zip(ours.samples, theirs.samples, strict=True)]
+        ratio = Ratio(value=ours.value / theirs.value, low=min(ratios), high=max(ratios))
+        return _row_of(ours, theirs, ratio)
+
+    def _costs(self, loads: Sequence[float], peaks: Sequence[float]) -> list[Row]:
+        sizes = [size_on_disk(model.folder).value for model in (self.contest.source, self.contest.output)]
+        rows = []
+        for name, (theirs, ours) in {"size": sizes, "load": loads, "peak_rss": peaks}.items():
+            quotient = ours / theirs
+            rows.append(_row(name, (ours,), (theirs,), ratio=Ratio(value=quotient, low=quotient, high=quotient)))
+        return rows
+
+
+def _row(name: str, ours: tuple[float, ...], theirs: tuple[float, ...], *, ratio: Ratio, about: str | None = None) -> Row:
+    figure = FIGURES[name]
+    return Row(
+        name=name,
+        unit=figure.unit,
+        higher_is_better=figure.higher_is_better,
+        about=about or figure.about,
+        baseline=Side(value=median(theirs), samples=theirs),
+        optimised=Side(value=median(ours), samples=ours),
+        ratio=ratio,
+    )
+
+
+def _row_of(ours: Metric, theirs: Metric | None = None, ratio: Ratio | None = None) -> Row:
+    return Row(
+        name=ours.name,
+        unit=ours.unit,
+        higher_is_better=ours.higher_is_better,
+        about=ours.note or FIGURES[ours.name].about,
+        baseline=Side(value=theirs.value, samples=theirs.samples) if theirs else None,
+        optimised=Side(value=ours.value, samples=ours.samples),
+        ratio=ratio,
+    )
+
+
+def prepare(request: Request, log: Path | None = None) -> Inputs:
+    """Makes the inputs of both sides in a process of its own.
+
+    Raises:
+        RecipeError: what that process reported.
+        RunFailed: it died.
+    """
+    stderr = log.open("a", encoding="utf-8") if log else None
+    try:
+        process = start_python("runner.bench.inputs", stderr)
+    finally:
+        if stderr:
+            stderr.close()
+    try:
+        answer, _ = process.communicate(request.to_line() + "\n")
+    finally:
+        stop(process)
+    if not answer.strip():
+        raise RunFailed(
+            "worker-died",
+            f"the process that prepares inputs ended with code {process.returncode}",
+            log=str(log) if log else None,
+        )
+    told = json.loads(answer)
+    if "failed" in told:
+        raise failed(told["failed"], "preparing inputs", log)
+    return Inputs.from_json(told)

@@ -1,0 +1,120 @@
+"""The machine and the software that measure. Names no host and no user."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from runner.bench.results import Environment
+from runner.targets.target import usable_cores
+
+PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-genai",
+    "onnxruntime-genai-cuda",
+    "onnxruntime-genai-directml",
+    "torch",
+    "transformers",
+    "onnx",
+    "numpy",
+    "onnx-recipes",
+)
+
+# Instruction sets that decide how fast quantised and fp32 kernels are: /proc/cpuinfo's word -> ours.
+_FLAGS = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_int8": "AMX INT8",
+    "amx_bf16": "AMX BF16",
+    "asimd": "NEON",
+    "asimddp": "dot product",
+    "i8mm": "I8MM",
+    "bf16": "BF16",
+    "sve": "SVE",
+}
+_BUSY_SECONDS = 0.5
+
+
+def describe() -> Environment:
+    """Returns what this process runs on. Watches the machine for half a second to tell how busy it is."""
+    return Environment(
+        cpu=cpu_model(),
+        cores=usable_cores(),
+        flags=cpu_flags(),
+        memory_bytes=psutil.virtual_memory().total,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        packages=_versions(),
+        revision=_revision(),
+        busy=round(psutil.cpu_percent(_BUSY_SECONDS) / 100, 2),
+    )
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def cpu_model() -> str:
+    """Returns the name of the processor, as the system tells it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    if found:
+        return found[1].strip()
+    if sys.platform == "darwin":
+        told = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False, timeout=10
+        )
+        return told.stdout.strip() or platform.machine()
+    if sys.platform == "win32":
+        import winreg
+
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DESCRIPTION\System\CentralProcessor\0") as key:
+            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """Returns the instruction sets that matter here; empty where the system does not tell."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    words = set(found[1].split()) if found else set()
+    return tuple(name for word, name in _FLAGS.items() if word in words)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _revision() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        changes = _git(root, "status", "--porcelain")
+        return None if changes else _git(root, "rev-parse", "--short=12", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    told = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return told.stdout.strip()

@@ -1,0 +1,220 @@
+"""Makes the inputs that both sides get, once, in a process of its own. Run as ``python -m runner.bench.inputs``.
+
+Neither side tokenizes or decodes images itself: both read the same arrays, and neither holds a processor's memory.
+The request comes as one JSON object on standard input, the answer goes out the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.bench.inputs_record import Inputs, Request
+from runner.bench.scenarios import BATCH, MASKED_WORDS, PROMPT_TOKENS, TEXT_TOKENS, generates, speaks
+from runner.data.batches import open_data
+from runner.errors import DataUnavailable
+from runner.evaluation.perplexity import token_windows
+from runner.evaluation.subject import failure
+from runner.models.handle import ModelHandle
+from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, graph_inputs, made_up, read_facts, source_inputs
+from runner.models.torch_source import load_tokenizer
+from runner.recipe.config import DataComponent, DataConfig
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+def make_inputs(request: Request) -> Inputs:
+    """Returns the inputs for a pair of models.
+
+    Raises:
+        DataUnavailable: the recipe names data that is not there or not usable.
+        ModelUnavailable: the source has no tokenizer or image processor.
+    """
+    task = request.source.task or ""
+    if speaks(request.source):
+        return _language(request)
+    if task in IMAGE_TASKS and request.source.kind == "hf":
+        return _images(request)
+    if task in TEXT_TASKS and request.source.kind == "hf":
+        return _texts(request)
+    return _made_up(request, "the source is loaded by a script")
+
+
+def _language(request: Request) -> Inputs:
+    tokenizer = load_tokenizer(request.source)
+    evaluation = request.evaluation
+    notes: list[str] = []
+    windows: list[list[int]] = []
+    if evaluation.text:
+        ids = tokenizer(_read(request.folder, evaluation.text), add_special_tokens=False, verbose=False)["input_ids"]
+        prefix, _ = _frame(tokenizer)
+        windows = token_windows(ids, prefix, evaluation.windows, evaluation.window_tokens)
+        prompt = [*prefix, *ids][:PROMPT_TOKENS]
+    else:
+        notes.append("perplexity is not measured: info.yml names no evaluation.text")
+        ids = made_up(source_inputs(request.source), request.source.folder, {"sequence": PROMPT_TOKENS})["input_ids"][0]
+        prompt = [int(token) for token in ids]
+    if generates(request.output, request.source):
+        return Inputs(prompt=tuple(prompt), windows=_frozen(windows), notes=tuple(notes))
+    row = np.asarray([prompt], dtype=np.int64)
+    feed = {"input_ids": row, "attention_mask": np.ones_like(row)}
+    return Inputs(
+        windows=_frozen(windows),
+        single=_save(request, "single", feed),
+        batch=_save(request, "batch", {name: np.repeat(array, BATCH, axis=0) for name, array in feed.items()}),
+        about=f"{row.shape[1]} tokens",
+        notes=tuple(notes),
+    )
+
+
+def _frozen(windows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(ids) for ids in windows)
+
+
+def _texts(request: Request) -> Inputs:
+    evaluation = request.evaluation
+    if not evaluation.sentences:
+        return _made_up(request, "info.yml names no evaluation.sentences")
+    tokenizer = load_tokenizer(request.source)
+    fixed = _fixed_length(request.output)
+    text = " ".join(_read(request.folder, evaluation.sentences).split("\n"))
+    rows = _rows(tokenizer, text, fixed or min(TEXT_TOKENS, int(tokenizer.model_max_length)))
+    shape: dict[str, Any] = {"padding": "max_length", "max_length": fixed} if fixed else {}
+    batches = _open(request, "sentences", evaluation.sentences, "tokenize", shape)
+    mask_token = tokenizer.mask_token_id if request.source.task in MASKED_WORDS else None
+    if mask_token is not None:
+        batches = (_masked(batch, tokenizer.all_special_ids, mask_token) for batch in batches)
+    return Inputs(
+        single=_save(request, "single", {name: array[:1] for name, array in rows.items()}),
+        batch=_save(request, "batch", rows),
+        answers=tuple(_save(request, f"answers-{at}", batch) for at, batch in enumerate(batches)),
+        mask_token=mask_token,
+        first_token=_pools_first_token(request.source.folder),
+        about=f"{rows['input_ids'].shape[1]} tokens",
+    )
+
+
+def _images(request: Request) -> Inputs:
+    if not request.evaluation.images:
+        return _made_up(request, "info.yml names no evaluation.images")
+    batches = list(_open(request, "images", request.evaluation.images, "process_images", {}))
+    first = {name: np.resize(array, (BATCH, *array.shape[1:])) for name, array in batches[0].items()}
+    return Inputs(
+        single=_save(request, "single", {name: array[:1] for name, array in first.items()}),
+        batch=_save(request, "batch", first),
+        answers=tuple(_save(request, f"answers-{at}", batch) for at, batch in enumerate(batches)),
+        about="x".join(str(axis) for axis in next(iter(first.values())).shape[2:]) + " pixels",
+    )
+
+
+def _made_up(request: Request, why: str) -> Inputs:
+    """Random values of the model's own shapes: good for time, and for telling whether both sides compute the same."""
+    output, folder = request.output, request.source.folder
+    inputs = graph_inputs(output.path) if output.kind == "onnx" else source_inputs(request.source)
+    axes = {str(one.shape[0]) for one in inputs if one.shape and isinstance(one.shape[0], str)}
+    text = {"sequence": TEXT_TOKENS}
+    single = made_up(inputs, folder, text)
+    batch = made_up(inputs, folder, {**text, **dict.fromkeys(axes, BATCH)})
+    return Inputs(
+        single=_save(request, "single", single),
+        batch=_save(request, "batch", batch),
+        answers=tuple(_save(request, f"answers-{at}", made_up(inputs, folder, text, seed=at + 1)) for at in range(BATCH)),
+        about=" and ".join("x".join(str(axis) for axis in array.shape[1:]) for array in single.values()),
+        notes=(f"answers are compared on made-up inputs: {why}",),
+    )
+
+
+def _open(request: Request, kind: str, path: str, process: str, parameters: Mapping[str, Any]) -> Iterable[Arrays]:
+    config = DataConfig(
+        name="evaluation",
+        load_dataset_config=DataComponent(type=kind, params={"path": path}),
+        pre_process_data_config=DataComponent(type=process, params=dict(parameters)),
+        dataloader_config=DataComponent(params={"batch_size": BATCH}),
+    )
+    return open_data(config, folder=request.folder, model=request.source, smoke=False, script_allowed=False)
+
+
+def _read(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataUnavailable(
+            f"the evaluation data '{name}' cannot be read: {error.strerror}", "see evaluation in info.yml"
+        ) from None
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Returns the special tokens that the tokenizer puts before and behind a text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    first = special.index(0)
+    last = len(special) - special[::-1].index(0)
+    return ids[:first], ids[last:]
+
+
+def _rows(tokenizer: Any, text: str, length: int) -> Arrays:
+    """Returns `BATCH` rows of exactly `length` tokens of the text, which starts anew when it ends."""
+    before, behind = _frame(tokenizer)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    body = np.resize(np.asarray(ids, dtype=np.int64), (BATCH, length - len(before) - len(behind)))
+    frame = [np.tile(np.asarray(part, dtype=np.int64), (BATCH, 1)) for part in (before, behind)]
+    rows = np.concatenate([frame[0], body, frame[1]], axis=1)
+    arrays = {"input_ids": rows, "attention_mask": np.ones_like(rows)}
+    if "token_type_ids" in tokenizer.model_input_names:
+        arrays["token_type_ids"] = np.zeros_like(rows)
+    return arrays
+
+
+def _masked(batch: Arrays, special: Sequence[int], mask_token: int) -> Arrays:
+    """Returns the batch with the middle word of every row put behind the mask token."""
+    ids = batch["input_ids"].copy()
+    for row in ids:
+        words = np.flatnonzero(~np.isin(row, special))
+        if len(words):
+            row[words[len(words) // 2]] = mask_token
+    return {**batch, "input_ids": ids}
+
+
+def _fixed_length(output: ModelHandle) -> int | None:
+    if output.kind != "onnx":
+        return None
+    ids = next((one for one in graph_inputs(output.path) if one.name == "input_ids"), None)
+    length = ids.shape[1] if ids and len(ids.shape) > 1 else None
+    return length if isinstance(length, int) else None
+
+
+def _pools_first_token(folder: Path) -> bool:
+    return bool(read_facts(folder / "1_Pooling").get("pooling_mode_cls_token"))
+
+
+def _save(request: Request, name: str, arrays: Arrays) -> str:
+    path = request.scratch / f"{name}.npz"
+    np.savez(path, **dict(arrays))  # type: ignore[arg-type]
+    return str(path)
+
+
+def main() -> None:
+    """Takes one request and answers it."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        answer = asdict(make_inputs(Request.parse(sys.stdin.readline())))
+    except Exception as error:  # told to the parent; the traceback is for the log
+        traceback.print_exc()
+        answer = {"failed": failure(error)}
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What the two sides of a benchmark are asked: the request for it, and the record of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.models.handle import ModelHandle
+from runner.recipe.info import Evaluation
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the parent asks for.
+
+    Attributes:
+        source: the model that the recipe started from.
+        output: the optimised model.
+        evaluation: the recipe's evaluation data.
+        folder: the recipe's folder.
+        scratch: folder for the arrays.
+    """
+
+    source: ModelHandle
+    output: ModelHandle
+    evaluation: Evaluation
+    folder: Path
+    scratch: Path
+
+    def to_line(self) -> str:
+        """Returns the request as one line of JSON."""
+        return json.dumps(
+            {
+                "source": self.source.to_json(),
+                "output": self.output.to_json(),
+                "evaluation": self.evaluation.model_dump(),
+                "folder": str(self.folder),
+                "scratch": str(self.scratch),
+            }
+        )
+
+    @classmethod
+    def parse(cls, line: str) -> Request:
+        """Returns the request that `to_line` gave."""
+        data = json.loads(line)
+        return cls(
+            ModelHandle.from_json(data["source"]),
+            ModelHandle.from_json(data["output"]),
+            Evaluation.model_validate(data["evaluation"]),
+            Path(data["folder"]),
+            Path(data["scratch"]),
+        )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of all scenarios. Files are .npz, one array an input.
+
+    Attributes:
+        prompt: token ids that are generated from; empty where nothing is.
+        windows: token windows for perplexity; empty where there is no text.
+        single: file with one input.
+        batch: file with `BATCH` inputs.
+        answers: files with the inputs on which both sides' answers are compared.
+        mask_token: id of the mask token, for masked words.
+        first_token: embeddings are the first token's state, not the mean.
+        about: what one input is, in words.
+        notes: what a reader of the results must know.
+    """
+
+    prompt: tuple[int, ...] = ()
+    windows: tuple[tuple[int, ...], ...] = ()
+    single: str | None = None
+    batch: str | None = None
+    answers: tuple[str, ...] = ()
+    mask_token: int | None = None
+    first_token: bool = False
+    about: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Inputs:
+        """Returns the record of plain data."""
+        return cls(
+            **{
+                **data,
+                "prompt": tuple(data["prompt"]),
+                "windows": tuple(tuple(ids) for ids in data["windows"]),
+                "answers": tuple(data["answers"]),
+                "notes": tuple(data["notes"]),
+            }
+        )

@@ -1,0 +1,62 @@
+"""What is measured for which task, and what every figure means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.models.handle import ModelHandle
+
+PROMPT_TOKENS = 128
+NEW_TOKENS = 64
+TEXT_TOKENS = 128
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a benchmark.
+
+    Attributes:
+        name: what gates and files call it.
+        title: what people read.
+        unit: ``ms``, ``tokens/s``, ``samples/s``, ``s``, ``bytes``; empty for a pure number.
+        higher_is_better: direction.
+        about: what was done to get it, in a few words.
+    """
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    about: str
+
+
+FIGURES = {
+    figure.name: figure
+    for figure in (
+        Figure("decode", "decode", "tokens/s", True, f"{NEW_TOKENS} tokens behind {PROMPT_TOKENS}, greedy, batch 1"),
+        Figure("ttft", "first token", "ms", False, f"prompt of {PROMPT_TOKENS} tokens, batch 1"),
+        Figure("latency", "latency", "ms", False, "one input"),
+        Figure("throughput", "throughput", "samples/s", True, f"batches of {BATCH}"),
+        Figure("perplexity", "perplexity", "", False, "on the recipe's text"),
+        Figure("cosine", "cosine", "", True, "to the baseline's answers, mean"),
+        Figure("cosine_min", "cosine, worst", "", True, "to the baseline's answers, worst input"),
+        Figure("agreement", "agreement", "", True, "same first choice as the baseline"),
+        Figure("size", "size on disk", "bytes", False, "all files of the model's folder"),
+        Figure("load", "load", "s", False, "files in the system's cache, imports done"),
+        Figure("peak_rss", "peak memory", "bytes", False, "of a process of its own, timed scenarios included"),
+    )
+}
+
+MASKED_WORDS = ("fill-mask",)
+CLASSIFIERS = ("text-classification", "sequence-classification", "image-classification")
+
+
+def generates(output: ModelHandle, source: ModelHandle) -> bool:
+    """Returns whether both models generate text by themselves, so that decoding can be compared."""
+    return output.kind == "genai" and (source.task or output.task or "").startswith("text-generation")
+
+
+def speaks(model: ModelHandle) -> bool:
+    """Returns whether the model is a language model, whose perplexity can be told."""
+    return (model.task or "").startswith("text-generation")

@@ -1,0 +1,274 @@
+"""The catalogue is what lies on disk: every folder below its root that holds an info.yml is a recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
+from runner.recipe.info import INFO_NAMES, Info, Variant, read_info
+
+ENVIRONMENT = "RECIPE_CATALOG"
+OWN_CATALOG = Path(__file__).resolve().parents[2] / "recipes"
+CONFIG_SUFFIXES = (".json", ".jsonc", ".yml", ".yaml")
+_NOT_RECIPES = {"__pycache__", "node_modules", "results", "sample_data"}
+_DEEPEST = 6
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recipe folder of the catalogue.
+
+    Attributes:
+        folder: the folder.
+        file: its info.yml.
+        family: the folder's path between the catalogue's root and itself, such as ``smollm``.
+        info: what info.yml says.
+    """
+
+    folder: Path
+    file: Path
+    family: str
+    info: Info
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a walk over the catalogue found: the readable recipes by id, and what is wrong with the others."""
+
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a word on the command line names.
+
+    Attributes:
+        folder: folder of the recipe, or of a config file that belongs to no recipe.
+        info: what info.yml says; None for a config file without one.
+        variant: the variant; None for a config file that info.yml does not name.
+        config: the config file.
+    """
+
+    folder: Path
+    info: Info | None
+    variant: Variant | None
+    config: Path
+
+    @property
+    def trusted(self) -> bool:
+        """Returns whether the folder lies in the catalogue that came with this runner, whose code is trusted."""
+        return self.folder.resolve().is_relative_to(OWN_CATALOG)
+
+    @property
+    def id(self) -> str:
+        """Returns the recipe's id; the config file's name without its suffix where there is no recipe."""
+        return self.info.name if self.info else self.config.stem
+
+    @property
+    def slug(self) -> str:
+        """Returns ``id-variant``, which names output folders and results files."""
+        return f"{self.id}-{self.variant.name}" if self.variant else self.id
+
+
+def catalog_root(asked: Path | None = None) -> Path:
+    """Returns the catalogue's folder.
+
+    That is the one asked for, else the one in $RECIPE_CATALOG, else the nearest `recipes` folder with recipes in it at
+    or above the current folder, else the one beside the runner (a clone installed in place).
+
+    Raises:
+        UsageError: the folder that was asked for does not exist, or there is none at all.
+    """
+    for chosen, source in ((asked, "--catalog"), (os.environ.get(ENVIRONMENT), ENVIRONMENT)):
+        if chosen:
+            root = Path(chosen).expanduser()
+            if not root.is_dir():
+                raise UsageError(
+                    "no-catalog", f"{source}: there is no folder '{root}'", "name a folder that holds recipe folders"
+                )
+            return root.resolve()
+    here = Path.cwd()
+    for candidate in (*(above / "recipes" for above in (here, *here.parents)), OWN_CATALOG):
+        if next(info_files(candidate), None):
+            return candidate.resolve()
+    raise UsageError(
+        "no-catalog", "no recipes folder at or above the current folder", f"use --catalog DIR or set {ENVIRONMENT}"
+    )
+
+
+def info_files(root: Path) -> Iterator[Path]:
+    """Yields every info.yml or info.yaml below `root`, in the order of folder names. A recipe holds no further recipes."""
+    yield from _info_files(str(root), _DEEPEST)
+
+
+def _info_files(folder: str, depth: int) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as listed:
+            items = list(listed)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    names = {item.name for item in items}
+    named = next((name for name in INFO_NAMES if name in names), None)
+    if named:
+        yield Path(folder, named)
+    elif depth:
+        for item in sorted(items, key=lambda item: item.name):
+            if not item.name.startswith(".") and item.name not in _NOT_RECIPES and item.is_dir():
+                yield from _info_files(item.path, depth - 1)
+
+
+def list_entries(root: Path) -> Listing:
+    """Reads every info.yml of the catalogue.
+
+    A file that cannot be read does not hide the others: its problems are returned beside them.
+    """
+    entries: list[Entry] = []
+    problems: list[Problem] = []
+    for file in info_files(root):
+        try:
+            entries.append(read_entry(root, file))
+        except InvalidRecipe as error:
+            problems += error.problems
+    return Listing(tuple(sorted(entries, key=lambda entry: entry.info.name)), tuple(problems))
+
+
+def read_entry(root: Path, file: Path) -> Entry:
+    """Returns the recipe of an info.yml.
+
+    Raises:
+        InvalidRecipe: the file is not valid; every problem has its line.
+    """
+    family = file.parent.parent.relative_to(root).as_posix() if file.is_relative_to(root) and file.parent != root else ""
+    return Entry(file.parent, file, "" if family == "." else family, quick_info(file))
+
+
+def quick_info(file: Path) -> Info:
+    """Reads a valid info.yml without keeping track of lines; whatever is not plainly valid is read again with them.
+
+    Raises:
+        InvalidRecipe: the file is not valid; every problem has its line.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        plain = yaml.load(file.read_bytes(), loader)  # noqa: S506 - both are safe loaders
+        info = Info.model_validate(plain)
+    except (OSError, ValueError, yaml.YAMLError, ValidationError):
+        return read_info(file)[0]
+    names = [variant.name for variant in info.recipes]
+    return info if len(set(names)) == len(names) else read_info(file)[0]
+
+
+def find(word: str | None, catalog: Path | None = None, variant: str | None = None) -> Found:
+    """Returns the recipe, variant and config file that a word names.
+
+    Args:
+        word: an id, `id/variant`, a recipe folder, or a config file; None for the current folder.
+        catalog: the folder asked for with `--catalog`.
+        variant: name of the variant; the first of info.yml where neither this nor the word says.
+
+    Raises:
+        UsageError: nothing has that name, or the recipe has no such variant; says the nearest names.
+        InvalidRecipe: the recipe's info.yml is not valid, or names a file that is not there.
+    """
+    path = Path(word or ".").expanduser()
+    if _looks_like_path(word):
+        return _at_path(path, variant)
+    assert word is not None
+    root = _catalog_or_none(catalog)
+    entry, rest = _by_id(word, root)
+    if entry is not None:
+        if rest and variant and rest != variant:
+            raise UsageError("two-variants", f"'{word}' names the variant {rest}, --variant {variant}", "name one of them")
+        return _of_entry(entry.folder, entry.info, variant or rest)
+    if path.exists():
+        return _at_path(path, variant)
+    known = [] if root is None else [entry.info.name for entry in list_entries(root).entries]
+    where = f" in {root}" if root else " (and no catalogue was found)"
+    raise UsageError(
+        "unknown-recipe", f"there is no recipe, folder or file '{word}'{where}", did_you_mean(word.split("/")[0], known)
+    )
+
+
+def _looks_like_path(word: str | None) -> bool:
+    return word is None or word.startswith((".", "/", "~", "\\")) or word.lower().endswith(CONFIG_SUFFIXES)
+
+
+def _catalog_or_none(catalog: Path | None) -> Path | None:
+    """The catalogue; None where none is asked for and none is there, since a path needs none."""
+    try:
+        return catalog_root(catalog)
+    except UsageError:
+        if catalog or os.environ.get(ENVIRONMENT):
+            raise
+        return None
+
+
+def _by_id(word: str, root: Path | None) -> tuple[Entry | None, str | None]:
+    """The entry that `id`, `id/variant`, `family/id` or `family/id/variant` names, and the variant."""
+    if root is None:
+        return None, None
+    files = list(info_files(root))
+    for name, rest in _readings(word):
+        named = [file for file in files if file.parent.name == name.rpartition("/")[2]]
+        for file in named:
+            if name in (file.parent.name, file.parent.relative_to(root).as_posix()):
+                return read_entry(root, file), rest
+    for entry in list_entries(root).entries:
+        for name, rest in _readings(word):
+            if entry.info.name == name:
+                return entry, rest
+    return None, None
+
+
+def _readings(word: str) -> Sequence[tuple[str, str | None]]:
+    head, _, tail = word.strip("/").rpartition("/")
+    return [(word.strip("/"), None), *([(head, tail)] if head else [])]
+
+
+def _at_path(path: Path, variant: str | None) -> Found:
+    if not path.exists():
+        raise UsageError("no-such-path", f"there is no folder or file '{path}'", _neighbours(path))
+    if path.is_dir():
+        info = _info_of(path)
+        if info is None:
+            raise UsageError("not-a-recipe", f"'{path}' holds no info.yml", "name a recipe folder, or a config file")
+        return _of_entry(path, info, variant)
+    if path.name in INFO_NAMES:
+        return _of_entry(path.parent, quick_info(path), variant)
+    info = _info_of(path.parent)
+    named = next((one for one in info.recipes if one.file == path.name), None) if info else None
+    if variant and (named is None or named.name != variant):
+        raise UsageError("two-variants", f"'{path}' is one config; --variant {variant} names another", "name one of them")
+    return Found(path.parent, info if named else None, named, path)
+
+
+def _info_of(folder: Path) -> Info | None:
+    file = next((folder / name for name in INFO_NAMES if (folder / name).is_file()), None)
+    return quick_info(file) if file else None
+
+
+def _neighbours(path: Path) -> str | None:
+    folder = path.parent
+    return did_you_mean(path.name, [item.name for item in folder.iterdir()]) if folder.is_dir() else None
+
+
+def _of_entry(folder: Path, info: Info, variant: str | None) -> Found:
+    chosen = info.variant(variant)
+    if chosen is None:
+        names = [one.name for one in info.recipes]
+        raise UsageError("unknown-variant", f"{info.name} has no variant '{variant}'", did_you_mean(str(variant), names))
+    config = folder / chosen.file
+    place = next(Place(str(folder / name)) for name in INFO_NAMES if (folder / name).is_file())
+    if not config.resolve().is_relative_to(folder.resolve()):
+        raise InvalidRecipe(Problem("path-leaves-folder", f"'{chosen.file}' lies outside of the recipe folder", place))
+    if not config.is_file():
+        remedy = f"run 'recipe render {info.name}'" if chosen.pipeline else "name a file that is there"
+        raise InvalidRecipe(Problem("missing-file", f"variant {chosen.name}: there is no '{chosen.file}'", place, remedy))
+    return Found(folder, info, chosen, config)

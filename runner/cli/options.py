@@ -1,0 +1,89 @@
+"""Options that several verbs share, each declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _keep_catalog(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.find_root().obj = value
+
+
+def catalog() -> Path | None:
+    """Returns the folder that `--catalog` named, whether it stood before or behind the verb."""
+    chosen: Path | None = click.get_current_context().find_root().obj
+    return chosen
+
+
+def complete_ids(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Returns the ids of recipes that begin with what was typed, for the shell."""
+    from runner.catalog.discover import catalog_root, info_files
+
+    names = [file.parent.name for file in info_files(catalog_root())]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _target(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+    from runner.targets.target import target_named
+
+    return None if value is None else target_named(value)
+
+
+catalog_option = click.option(
+    "--catalog",
+    type=click.Path(path_type=Path),
+    callback=_keep_catalog,
+    expose_value=False,
+    help="Folder of recipes; $RECIPE_CATALOG or the nearest recipes/ by default.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+variant_option = click.option("--variant", metavar="NAME", help="Variant of the recipe; its first one by default.")
+target_option = click.option(
+    "--target", metavar="NAME", callback=_target, help="cpu, cuda (gpu) or directml (dml): the first variant made for it."
+)
+config_option = click.option(
+    "--config",
+    "configs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Config file; further ones are laid over it section by section. Repeatable.",
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, e.g. passes.convert.precision=int8. Repeatable."
+)
+output_dir_option = click.option(
+    "--output-dir", type=click.Path(path_type=Path), help="Where the model goes; models/ID-VARIANT by default."
+)
+offline_option = click.option("--offline", is_flag=True, help="No network; says before any work what is missing.")
+trust_option = click.option("--trust", is_flag=True, help="Allow code that comes with the model or from outside the catalogue.")
+smoke_option = click.option("--smoke", is_flag=True, help="Run with a tiny random-weight twin of the model and synthetic data.")
+no_cache_option = click.option("--no-cache", is_flag=True, help="Make every step again.")
+
+
+def recipe_argument(function: F) -> F:
+    """Adds the optional argument `word`: an id, id/variant, recipe folder or config file; the current folder without it."""
+    return click.argument("word", metavar="[RECIPE]", required=False, shell_complete=complete_ids)(function)
+
+
+def request_options(function: F) -> F:
+    """Adds the options that decide what is run and what it may do; `runner.cli.request.make_request` takes them."""
+    for option in (
+        click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with; one a core by default."),
+        trust_option,
+        offline_option,
+        smoke_option,
+        click.option("--model-path", metavar="FOLDER", help="The source model: a local folder in place of the recipe's."),
+        set_option,
+        target_option,
+        variant_option,
+    ):
+        function = option(function)
+    return function

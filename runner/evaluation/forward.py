@@ -1,0 +1,171 @@
+"""A loaded model that maps named arrays to named arrays, whether PyTorch or ONNX Runtime computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runner.errors import DataUnavailable
+from runner.models.handle import ModelHandle
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+class Forward(Protocol):
+    """A loaded model. `prepare` and `arrays` are apart from `run`, so that only the model is timed."""
+
+    def prepare(self, inputs: Arrays) -> Any:
+        """Returns the inputs in the form that `run` takes."""
+        ...
+
+    def run(self, prepared: Any) -> Any:
+        """Returns the model's outputs in the library's own form, when they are computed."""
+        ...
+
+    def arrays(self, outputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the outputs as fp32 arrays by name, in the model's order."""
+        ...
+
+
+def open_forward(model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> Forward:
+    """Loads a model of kind `hf`, `pytorch` or `onnx`.
+
+    Args:
+        model: the model.
+        threads: threads of its operators.
+        provider: execution provider; a PyTorch model runs on the device that it drives.
+
+    Raises:
+        RecipeError: it does not load.
+    """
+    if model.kind == "onnx":
+        return OnnxForward(model, threads, provider)
+    return TorchForward(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
+
+
+class TorchForward:
+    """The source model in eager PyTorch, fp32, in inference mode."""
+
+    def __init__(self, model: ModelHandle, threads: int, device: str = "cpu") -> None:
+        import inspect
+
+        import torch
+
+        from runner.models.torch_source import load_torch
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._device = device
+        self._module = load_torch(model).to(device)
+        parameters = inspect.signature(self._module.forward).parameters
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        self._takes = None if takes_any else set(parameters)
+
+    def prepare(self, inputs: Arrays) -> dict[str, Any]:
+        """Returns tensors on the model's device; inputs that the module does not take are left out."""
+        return {
+            name: self._torch.from_numpy(array).to(self._device)
+            for name, array in inputs.items()
+            if self._takes is None or name in self._takes
+        }
+
+    def run(self, prepared: dict[str, Any]) -> Any:
+        """Returns the module's output."""
+        with self._torch.inference_mode():
+            outputs = self._module(**prepared)
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
+        return outputs
+
+    def arrays(self, outputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the tensors among the outputs; caches and other structures are left out."""
+        if isinstance(outputs, Mapping):
+            named = dict(outputs.items())
+        else:
+            listed = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+            named = {f"output_{at}": value for at, value in enumerate(listed)}
+        return {name: value.float().cpu().numpy() for name, value in named.items() if isinstance(value, self._torch.Tensor)}
+
+
+class OnnxForward:
+    """An ONNX graph in a session of its own. A graph with a fixed batch takes larger batches piece by piece."""
+
+    def __init__(self, model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> None:
+        from runner.models.session import open_session
+
+        self._session = open_session(model, threads, (provider,))
+        self._inputs = {one.name: one for one in self._session.get_inputs()}
+        self._outputs = [one.name for one in self._session.get_outputs() if not one.name.startswith("present")]
+
+    def prepare(self, inputs: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """Returns one feed a piece, of the graph's types; empty caches and positions are added where the graph has them.
+
+        Raises:
+            DataUnavailable: an input of the graph is missing.
+        """
+        feed = {name: self._input(name, inputs) for name in self._inputs}
+        sizes = {array.shape[0] for array in feed.values() if array.ndim}
+        whole = max(sizes, default=1)
+        piece = self._fixed_batch() or whole
+        if piece >= whole:
+            return [feed]
+        if whole % piece:
+            raise DataUnavailable(f"the graph's batch is fixed to {piece}, and {whole} inputs do not fill such batches")
+        return [{name: array[at : at + piece] for name, array in feed.items()} for at in range(0, whole, piece)]
+
+    def run(self, prepared: list[dict[str, np.ndarray[Any, Any]]]) -> list[list[np.ndarray[Any, Any]]]:
+        """Returns the outputs of every piece."""
+        return [self._session.run(self._outputs, feed) for feed in prepared]
+
+    def arrays(self, outputs: list[list[np.ndarray[Any, Any]]]) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the outputs of all pieces together; the key-value cache is left out."""
+        import numpy as np
+
+        pieces = zip(*outputs, strict=True)
+        return {
+            name: np.concatenate(piece).astype(np.float32, copy=False)
+            for name, piece in zip(self._outputs, pieces, strict=True)
+        }
+
+    def _fixed_batch(self) -> int | None:
+        leading = {one.shape[0] for one in self._inputs.values() if one.shape and isinstance(one.shape[0], int)}
+        return min(leading) if leading else None
+
+    def _input(self, name: str, inputs: Arrays) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        described = self._inputs[name]
+        if described.type not in _DTYPES:
+            raise DataUnavailable(f"the graph's input '{name}' is of type {described.type}, which no data comes in")
+        dtype = np.dtype(_DTYPES[described.type])
+        if name in inputs:
+            return np.ascontiguousarray(inputs[name], dtype=dtype)
+        ids = inputs.get("input_ids")
+        if ids is not None and name == "position_ids":
+            positions: np.ndarray[Any, Any] = np.tile(np.arange(ids.shape[1], dtype=dtype), (ids.shape[0], 1))
+            return positions
+        if ids is not None and name == "token_type_ids":
+            return np.zeros(ids.shape, dtype)
+        if ids is not None and name.startswith("past"):
+            shape = [
+                axis if isinstance(axis, int) else ids.shape[0] if not at else 0 for at, axis in enumerate(described.shape)
+            ]
+            empty: np.ndarray[Any, Any] = np.zeros(shape, dtype)
+            return empty
+        raise DataUnavailable(
+            f"the data has no '{name}', which the graph takes", f"the data gives {', '.join(inputs)}; rename its columns"
+        )

@@ -1,0 +1,142 @@
+"""Compares what a model computes with what its source computes, on the same small inputs, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.errors import RunFailed
+from runner.evaluation.probe_inputs import NoProbe, Shape, probe_inputs, random_inputs
+from runner.evaluation.probe_outputs import (
+    genai_outputs,
+    graph_outputs,
+    graph_shapes,
+    graph_types,
+    open_graph,
+    torch_outputs,
+)
+from runner.models.handle import ModelHandle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[Any]]
+
+
+class Parity:
+    """The outputs of one source, against which the results of steps are compared.
+
+    The source is run once for each shape of inputs that a graph asks for; its weights are not kept afterwards.
+
+    Args:
+        source: the model that the run starts from.
+        threads: threads to compute with.
+        target: name of the target that the models are made for; a graph for another one than the CPU need not run here.
+    """
+
+    def __init__(self, source: ModelHandle, threads: int, target: str = "cpu") -> None:
+        self.source = source
+        self.threads = threads
+        self.target = target
+        self._known: dict[tuple[tuple[str, Shape], ...], tuple[Arrays, Arrays]] = {}
+
+    def compare(self, model: ModelHandle) -> dict[str, Any]:
+        """Returns how far the outputs of `model` lie from the source's.
+
+        Returns:
+            `numeric` True and, for each output of both, `max_abs_diff`, `cosine` and, for logits, `top1_agreement` (the share
+            of positions or examples whose best class is the same); or `numeric` False and the `reason` why only the graph's
+            loading was checked.
+
+        Raises:
+            RunFailed: ``output-does-not-run``, ``output-not-finite`` or ``output-shape-differs``.
+        """
+        try:
+            inputs, expected, found = self._both(model)
+            outputs = {
+                name: _difference(name, found[name], expected[name], inputs.get("attention_mask"))
+                for name in _common(found, expected)
+            }
+        except NoProbe as reason:
+            if self.target == "cpu" and "no kernel" in str(reason):
+                raise RunFailed("output-does-not-run", f"{model.path}: {reason}") from reason
+            return {"numeric": False, "reason": str(reason), "outputs": {}}
+        return {"numeric": True, "inputs": {name: list(array.shape) for name, array in inputs.items()}, "outputs": outputs}
+
+    def _both(self, model: ModelHandle) -> tuple[Arrays, Arrays, Arrays]:
+        if model.kind == "onnx":
+            session = open_graph(model, self.threads)
+            inputs, expected = self._expected(graph_shapes(session))
+            return inputs, expected, graph_outputs(session, inputs)
+        inputs, expected = self._expected({})
+        return inputs, expected, self._outputs(model, inputs)
+
+    def _expected(self, shapes: Mapping[str, Shape]) -> tuple[Arrays, Arrays]:
+        fixed = tuple(
+            sorted((name, tuple(axis if isinstance(axis, int) else None for axis in shape)) for name, shape in shapes.items())
+        )
+        if fixed not in self._known:
+            inputs = self._inputs(shapes)
+            self._known[fixed] = inputs, self._outputs(self.source, inputs)
+        return self._known[fixed]
+
+    def _inputs(self, shapes: Mapping[str, Shape]) -> Arrays:
+        if self.source.kind != "onnx":
+            return probe_inputs(self.source, shapes)
+        session = open_graph(self.source, self.threads)
+        own = {name: shapes.get(name, shape) for name, shape in graph_shapes(session).items()}
+        try:
+            return probe_inputs(self.source, own)
+        except NoProbe:
+            return random_inputs(own, graph_types(session))
+
+    def _outputs(self, model: ModelHandle, inputs: Arrays) -> Arrays:
+        if model.kind in ("hf", "pytorch"):
+            return torch_outputs(model, inputs, self.threads)
+        if model.kind == "onnx":
+            return graph_outputs(open_graph(model, self.threads), inputs)
+        if model.kind == "genai":
+            try:
+                return genai_outputs(model, inputs, self.threads)
+            except RunFailed as error:
+                if self.target != "cpu":
+                    raise NoProbe(f"it does not run on the CPU: {error}") from error
+                raise RunFailed("output-does-not-run", str(error.problems[0].cause)) from error
+        raise NoProbe(f"a model of kind '{model.kind}' is not run")
+
+
+def _fixed_axes(shape: Shape) -> list[int | None]:
+    return [axis if isinstance(axis, int) else None for axis in shape]
+
+
+def _common(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    names = [name for name in expected if name in found]
+    if not names:
+        raise NoProbe(f"its outputs ({', '.join(found)}) are named otherwise than the source's ({', '.join(expected)})")
+    return names
+
+
+def _difference(name: str, found: NDArray[Any], expected: NDArray[Any], mask: NDArray[Any] | None) -> dict[str, float]:
+    if found.shape != expected.shape:
+        raise RunFailed(
+            "output-shape-differs", f"output '{name}' has shape {list(found.shape)}, the source's has {list(expected.shape)}"
+        )
+    if mask is not None and found.ndim > 2 and found.shape[:2] == mask.shape:
+        found, expected = found[mask > 0], expected[mask > 0]  # what stands at padding is nobody's answer
+    if not np.isfinite(found).all():
+        raise RunFailed(
+            "output-not-finite",
+            f"output '{name}' holds {int(np.isnan(found).sum())} NaN and {int(np.isinf(found).sum())} infinite values",
+            "try a wider precision, or keep the nodes that overflow in fp32",
+        )
+    one, other = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    measured = {
+        "max_abs_diff": float(np.abs(one - other).max(initial=0.0)),
+        "cosine": float(one @ other) / lengths if lengths else float(np.array_equal(one, other)),
+    }
+    if name.startswith("logits"):
+        measured["top1_agreement"] = float((found.argmax(-1) == expected.argmax(-1)).mean())
+    return measured

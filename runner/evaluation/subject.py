@@ -1,0 +1,169 @@
+"""A process that holds one loaded model and answers questions about it. Run as ``python -m runner.evaluation.subject``.
+
+One model a process, because the threads of several sessions in one process disturb one another, and because memory can
+only be told apart between processes. Questions come one JSON object a line on standard input, answers go out the same
+way; whatever the libraries print goes to standard error. Arrays travel as .npz files. The process ends with its input.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.errors import RecipeError
+from runner.evaluation.latency import timed
+from runner.evaluation.memory import peak_resident_bytes
+from runner.evaluation.perplexity import negative_log_likelihood
+from runner.models.handle import ModelHandle
+
+if TYPE_CHECKING:
+    from runner.evaluation.forward import Forward
+    from runner.evaluation.generators import Generator
+
+_TURN_WARMUP = 3
+_READ_PIECE = 1 << 24
+
+
+class Subject:
+    """The model of this process. Every public method is a question; its arguments and answer are JSON data."""
+
+    def __init__(self) -> None:
+        self._forward: Forward | None = None
+        self._generator: Generator | None = None
+        self._prepared: dict[str, Any] = {}
+
+    def load(self, model: dict[str, Any], threads: int, provider: str, generates: bool) -> dict[str, Any]:
+        """Loads the model; the libraries are imported and its files read before, so that only loading is timed."""
+        handle = ModelHandle.from_json(model)
+        _import_library(handle)
+        _read_once(handle.folder)
+        started = time.perf_counter()
+        if generates:
+            from runner.evaluation.generators import open_generator
+
+            self._generator = open_generator(handle, threads, provider)
+        else:
+            from runner.evaluation.forward import open_forward
+
+            self._forward = open_forward(handle, threads, provider)
+        return {"seconds": time.perf_counter() - started}
+
+    def time(self, feed: str, warmup: int, repeats: int, pause: float) -> dict[str, Any]:
+        """Times `repeats` calls on the arrays in the file `feed`."""
+        forward, prepared = self._ready(feed)
+        return {"seconds": timed(lambda: forward.run(prepared), warmup, repeats, pause)}
+
+    def turn(self, feed: str, seconds: float, least: int) -> dict[str, Any]:
+        """Times calls on the arrays in `feed` for about `seconds`, at least `least` of them, after a short warm-up."""
+        forward, prepared = self._ready(feed)
+        once = timed(lambda: forward.run(prepared), _TURN_WARMUP, 1)[0]
+        repeats = max(least, int(seconds / max(once, 1e-6)))
+        return {"seconds": timed(lambda: forward.run(prepared), 0, repeats)}
+
+    def generate(self, prompt: list[int], new_tokens: int) -> dict[str, Any]:
+        """Generates greedily; returns the seconds to each token."""
+        if self._generator is None:
+            raise ValueError("load a language model first")
+        gc.collect()
+        return {"seconds": self._generator.times(prompt, new_tokens)}
+
+    def outputs(self, feed: str, into: str) -> dict[str, Any]:
+        """Writes the outputs for the arrays in `feed` to the .npz file `into`; returns their names in order."""
+        forward, prepared = self._ready(feed)
+        arrays = forward.arrays(forward.run(prepared))
+        np.savez(into, **arrays)  # type: ignore[arg-type]
+        return {"names": list(arrays)}
+
+    def losses(self, windows: list[list[int]]) -> dict[str, Any]:
+        """Returns the summed negative log-likelihood of each window of tokens, in nats."""
+        return {"losses": [negative_log_likelihood(self._logits(ids), ids) for ids in windows]}
+
+    def peak(self) -> dict[str, Any]:
+        """Returns the peak resident set so far."""
+        return {"bytes": peak_resident_bytes()}
+
+    def _ready(self, feed: str) -> tuple[Forward, Any]:
+        if self._forward is None:
+            raise ValueError("load a model first")
+        if feed not in self._prepared:
+            self._prepared = {feed: self._forward.prepare(dict(np.load(feed)))}
+        return self._forward, self._prepared[feed]
+
+    def _logits(self, ids: list[int]) -> np.ndarray[Any, Any]:
+        if self._generator is not None:
+            return self._generator.logits(ids)
+        if self._forward is None:
+            raise ValueError("load a model first")
+        row = np.asarray([ids], dtype=np.int64)
+        prepared = self._forward.prepare({"input_ids": row, "attention_mask": np.ones_like(row)})
+        rows: np.ndarray[Any, Any] = self._forward.arrays(self._forward.run(prepared))["logits"][0]
+        return rows
+
+
+def _import_library(model: ModelHandle) -> None:
+    """Imports everything that loading will need, the model's own class included."""
+    if model.kind == "genai":
+        from runner.models.generation import import_genai
+
+        import_genai()
+    elif model.kind == "onnx":
+        import onnxruntime  # noqa: F401
+    elif model.kind == "hf":
+        import torch
+        from transformers import AutoConfig
+
+        from runner.models.torch_source import auto_class
+
+        with torch.device("meta"):
+            auto_class(model.task or "feature-extraction").from_config(AutoConfig.from_pretrained(model.folder))
+
+
+def _read_once(folder: Path) -> None:
+    """Brings the files into the system's cache, whoever ran last."""
+    piece = bytearray(_READ_PIECE)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as stream:
+                while stream.readinto(piece):
+                    pass
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """Returns an error as JSON data for the process that asked."""
+    if isinstance(error, RecipeError):
+        problems = [[one.rule, one.cause, one.remedy] for one in error.problems]
+        return {"problems": problems, "exit_code": error.exit_code}
+    cause = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {str(error).strip()}".strip()
+    return {"problems": [["measurement-failed", cause.splitlines()[0], None]], "exit_code": 1}
+
+
+def main() -> None:
+    """Answers until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    subject = Subject()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        question: Callable[..., dict[str, Any]] = getattr(subject, asked.pop("question"))
+        try:
+            answer = question(**asked)
+        except Exception as error:  # told to the parent; the traceback is for the log
+            traceback.print_exc()
+            answer = {"failed": failure(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
+    sys.stderr.flush()
+    os._exit(0)  # libraries keep threads that can hang or crash at exit

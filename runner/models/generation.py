@@ -1,0 +1,261 @@
+"""Text generation with onnxruntime-genai: one loaded model, its tokenizer, streaming and logits. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RunFailed, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PARTS_WITH_SESSIONS = ("decoder", "encoder", "embedding", "vision", "speech")
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One generated token and the text that it completes, which is empty inside a character of several tokens."""
+
+    id: int
+    text: str
+
+
+def import_genai() -> Any:
+    """Returns the module onnxruntime_genai.
+
+    Its native part is a module of the same name inside the package. When that one is found first (the current folder is the
+    package's own), it kills the process while looking for ONNX Runtime, which no `except` could catch; so look before.
+
+    Raises:
+        RunFailed: it is not installed, or something else of its name comes first on the path.
+    """
+    found = find_spec("onnxruntime_genai")
+    if found is None or not found.submodule_search_locations:
+        what = f"'{found.origin}' is found under its name" if found else "the package is not installed"
+        raise RunFailed(
+            "no-genai",
+            f"onnxruntime-genai cannot be imported: {what}",
+            "pip install onnxruntime-genai; start from another folder if a file there has its name",
+        )
+    import onnxruntime_genai
+
+    return onnxruntime_genai
+
+
+def genai_config(folder: Path) -> dict[str, Any]:
+    """Returns the folder's genai_config.json.
+
+    Raises:
+        RunFailed: there is none, or it is damaged.
+    """
+    path = folder / "genai_config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config["model"]["decoder"]["filename"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFailed("bad-genai-config", f"{path} cannot be read: {error}", "build the model again") from None
+    return config
+
+
+class GenerationSession:
+    """A model folder of onnxruntime-genai, loaded once.
+
+    Args:
+        folder: holds genai_config.json, the graph and the tokenizer.
+        threads: threads of every session of the model; the folder itself carries no count.
+        every_position: make `all_logits` possible for a model whose head is pruned to the last token. The pruned graph is
+            changed in memory only; its weights are read from the same file.
+        on_cpu: run on the CPU whatever provider the model was built for.
+
+    Raises:
+        RunFailed: the model does not load.
+    """
+
+    def __init__(self, folder: Path, threads: int, *, every_position: bool = False, on_cpu: bool = False) -> None:
+        self.folder = folder
+        self._library = import_genai()
+        self._described = genai_config(folder)
+        self._graph = _without_pruning(folder, self._described) if every_position else None
+        self._every_position = every_position
+        try:
+            config = self._library.Config(str(folder))
+            if on_cpu:
+                config.clear_providers()
+            config.overlay(json.dumps(_threads_overlay(self._described, threads)))
+            if self._graph is not None:
+                config.add_model_data(self._described["model"]["decoder"]["filename"], self._graph)
+            self._model = self._library.Model(config)
+        except RuntimeError as error:
+            raise RunFailed("model-does-not-load", f"onnxruntime-genai does not load {folder}: {error}") from error
+
+    @property
+    def context_length(self) -> int:
+        """Returns how many tokens prompt and answer may have together."""
+        return int(self._described["model"]["context_length"])
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The onnxruntime_genai.Tokenizer of the folder."""
+        try:
+            return self._library.Tokenizer(self._model)
+        except RuntimeError as error:
+            raise RunFailed(
+                "no-tokenizer", f"onnxruntime-genai does not load the tokenizer of {self.folder}: {error}"
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of `text` as it stands: control tokens in it count, none is added."""
+        return [int(token) for token in self.tokenizer.encode(text)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Returns the text of `tokens`."""
+        import numpy as np
+
+        return str(self.tokenizer.decode(np.asarray(tokens, dtype=np.int32)))
+
+    @property
+    def chats(self) -> bool:
+        """Returns whether the tokenizer carries a chat template."""
+        if (self.folder / "chat_template.jinja").is_file():
+            return True
+        told = self.folder / "tokenizer_config.json"
+        return told.is_file() and bool(json.loads(told.read_text(encoding="utf-8")).get("chat_template"))
+
+    def prompt(self, messages: str | Sequence[Mapping[str, str]]) -> list[int]:
+        """Returns the ids of a prompt: messages in the model's chat template, or plain text behind its first token.
+
+        Args:
+            messages: what the user says, or a conversation as mappings of `role` and `content`.
+        """
+        if not self.chats:
+            text = messages if isinstance(messages, str) else "\n".join(message["content"] for message in messages)
+            return self.text_tokens(text)
+        conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(one) for one in messages]
+        return self.encode(str(self.tokenizer.apply_chat_template(json.dumps(conversation), add_generation_prompt=True)))
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Returns the ids of plain text, with the tokens that the tokenizer puts around a text."""
+        self.tokenizer.update_options(add_special_tokens="true")
+        try:
+            return self.encode(text)
+        finally:
+            self.tokenizer.update_options(add_special_tokens="false")
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, **search: Any) -> Iterator[GeneratedToken]:
+        """Yields tokens until the model ends its answer or `max_new_tokens` are there.
+
+        Args:
+            prompt: ids of the prompt.
+            max_new_tokens: the most tokens to add.
+            search: entries of genai_config.json's search section, such as do_sample, temperature, top_p.
+
+        Raises:
+            UsageError: prompt and answer do not fit the context.
+            RunFailed: the model stops with an error.
+        """
+        stream = self.tokenizer.create_stream()
+        try:
+            generator = self._generator(len(prompt) + max_new_tokens, search)
+            generator.append_tokens(list(prompt))
+            for _ in range(max_new_tokens):
+                if generator.is_done():
+                    return
+                generator.generate_next_token()
+                token = int(generator.get_next_tokens()[0])
+                yield GeneratedToken(token, stream.decode(token))
+        except RuntimeError as error:
+            raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
+
+    def last_logits(self, tokens: Sequence[int], then: Sequence[int] = ()) -> NDArray[np.float32]:
+        """Returns logits [1 + len(then), vocabulary]: behind `tokens`, and behind each further token fed alone.
+
+        Raises:
+            RunFailed: the model stops with an error.
+        """
+        import numpy as np
+
+        try:
+            generator = self._generator(len(tokens) + len(then) + 1, {})
+            rows = []
+            for piece in (list(tokens), *([token] for token in then)):
+                generator.append_tokens(piece)
+                rows.append(np.asarray(generator.get_logits(), dtype=np.float32).reshape(-1))
+        except RuntimeError as error:
+            raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
+        return np.stack(rows)
+
+    def all_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Returns logits [len(tokens), vocabulary]: row t is the model's guess at token t + 1.
+
+        Raises:
+            UsageError: the head is pruned to the last token and the session was opened without `every_position`.
+            RunFailed: the model stops with an error.
+        """
+        import numpy as np
+
+        try:
+            generator = self._generator(len(tokens) + 1, {})
+            generator.append_tokens(list(tokens))
+            logits = np.asarray(generator.get_output("logits"), dtype=np.float32)
+        except RuntimeError as error:
+            raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
+        if logits.shape[1] != len(tokens):
+            raise UsageError(
+                "pruned-head", "this model gives logits of the last token only", "open the session with every_position=True"
+            )
+        rows: NDArray[np.float32] = logits[0]
+        return rows
+
+    def _generator(self, length: int, search: Mapping[str, Any]) -> Any:
+        if length > self.context_length:
+            raise UsageError(
+                "context-too-short",
+                f"prompt and answer need {length} tokens, and the model has room for {self.context_length}",
+                "shorten the prompt or ask for fewer new tokens",
+            )
+        window = self._described["model"]["decoder"].get("sliding_window", {}).get("window_size", 0)
+        parameters = self._library.GeneratorParams(self._model)
+        parameters.set_search_options(**{**search, "max_length": max(length, window)})  # a cache must hold one window
+        return self._library.Generator(self._model, parameters)
+
+
+def _threads_overlay(config: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    parts = [part for part in PARTS_WITH_SESSIONS if part in config["model"]]
+    return {"model": {part: {"session_options": {"intra_op_num_threads": threads}} for part in parts}}
+
+
+def _without_pruning(folder: Path, config: Mapping[str, Any]) -> bytes | None:
+    """Returns the decoder graph with the head computing every position, or None where nothing is pruned.
+
+    The builder prunes with a Gather of the last position and an Unsqueeze in front of the head; the head is put back onto
+    what the Gather reads. Only the graph is read, its weights stay in their file.
+    """
+    import onnx
+
+    model = onnx.load(folder / config["model"]["decoder"]["filename"], load_external_data=False)
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    unsqueeze = next((node for node in model.graph.node if node.name == "/lm_head/prune/Unsqueeze"), None)
+    if unsqueeze is None:
+        return None
+    gather = made_by[unsqueeze.input[0]]
+    for node in model.graph.node:
+        for at, name in enumerate(node.input):
+            if name == unsqueeze.output[0]:
+                node.input[at] = gather.input[0]
+    model.graph.node.remove(unsqueeze)
+    model.graph.node.remove(gather)
+    logits = config["model"]["decoder"]["outputs"]["logits"]
+    for output in model.graph.output:
+        if output.name == logits:
+            output.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
+    behind_head = [value for value in model.graph.value_info if value.name.startswith("/lm_head/")]
+    for value in behind_head:
+        model.graph.value_info.remove(value)
+    return bytes(model.SerializeToString())

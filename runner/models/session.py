@@ -1,0 +1,92 @@
+"""Opens ONNX Runtime sessions: threads of this machine, tuned options, and the provider that was asked for or an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RunFailed, TargetUnavailable
+from runner.models.handle import ModelHandle
+from runner.targets.target import usable_cores
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Beside a tuned model: what was found to be best, and on which machine. Another machine tunes for itself.
+TUNED_FILE = "session_options.json"
+
+_EXECUTION_MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
+_GRAPH_LEVELS = {0: "ORT_DISABLE_ALL", 1: "ORT_ENABLE_BASIC", 2: "ORT_ENABLE_EXTENDED", 99: "ORT_ENABLE_ALL"}
+
+
+def tuned_options(model: ModelHandle) -> dict[str, Any]:
+    """Returns the session options that were tuned for this model on a machine with as many cores; empty otherwise.
+
+    Keys: ``intra_op_num_threads``, ``inter_op_num_threads``, ``execution_mode`` (``sequential``, ``parallel``),
+    ``graph_optimization_level`` (0, 1, 2, 99) and ``config`` (session configuration entries, text to text).
+    """
+    tuned = model.attributes.get("session_options")
+    path = model.folder / TUNED_FILE
+    if tuned is None and path.is_file():
+        tuned = json.loads(path.read_text(encoding="utf-8"))
+    if not tuned or tuned.get("machine", {}).get("cores") != usable_cores():
+        return {}
+    options: dict[str, Any] = tuned.get("options", {})
+    return options
+
+
+def session_options(threads: int, tuned: dict[str, Any] | None = None) -> onnxruntime.SessionOptions:
+    """Returns session options: `threads` for one operator, unless tuning on this machine found something better."""
+    import onnxruntime
+
+    tuned = tuned or {}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = int(tuned.get("intra_op_num_threads") or threads)
+    options.inter_op_num_threads = int(tuned.get("inter_op_num_threads") or 0)
+    if mode := tuned.get("execution_mode"):
+        options.execution_mode = getattr(onnxruntime.ExecutionMode, _EXECUTION_MODES[mode])
+    level = tuned.get("graph_optimization_level")
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, _GRAPH_LEVELS[99 if level is None else level]
+    )
+    for key, value in tuned.get("config", {}).items():
+        options.add_session_config_entry(key, str(value))
+    return options
+
+
+def open_session(
+    model: ModelHandle, threads: int, providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> onnxruntime.InferenceSession:
+    """Returns a session on the model's graph.
+
+    Args:
+        model: an `onnx` handle.
+        threads: threads for one operator, used where no tuning on this machine says otherwise.
+        providers: execution providers, the one that must be used first.
+
+    Raises:
+        TargetUnavailable: the first provider is not in this installation, or did not accept the model.
+        RunFailed: ONNX Runtime refuses the graph.
+    """
+    import onnxruntime
+
+    asked = providers[0]
+    if asked == "CUDAExecutionProvider":
+        onnxruntime.preload_dlls()
+    if asked not in onnxruntime.get_available_providers():
+        raise TargetUnavailable(
+            asked, "this installation of ONNX Runtime does not have it", "install the wheel that does; see 'recipe doctor'"
+        )
+    try:
+        session = onnxruntime.InferenceSession(
+            str(model.path), session_options(threads, tuned_options(model)), providers=list(providers)
+        )
+    except Exception as error:  # the binding raises one class a status code, all of them straight below Exception
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise RunFailed("invalid-graph", f"ONNX Runtime does not load {model.path.name}: {error}") from error
+    if session.get_providers()[0] != asked:
+        raise TargetUnavailable(asked, "ONNX Runtime fell back to another provider", "see 'recipe doctor'")
+    return session

@@ -1,0 +1,269 @@
+"""Which architecture a published model id stands for, with the facts of its config.json that shape its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.models.twin_vocabulary import (
+    BERT,
+    DEEPSEEK,
+    GEMMA,
+    LLAMA2,
+    LLAMA3,
+    MISTRAL,
+    PHI3,
+    PHI4,
+    PHI4_MINI,
+    QWEN,
+    QWEN3,
+    ROBERTA,
+    SMOLLM,
+    TINYLLAMA,
+    Vocabulary,
+)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What is known of a model without loading it.
+
+    Attributes:
+        pattern: the table's pattern, or the folder, that the model was found by.
+        model_type: transformers' name of the architecture.
+        task: its usual Hugging Face task.
+        facts: the entries of its config.json that shape its graph.
+        vocabulary: its tokenizer; None for images.
+        processor: its preprocessor_config.json; None for text.
+    """
+
+    pattern: str
+    model_type: str
+    task: str
+    facts: Mapping[str, Any]
+    vocabulary: Vocabulary | None = None
+    processor: Mapping[str, Any] | None = None
+
+
+Heads = tuple[int, int, int]  # query heads, key-value heads, width of one head
+
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+_TIMES_8 = {**_LLAMA3_ROPE, "factor": 8.0}
+_TIMES_32 = {**_LLAMA3_ROPE, "factor": 32.0}
+_LONG_ROPE = {
+    "type": "longrope",
+    "short_factor": [1.0 + at / 48 for at in range(48)],
+    "long_factor": [64.0 ** (at / 47) for at in range(48)],
+}
+
+
+def _decoder(
+    pattern: str,
+    model_type: str,
+    words: Vocabulary,
+    heads: Heads,
+    hidden: int,
+    feed_forward: int,
+    context: int,
+    theta: float,
+    *,
+    tied: bool = False,
+    rope: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Twin:
+    query, key_value, width = heads
+    facts: dict[str, Any] = {
+        "num_attention_heads": query,
+        "num_key_value_heads": key_value,
+        "hidden_size": hidden,
+        "intermediate_size": feed_forward,
+        "max_position_embeddings": context,
+        "rope_theta": theta,
+        "tie_word_embeddings": tied,
+    }
+    if query * width != hidden or model_type.startswith(("qwen3", "gemma")):
+        facts["head_dim"] = width
+    if rope is not None:
+        facts["rope_scaling"] = rope
+    return Twin(pattern, model_type, "text-generation", {**facts, **more}, words)
+
+
+def _llama(pattern: str, *shape: Any, **more: Any) -> Twin:
+    return _decoder(pattern, "llama", *shape, rms_norm_eps=1e-5, **more)
+
+
+def _qwen2(pattern: str, *shape: Any, **more: Any) -> Twin:
+    return _decoder(pattern, "qwen2", *shape, **more)
+
+
+def _qwen3(pattern: str, heads: Heads, hidden: int, feed_forward: int, *, tied: bool = False) -> Twin:
+    return _decoder(pattern, "qwen3", QWEN3, heads, hidden, feed_forward, 40960, 1e6, tied=tied)
+
+
+def _phi3(pattern: str, *shape: Any, trained: int, **more: Any) -> Twin:
+    return _decoder(pattern, "phi3", *shape, rms_norm_eps=1e-5, original_max_position_embeddings=trained, **more)
+
+
+def _phi3_long(pattern: str, words: Vocabulary, heads: Heads, hidden: int, feed_forward: int, **more: Any) -> Twin:
+    return _phi3(
+        pattern, words, heads, hidden, feed_forward, 131072, 1e4, trained=4096, rope=_LONG_ROPE, sliding_window=262144, **more
+    )
+
+
+def _gemma2(pattern: str, heads: Heads, hidden: int, feed_forward: int, scalar: int = 256) -> Twin:
+    return _decoder(
+        pattern, "gemma2", GEMMA, heads, hidden, feed_forward, 8192, 1e4, tied=True, hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=scalar, sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+
+
+def _gemma3(
+    pattern: str, heads: Heads, hidden: int, feed_forward: int, window: int, context: int, rope: Mapping[str, Any] | None = None
+) -> Twin:
+    return _decoder(
+        pattern, "gemma3_text", GEMMA, heads, hidden, feed_forward, context, 1e6, tied=True, rope=rope,
+        hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=256, sliding_window=window, rope_local_base_freq=1e4,
+        layer_types=[*["sliding_attention"] * 5, "full_attention"],
+    )  # fmt: skip
+
+
+def _mistral(pattern: str, hidden: int, context: int, theta: float, window: int | None = None) -> Twin:
+    shape = (MISTRAL, (32, 8, 128), hidden, 14336, context, theta)
+    return _decoder(pattern, "mistral", *shape, sliding_window=window, rms_norm_eps=1e-5)
+
+
+def _encoder(pattern: str, model_type: str, words: Vocabulary, task: str, heads: int, hidden: int, **more: Any) -> Twin:
+    facts = {
+        "num_attention_heads": heads,
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "max_position_embeddings": 512,
+    }
+    return Twin(pattern, model_type, task, {**facts, **more}, words)
+
+
+def _distilbert(pattern: str, task: str) -> Twin:
+    return Twin(pattern, "distilbert", task, {"n_heads": 12, "dim": 768, "hidden_dim": 3072, "n_layers": 6}, BERT)
+
+
+_SCALED = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+_IMAGENET = {**_SCALED, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+_HALF = {**_SCALED, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+
+
+def _resnet(pattern: str, layer: str) -> Twin:
+    processor = {
+        **_IMAGENET,
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": 224},
+        "crop_pct": 0.875,
+    }
+    return Twin(pattern, "resnet", "image-classification", {"layer_type": layer, "num_labels": 1000}, processor=processor)
+
+
+def _vit(pattern: str, task: str, heads: int, hidden: int, **more: Any) -> Twin:
+    processor = {**_HALF, "image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}
+    shape = {"num_attention_heads": heads, "hidden_size": hidden, "intermediate_size": 4 * hidden}
+    return Twin(pattern, "vit", task, {**shape, "patch_size": 16, "image_size": 224, **more}, processor=processor)
+
+
+def _dinov2(pattern: str, heads: int, hidden: int) -> Twin:
+    size = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
+    processor = {**_IMAGENET, **size, "image_processor_type": "BitImageProcessor"}
+    shape = {"num_attention_heads": heads, "hidden_size": hidden, "mlp_ratio": 4, "patch_size": 14, "image_size": 518}
+    return Twin(pattern, "dinov2", "image-feature-extraction", shape, processor=processor)
+
+
+# The first pattern that fits an id counts. An id of another owner is looked up by its name alone.
+KNOWN: tuple[Twin, ...] = (
+    # vocabulary, (query heads, key-value heads, head width), hidden size, feed-forward size, context, base of the rotation
+    _llama("HuggingFaceTB/SmolLM2-135M*", SMOLLM, (9, 3, 64), 576, 1536, 8192, 1e5, tied=True),
+    _llama("HuggingFaceTB/SmolLM2-360M*", SMOLLM, (15, 5, 64), 960, 2560, 8192, 1e5, tied=True),
+    _llama("HuggingFaceTB/SmolLM2-1.7B*", SMOLLM, (32, 32, 64), 2048, 8192, 8192, 1.3e5, tied=True),
+    _llama("TinyLlama/TinyLlama-1.1B*", TINYLLAMA, (32, 4, 64), 2048, 5632, 2048, 1e4),
+    _llama("meta-llama/Llama-2-7b*", LLAMA2, (32, 32, 128), 4096, 11008, 4096, 1e4),
+    _llama("meta-llama/Llama-2-13b*", LLAMA2, (40, 40, 128), 5120, 13824, 4096, 1e4),
+    _llama("meta-llama/Llama-2-70b*", LLAMA2, (64, 8, 128), 8192, 28672, 4096, 1e4),
+    _llama("meta-llama/Meta-Llama-3-8B*", LLAMA3, (32, 8, 128), 4096, 14336, 8192, 5e5),
+    _llama("meta-llama/Meta-Llama-3-70B*", LLAMA3, (64, 8, 128), 8192, 28672, 8192, 5e5),
+    _llama("meta-llama/*Llama-3.1-8B*", LLAMA3, (32, 8, 128), 4096, 14336, 131072, 5e5, rope=_TIMES_8),
+    _llama("meta-llama/*Llama-3.[13]-70B*", LLAMA3, (64, 8, 128), 8192, 28672, 131072, 5e5, rope=_TIMES_8),
+    _llama("meta-llama/Llama-3.2-1B*", LLAMA3, (32, 8, 64), 2048, 8192, 131072, 5e5, rope=_TIMES_32, tied=True),
+    _llama("meta-llama/Llama-3.2-3B*", LLAMA3, (24, 8, 128), 3072, 8192, 131072, 5e5, rope=_TIMES_32, tied=True),
+    _llama("deepseek-ai/DeepSeek-R1-Distill-Llama-8B*", DEEPSEEK, (32, 8, 128), 4096, 14336, 131072, 5e5, rope=_TIMES_8),
+    _llama("deepseek-ai/DeepSeek-R1-Distill-Llama-70B*", DEEPSEEK, (64, 8, 128), 8192, 28672, 131072, 5e5, rope=_TIMES_8),
+    _decoder(
+        "HuggingFaceTB/SmolLM3-3B*", "smollm3", SMOLLM, (16, 4, 128), 2048, 11008, 65536, 5e6, tied=True,
+        no_rope_layers=[1, 1, 1, 0],
+    ),
+    _qwen2("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B*", DEEPSEEK, (12, 2, 128), 1536, 8960, 131072, 1e4),
+    _qwen2("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B*", DEEPSEEK, (28, 4, 128), 3584, 18944, 131072, 1e4),
+    _qwen2("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B*", DEEPSEEK, (40, 8, 128), 5120, 13824, 131072, 1e6),
+    _qwen2("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B*", DEEPSEEK, (40, 8, 128), 5120, 27648, 131072, 1e6),
+    _qwen2("Qwen/Qwen1.5-0.5B*", QWEN, (16, 16, 64), 1024, 2816, 32768, 1e6, tied=True),
+    _qwen2("Qwen/Qwen1.5-1.8B*", QWEN, (16, 16, 128), 2048, 5504, 32768, 1e6),
+    _qwen2("Qwen/Qwen1.5-4B*", QWEN, (20, 20, 128), 2560, 6912, 32768, 5e6),
+    _qwen2("Qwen/Qwen1.5-7B*", QWEN, (32, 32, 128), 4096, 11008, 32768, 1e6),
+    _qwen2("Qwen/Qwen2*-0.5B*", QWEN, (14, 2, 64), 896, 4864, 32768, 1e6, tied=True),
+    _qwen2("Qwen/Qwen2*-1.5B*", QWEN, (12, 2, 128), 1536, 8960, 32768, 1e6, tied=True),
+    _qwen2("Qwen/Qwen2.5*-3B*", QWEN, (16, 2, 128), 2048, 11008, 32768, 1e6, tied=True),
+    _qwen2("Qwen/Qwen2*-7B*", QWEN, (28, 4, 128), 3584, 18944, 32768, 1e6),
+    _qwen2("Qwen/Qwen2.5*-14B*", QWEN, (40, 8, 128), 5120, 13824, 32768, 1e6),
+    _qwen2("Qwen/Qwen2.5*-32B*", QWEN, (40, 8, 128), 5120, 27648, 32768, 1e6),
+    # (query heads, key-value heads, head width), hidden size, feed-forward size
+    _qwen3("Qwen/Qwen3-*0.6B*", (16, 8, 128), 1024, 3072, tied=True),
+    _qwen3("Qwen/Qwen3-1.7B*", (16, 8, 128), 2048, 6144, tied=True),
+    _qwen3("Qwen/Qwen3-*4B*", (32, 8, 128), 2560, 9728, tied=True),
+    _qwen3("Qwen/Qwen3-*8B*", (32, 8, 128), 4096, 12288),
+    _qwen3("Qwen/Qwen3-14B*", (40, 8, 128), 5120, 17408),
+    _qwen3("Qwen/Qwen3-32B*", (64, 8, 128), 5120, 25600),
+    # vocabulary, heads, hidden size, feed-forward size, context, base of the rotation
+    _phi3("microsoft/Phi-3-mini-4k*", PHI3, (32, 32, 96), 3072, 8192, 4096, 1e4, trained=4096, sliding_window=2047),
+    _phi3("microsoft/Phi-3-medium-4k*", PHI3, (40, 10, 128), 5120, 17920, 4096, 1e4, trained=4096, sliding_window=2047),
+    _phi3("microsoft/Phi-4-reasoning*", PHI4, (40, 10, 128), 5120, 17920, 32768, 5e5, trained=32768, sliding_window=None),
+    _phi3_long("microsoft/Phi-3-mini-128k*", PHI3, (32, 32, 96), 3072, 8192),
+    _phi3_long("microsoft/Phi-3.5-mini*", PHI3, (32, 32, 96), 3072, 8192),
+    _phi3_long("microsoft/Phi-3-medium-128k*", PHI3, (40, 10, 128), 5120, 17920),
+    _phi3_long("microsoft/Phi-4-mini*", PHI4_MINI, (24, 8, 128), 3072, 8192, partial_rotary_factor=0.75, tied=True),
+    _phi3("microsoft/Phi-4*", PHI4, (40, 10, 128), 5120, 17920, 16384, 2.5e5, trained=16384, sliding_window=None),
+    # heads, hidden size, feed-forward size; Gemma 3: window, context
+    _gemma2("google/gemma-2-2b*", (8, 4, 256), 2304, 9216),
+    _gemma2("google/gemma-2-9b*", (16, 8, 256), 3584, 14336),
+    _gemma2("google/gemma-2-27b*", (32, 16, 128), 4608, 36864, scalar=144),
+    _gemma3("google/gemma-3-270m*", (4, 1, 256), 640, 2048, 512, 32768),
+    _gemma3("google/gemma-3-1b*", (4, 1, 256), 1152, 6912, 512, 32768),
+    _gemma3("google/gemma-3-4b*", (8, 4, 256), 2560, 10240, 1024, 131072, rope={"rope_type": "linear", "factor": 8.0}),
+    # hidden size, context, base of the rotation, window
+    _mistral("mistralai/Mistral-7B-*v0.1", 4096, 32768, 1e4, window=4096),
+    _mistral("mistralai/Mistral-7B-*v0.[23]", 4096, 32768, 1e6),
+    _mistral("mistralai/Mistral-Nemo*", 5120, 131072, 1e6),
+    # architecture, vocabulary, task, heads, hidden size
+    _encoder("Intel/bert-base-uncased-mrpc", "bert", BERT, "text-classification", 12, 768),
+    _encoder("*/bert-base-*", "bert", BERT, "fill-mask", 12, 768),
+    _encoder("*/bert-large-*", "bert", BERT, "fill-mask", 16, 1024),
+    _encoder("sentence-transformers/all-MiniLM-L*", "bert", BERT, "feature-extraction", 12, 384),
+    _encoder("BAAI/bge-small-*", "bert", BERT, "feature-extraction", 12, 384),
+    _encoder("BAAI/bge-base-*", "bert", BERT, "feature-extraction", 12, 768),
+    _encoder("intfloat/e5-small*", "bert", BERT, "feature-extraction", 12, 384),
+    _encoder(
+        "FacebookAI/roberta-base*", "roberta", ROBERTA, "fill-mask", 12, 768, max_position_embeddings=514, type_vocab_size=1
+    ),
+    _encoder(
+        "FacebookAI/roberta-large*", "roberta", ROBERTA, "fill-mask", 16, 1024, max_position_embeddings=514, type_vocab_size=1
+    ),
+    _distilbert("distilbert/distilbert-base-*sst-2-english", "text-classification"),
+    _distilbert("distilbert/distilbert-base-*", "fill-mask"),
+    _resnet("microsoft/resnet-18", "basic"),
+    _resnet("microsoft/resnet-*", "bottleneck"),
+    _vit("google/vit-base-patch16-224-in21k", "image-feature-extraction", 12, 768),
+    _vit("google/vit-base-patch16-224*", "image-classification", 12, 768, num_labels=1000),
+    _dinov2("facebook/dinov2-small*", 6, 384),
+    _dinov2("facebook/dinov2-base*", 12, 768),
+)  # fmt: skip

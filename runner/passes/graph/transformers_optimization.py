@@ -1,0 +1,265 @@
+"""Fuses attention, normalisation and activation of transformers into single operators, with onnxruntime.transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from runner.errors import InvalidRecipe, Problem, did_you_mean
+from runner.models.files import carry, write_graph
+from runner.models.handle import ModelHandle
+from runner.passes.declaration import Pass, PassContext
+from runner.passes.external_data import ExternalDataOptions
+
+if TYPE_CHECKING:
+    import onnx
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+# Architectures whose graphs onnxruntime.transformers knows, and what transformers calls the others that look like them.
+MODEL_TYPES = (
+    "bart", "bert", "bert_keras", "bert_tf", "clip", "conformer", "gpt2", "gpt2_tf", "gpt_neox", "mmdit", "phi", "qwen3",
+    "sam2", "swin", "t5", "tnlr", "unet", "vae", "vit",
+)  # fmt: skip
+LOOKS_LIKE: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("albert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "nomic_bert",
+         "roberta", "xlm-roberta"), "bert"),
+    **dict.fromkeys(
+        ("codegen", "gemma", "gemma2", "gemma3", "gpt_bigcode", "gpt_neo", "granite", "llama", "mistral", "olmo", "opt", "phi3",
+         "qwen2", "smollm3"), "gpt2"),
+    **dict.fromkeys(("beit", "deit", "dinov2", "dinov2_with_registers", "data2vec-vision", "siglip"), "vit"),
+    **dict.fromkeys(("clip_text_model", "clip_vision_model"), "clip"),
+    **dict.fromkeys(("marian", "mbart", "whisper"), "bart"),
+}  # fmt: skip
+_LEVEL_NAMES = {"none": 0, "disable": 0, "basic": 1, "extended": 2, "all": 99}
+_MASK_FORMATS = {"MaskIndexEnd": 0, "MaskIndexEndAndStart": 1, "AttentionMask": 2, "NoMask": 3}
+_FUSION_SWITCHES = (
+    "attention_mask_format", "attention_op_type", "disable_multi_head_attention_bias", "enable_attention", "enable_bias_add",
+    "enable_bias_gelu", "enable_bias_skip_layer_norm", "enable_bias_splitgelu", "enable_embed_layer_norm", "enable_gelu",
+    "enable_gelu_approximation", "enable_gemm_fast_gelu", "enable_group_norm", "enable_layer_norm", "enable_nhwc_conv",
+    "enable_packed_kv", "enable_packed_qkv", "enable_qordered_matmul", "enable_rotary_embeddings", "enable_shape_inference",
+    "enable_skip_group_norm", "enable_skip_layer_norm", "group_norm_channels_last", "use_multi_head_attention",
+)  # fmt: skip
+
+
+class OrtTransformersOptimizationOptions(ExternalDataOptions):
+    """Options of OrtTransformersOptimization."""
+
+    model_type: str | None = Field(
+        None, description=f"kind of graph: {', '.join(MODEL_TYPES)}, or transformers' model type; the model's own by default"
+    )
+    num_heads: int = Field(0, ge=0, description="attention heads; 0 takes the model's own, or finds them in the graph")
+    num_key_value_heads: int = Field(0, ge=0, description="key and value heads; 0 takes the model's own")
+    hidden_size: int = Field(0, ge=0, description="width of the model; 0 takes the model's own, or finds it in the graph")
+    optimization_options: dict[str, Any] | None = Field(
+        None, description="switches of single fusions, such as {enable_gelu_approximation: true}"
+    )
+    opt_level: Literal[0, 1, 2, 99] | None = Field(
+        None, description="ONNX Runtime's own optimisation first: 0 none, 1 basic, 2 extended, 99 all; by model type when unset"
+    )
+    use_gpu: bool | None = Field(None, description="optimise for a GPU; what the target says by default")
+    only_onnxruntime: bool = Field(False, description="ONNX Runtime's own optimisation only, no further fusions")
+    float16: bool = Field(False, description="convert to half precision afterwards")
+    keep_io_types: bool = Field(True, description="with float16: inputs and outputs keep their types")
+    force_fp32_ops: list[str] | None = Field(None, description="with float16: operator types that stay in fp32")
+    force_fp32_nodes: list[str] | None = Field(None, description="with float16: nodes that stay in fp32")
+    force_fp16_inputs: dict[str, list[int]] | None = Field(
+        None, description="with float16: inputs of operator types that become half precision in any case, by index"
+    )
+    use_gqa: bool = Field(False, description="GroupQueryAttention; models with it come from ModelBuilder")
+    input_int32: bool = Field(False, description="take int32 inputs in place of int64")
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "optimization_level": "opt_level",
+        "op_block_list": "force_fp32_ops",
+        "node_block_list": "force_fp32_nodes",
+    }
+    retired: ClassVar[Mapping[str, str]] = {
+        "optimize_for_gpu": "use_gpu says it",
+        "provider": "the target says it",
+    }
+
+    @field_validator("opt_level", mode="before")
+    @classmethod
+    def _level_by_name(cls, given: Any) -> Any:
+        return _LEVEL_NAMES.get(given.lower(), given) if isinstance(given, str) else given
+
+    @field_validator("model_type")
+    @classmethod
+    def _known_model_type(cls, given: str | None) -> str | None:
+        if given and given.lower() not in (*MODEL_TYPES, *LOOKS_LIKE):
+            raise ValueError(f"'{given}' is no model type; {did_you_mean(given, (*MODEL_TYPES, *LOOKS_LIKE))}")
+        return given.lower() if given else None
+
+    @field_validator("optimization_options")
+    @classmethod
+    def _known_switches(cls, given: dict[str, Any] | None) -> dict[str, Any] | None:
+        unknown = [name for name in given or {} if name not in _FUSION_SWITCHES]
+        if unknown:
+            raise ValueError(f"there is no fusion switch '{unknown[0]}'; {did_you_mean(unknown[0], _FUSION_SWITCHES)}")
+        return given
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> OrtTransformersOptimizationOptions:
+        if self.only_onnxruntime and self.opt_level == 0:
+            raise ValueError("only_onnxruntime with opt_level 0 would do nothing; raise opt_level or drop only_onnxruntime")
+        if self.use_gqa:
+            raise ValueError("use_gqa is not served; ModelBuilder makes graphs with GroupQueryAttention")
+        return self
+
+
+def optimize(model: ModelHandle, options: OrtTransformersOptimizationOptions, context: PassContext) -> ModelHandle:
+    """Writes the fused graph; everything else of the folder goes along.
+
+    Raises:
+        InvalidRecipe: the model's architecture is none that fusions are known for, and none was named.
+    """
+    if model.kind == "genai":
+        return _finish_fused(model, options, context)
+    fused = _fuse(model, options, context)
+    if options.float16:
+        fused.convert_float_to_float16(
+            keep_io_types=options.keep_io_types,
+            op_block_list=options.force_fp32_ops,
+            node_block_list=options.force_fp32_nodes,
+            force_fp16_inputs=options.force_fp16_inputs,
+        )
+    if options.input_int32:
+        _take_int32(fused.model)
+    fused.topological_sort()
+    context.say(_told(fused))
+    write_graph(fused.model, context.output / _file(model), options.external_data())
+    carry(model, context.output, exclude={_file(model)})
+    return ModelHandle(model.kind, context.output, _file(model), model.task, model.attributes)
+
+
+def _take_int32(graph: onnx.ModelProto) -> None:
+    """Makes int64 inputs int32, each with a Cast behind it for the nodes that read it."""
+    import onnx
+
+    for value in graph.graph.input:
+        if value.type.tensor_type.elem_type != onnx.TensorProto.INT64:
+            continue
+        value.type.tensor_type.elem_type = onnx.TensorProto.INT32
+        wide = f"{value.name}_int64"
+        for node in graph.graph.node:
+            for at, name in enumerate(node.input):
+                if name == value.name:
+                    node.input[at] = wide
+        cast = onnx.helper.make_node("Cast", [value.name], [wide], name=f"/{wide}/Cast", to=onnx.TensorProto.INT64)
+        graph.graph.node.insert(0, cast)
+
+
+def _file(model: ModelHandle) -> str:
+    return model.file or "model.onnx"
+
+
+def _finish_fused(model: ModelHandle, options: OrtTransformersOptimizationOptions, context: PassContext) -> ModelHandle:
+    """A graph for onnxruntime-genai is built from fused operators, and its runtime optimises it on loading: it stays as it is.
+
+    Raises:
+        InvalidRecipe: an option asks for another graph, which onnxruntime-genai would not load.
+    """
+    asked = [name for name in ("float16", "input_int32") if getattr(options, name)]
+    if asked:
+        raise InvalidRecipe(
+            Problem(
+                "bad-option",
+                f"OrtTransformersOptimization: {asked[0]} changes the inputs that onnxruntime-genai expects",
+                remedy="set the precision of ModelBuilder",
+            )
+        )
+    context.say("the graph is built from fused operators already; kept as it is")
+    carry(model, context.output, graph=True)
+    return ModelHandle(model.kind, context.output, model.file, model.task, model.attributes)
+
+
+def _fuse(model: ModelHandle, options: OrtTransformersOptimizationOptions, context: PassContext) -> OnnxModel:
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    kind = _kind(model, options)
+    only_runtime = options.only_onnxruntime or kind is None
+    if kind is None and not options.only_onnxruntime:
+        context.say(f"no fusions are known for {_own_type(model)}; ONNX Runtime's own optimisation is used")
+    level = options.opt_level
+    if only_runtime and level is None:
+        level = 1
+    use_gpu = context.target.device == "gpu" if options.use_gpu is None else options.use_gpu
+    provider = context.target.provider.removesuffix("ExecutionProvider").lower() if use_gpu and level else None
+    return optimize_model(
+        str(model.path),
+        model_type=kind or "bert",
+        num_heads=options.num_heads or int(model.attributes.get("num_attention_heads") or 0),
+        hidden_size=options.hidden_size or int(model.attributes.get("hidden_size") or 0),
+        optimization_options=_fusion_options(kind or "bert", options.optimization_options),
+        opt_level=level,
+        use_gpu=use_gpu and _provider_here(context),
+        only_onnxruntime=only_runtime,
+        provider=provider if _provider_here(context) else None,
+    )
+
+
+def _provider_here(context: PassContext) -> bool:
+    """Says whether this installation can run the target's provider; a graph can be fused for another machine's as well."""
+    import onnxruntime
+
+    return context.target.provider in onnxruntime.get_available_providers()
+
+
+def _own_type(model: ModelHandle) -> str:
+    return str(model.attributes.get("model_type") or "").lower()
+
+
+def _kind(model: ModelHandle, options: OrtTransformersOptimizationOptions) -> str | None:
+    """Returns the graph's kind in onnxruntime.transformers' words; None where none is known.
+
+    Raises:
+        InvalidRecipe: fusions are asked for and nothing says what the model is.
+    """
+    named = options.model_type or _own_type(model)
+    if not named and not options.only_onnxruntime:
+        raise InvalidRecipe(
+            Problem(
+                "missing-option",
+                "OrtTransformersOptimization: nothing says what kind of transformer the graph is",
+                remedy=f"set model_type to one of {', '.join(MODEL_TYPES)}, or only_onnxruntime to true",
+            )
+        )
+    named = LOOKS_LIKE.get(named, named)
+    return named if named in MODEL_TYPES else None
+
+
+def _fusion_options(kind: str, switches: Mapping[str, Any] | None) -> FusionOptions:
+    from onnxruntime.transformers.fusion_options import AttentionOpType, FusionOptions
+
+    made = FusionOptions(kind)
+    for name, value in (switches or {}).items():
+        if name == "attention_op_type":
+            made.set_attention_op_type(AttentionOpType(value))
+        elif name == "attention_mask_format":
+            made.attention_mask_format = _MASK_FORMATS.get(value, value)
+        else:
+            setattr(made, name, value)
+    return made
+
+
+def _told(fused: OnnxModel) -> str:
+    counts: dict[str, int] = {}
+    for node in fused.model.graph.node:
+        if node.domain == "com.microsoft" or node.op_type in ("Attention", "Gelu", "LayerNormalization"):
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return "fused operators: " + (", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none")
+
+
+PASS = Pass(
+    name="OrtTransformersOptimization",
+    summary="Fuses attention, normalisation and activation of transformer graphs into single operators.",
+    options=OrtTransformersOptimizationOptions,
+    apply=optimize,
+    takes=("onnx", "genai"),
+    gives=None,
+    packages=("onnxruntime", "onnx"),
+)

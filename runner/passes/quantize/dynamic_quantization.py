@@ -1,0 +1,22 @@
+"""Weights in 8 bits; activations are quantised while the model runs."""
+
+from __future__ import annotations
+
+from runner.passes.declaration import Pass
+from runner.passes.quantize.integer import quantize_dynamic
+from runner.passes.quantize.options import QuantizationOptions
+
+
+class OnnxDynamicQuantizationOptions(QuantizationOptions):
+    """Options of OnnxDynamicQuantization."""
+
+
+PASS = Pass(
+    name="OnnxDynamicQuantization",
+    summary="Quantises weights to 8 bits, and activations while the model runs; needs no data.",
+    options=OnnxDynamicQuantizationOptions,
+    apply=quantize_dynamic,
+    takes=("onnx",),
+    gives="onnx",
+    packages=("onnxruntime", "onnx"),
+)

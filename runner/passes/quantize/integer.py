@@ -1,0 +1,204 @@
+"""Integer quantisation of ONNX graphs with onnxruntime.quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import DataUnavailable, InvalidRecipe, Problem, did_you_mean
+from runner.models.files import LARGE, carry, read_graph, write_graph
+from runner.models.handle import ModelHandle
+from runner.passes.declaration import Batches, PassContext
+from runner.passes.quantize.options import CalibrationOptions, QuantizationOptions
+from runner.recipe.config import DataConfig
+
+if TYPE_CHECKING:
+    import onnx
+
+# Types whose integer kernels on CPU are faster than their float ones when ranges are found at run time. The fused Attention and
+# EmbedLayerNormalization are ONNX Runtime's own; ONNX's Attention has no integer form.
+DYNAMIC_TYPES = ("Attention", "EmbedLayerNormalization", "Gather", "Gemm", "LSTM", "MatMul")
+_MICROSOFT = "com.microsoft"
+
+
+def quantize_dynamic(model: ModelHandle, options: QuantizationOptions, context: PassContext) -> ModelHandle:
+    """Quantises weights; the ranges of activations are found at run time."""
+    from onnxruntime import quantization
+
+    source, graph = _prepared(model, options, context)
+    types = _types(options, DYNAMIC_TYPES)
+    written = context.scratch / "quantized.onnx"
+    quantization.quantize_dynamic(
+        source,
+        written,
+        op_types_to_quantize=types,
+        per_channel=options.per_channel,
+        reduce_range=options.reduce_range,
+        weight_type=quantization.QuantType[options.weight_type],
+        nodes_to_quantize=_chosen(options.nodes_to_quantize, graph, "nodes_to_quantize"),
+        nodes_to_exclude=_excluded(options, graph),
+        use_external_data_format=_is_large(source),
+        extra_options=_extra(options, graph),
+    )
+    return _publish(model, written, options, context)
+
+
+def quantize_static(model: ModelHandle, options: CalibrationOptions, context: PassContext) -> ModelHandle:
+    """Quantises weights and activations; the ranges of activations are those seen in the calibration data.
+
+    Raises:
+        DataUnavailable: there is no calibration data.
+    """
+    from onnxruntime import quantization
+
+    source, graph = _prepared(model, options, context)
+    reader = calibration_reader(_batches(options, context))
+    context.say(f"calibrating on {len(reader)} batches")
+    written = context.scratch / "quantized.onnx"
+    quantization.quantize_static(
+        source,
+        written,
+        reader,
+        quant_format=quantization.QuantFormat[options.quant_format],
+        op_types_to_quantize=_types(options, None),
+        per_channel=options.per_channel,
+        reduce_range=options.reduce_range,
+        activation_type=quantization.QuantType[options.activation_type],
+        weight_type=quantization.QuantType[options.weight_type],
+        nodes_to_quantize=_chosen(options.nodes_to_quantize, graph, "nodes_to_quantize"),
+        nodes_to_exclude=_excluded(options, graph),
+        use_external_data_format=_is_large(source),
+        calibrate_method=quantization.CalibrationMethod[options.calibrate_method],
+        calibration_providers=options.calibration_providers,
+        # One batch at a time: bounds the memory of the histograms, and lets batches differ in shape.
+        extra_options={**_extra(options, graph), "CalibStridedMinMax": 1},
+    )
+    return _publish(model, written, options, context)
+
+
+def _batches(options: CalibrationOptions, context: PassContext) -> Batches:
+    named = options.data_config
+    if named is None:
+        raise DataUnavailable("static quantisation needs data to calibrate on", "set data_config")
+    given: Any = named.model_dump(mode="json") if isinstance(named, DataConfig) else named
+    return context.data(given)
+
+
+def calibration_reader(batches: Iterable[dict[str, Any]]) -> Any:
+    """Returns the batches as onnxruntime.quantization reads them: one by one, and by ranges of their numbers.
+
+    Raises:
+        DataUnavailable: there is not one batch.
+    """
+    from onnxruntime.quantization import CalibrationDataReader
+
+    held = list(batches)
+    if not held:
+        raise DataUnavailable("there is not one batch to calibrate on")
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._rest: Iterator[dict[str, Any]] = iter(held)
+
+        def __len__(self) -> int:
+            return len(held)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._rest, None)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._rest = iter(held[start_index:end_index])
+
+    return Reader()
+
+
+def _prepared(model: ModelHandle, options: QuantizationOptions, context: PassContext) -> tuple[Path, onnx.ModelProto]:
+    """Returns the graph's file to quantise, constants folded and types inferred, and the graph without its weights."""
+    if not options.quant_preprocess:
+        return model.path, read_graph(model.path, weights=False)
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = context.scratch / "prepared.onnx"
+    quant_pre_process(
+        str(model.path),
+        str(prepared),
+        # Types are what the quantisers need; symbolic shapes fail on operators newer than its tables.
+        skip_symbolic_shape=True,
+        save_as_external_data=_is_large(model.path),
+    )
+    return prepared, read_graph(prepared, weights=False)
+
+
+def _is_large(graph: Path) -> bool:
+    data = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file() and file.name.startswith(graph.name))
+    return data >= LARGE
+
+
+def _types(options: QuantizationOptions, default: Sequence[str] | None) -> list[str] | None:
+    if options.op_types_to_quantize is not None:
+        return list(options.op_types_to_quantize)
+    if default is None and not options.op_types_to_exclude:
+        return None
+    known: Iterable[str] = default if default is not None else _static_types()
+    return [name for name in known if name not in (options.op_types_to_exclude or ())]
+
+
+def _static_types() -> list[str]:
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return sorted({*QDQRegistry, *QLinearOpsRegistry})
+
+
+def _chosen(asked: Sequence[str] | None, graph: onnx.ModelProto, option: str) -> list[str] | None:
+    """Returns the names of the nodes that a list of names and patterns means.
+
+    Raises:
+        InvalidRecipe: an entry means no node at all.
+    """
+    if not asked:
+        return None
+    names = [node.name for node in graph.graph.node]
+    known = set(names)
+    found: list[str] = []
+    for entry in asked:
+        meant = [entry] if entry in known else [name for name in names if fnmatchcase(name, entry)]
+        if not meant:
+            raise InvalidRecipe(
+                Problem("unknown-node", f"{option}: the graph has no node '{entry}'", remedy=did_you_mean(entry, names))
+            )
+        found += meant
+    return found
+
+
+def _excluded(options: QuantizationOptions, graph: onnx.ModelProto) -> list[str]:
+    """Returns the nodes to leave alone: those asked for, and those whose operator has no integer form."""
+    asked = _chosen(options.nodes_to_exclude, graph, "nodes_to_exclude") or []
+    return asked + [node.name for node in graph.graph.node if node.op_type == "Attention" and node.domain != _MICROSOFT]
+
+
+def _extra(options: QuantizationOptions, graph: onnx.ModelProto) -> dict[str, Any]:
+    """Adds what tensors are taken for whose type shape inference cannot tell: outputs of fused operators."""
+    import onnx
+
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
+    return {"DefaultTensorType": onnx.TensorProto.FLOAT16 if halves else onnx.TensorProto.FLOAT, **options.extra()}
+
+
+def _publish(model: ModelHandle, written: Path, options: QuantizationOptions, context: PassContext) -> ModelHandle:
+    file = model.file or "model.onnx"
+    graph = read_graph(written)
+    context.say(_told(graph))
+    write_graph(graph, context.output / file, options.external_data())
+    carry(model, context.output, exclude={file})
+    attributes = {**model.attributes, "precision": options.weight_type.removeprefix("Q").lower()}
+    return ModelHandle(model.kind, context.output, file, model.task, attributes)
+
+
+def _told(graph: onnx.ModelProto) -> str:
+    integer = sum(
+        1 for node in graph.graph.node if "Integer" in node.op_type or node.op_type.startswith(("QLinear", "QAttention"))
+    )
+    pairs = sum(1 for node in graph.graph.node if node.op_type == "DequantizeLinear")
+    return f"{integer} integer operators, {pairs} DequantizeLinear"

@@ -1,0 +1,180 @@
+"""What a word on the command line leads to, and which folder is the catalogue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.catalog.discover import catalog_root, find, info_files, list_entries
+from runner.catalog.query import Query
+from runner.errors import InvalidRecipe, UsageError
+from runner.targets.target import TARGETS
+
+Maker = Callable[..., Path]
+OWN = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def _no_catalog_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
+
+
+def test_catalogue_is_asked_for_or_in_the_environment_or_above_or_beside_the_runner(
+    make_recipe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_recipe("one")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert catalog_root(tmp_path / "recipes") == tmp_path / "recipes"
+    assert catalog_root() == tmp_path / "recipes"  # found above the current folder
+    monkeypatch.chdir(folder)
+    assert catalog_root() == tmp_path / "recipes"
+    monkeypatch.setenv("RECIPE_CATALOG", str(OWN))
+    assert catalog_root() == OWN
+    monkeypatch.delenv("RECIPE_CATALOG")
+    monkeypatch.chdir(tmp_path.anchor)
+    assert catalog_root() == OWN
+
+
+def test_catalogue_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        catalog_root(tmp_path / "nothing")
+
+
+def test_walk_skips_what_is_no_recipe(make_recipe: Maker, tmp_path: Path) -> None:
+    folder = make_recipe("one")
+    for name in (".hidden", "node_modules", "__pycache__"):
+        (tmp_path / "recipes" / name).mkdir()
+        (tmp_path / "recipes" / name / "info.yml").write_text("x: 1", encoding="utf-8")
+    (folder / "nested").mkdir()
+    (folder / "nested" / "info.yml").write_text("x: 1", encoding="utf-8")
+    other = make_recipe("two", family="deep/er")
+    (other / "info.yml").rename(other / "info.yaml")
+    assert [file.parent.name for file in info_files(tmp_path / "recipes")] == ["two", "one"]
+    assert [(entry.info.name, entry.family) for entry in list_entries(tmp_path / "recipes").entries] == [
+        ("one", "family"),
+        ("two", "deep/er"),
+    ]
+
+
+def test_broken_info_does_not_hide_the_others(make_recipe: Maker, tmp_path: Path) -> None:
+    make_recipe("good")
+    broken = make_recipe("broken") / "info.yml"
+    broken.write_text(broken.read_text(encoding="utf-8").replace("licence:", "license:"), encoding="utf-8")
+    listing = list_entries(tmp_path / "recipes")
+    assert [entry.info.name for entry in listing.entries] == ["good"]
+    assert [problem.rule for problem in listing.problems] == ["missing-key", "unknown-key"] or {
+        problem.rule for problem in listing.problems
+    } == {"missing-key", "unknown-key"}
+    unknown = next(problem for problem in listing.problems if problem.rule == "unknown-key")
+    assert str(unknown.place) == f"{broken}:9"
+    assert unknown.remedy == "did you mean 'licence'?"
+
+
+@pytest.mark.parametrize(
+    ("word", "variant", "config"),
+    [
+        ("one", None, "olive_config.json"),
+        ("one", "cuda-fp16", "olive_config.cuda-fp16.json"),
+        ("one/cuda-fp16", None, "olive_config.cuda-fp16.json"),
+        ("family/one", None, "olive_config.json"),
+        ("family/one/cuda-fp16", None, "olive_config.cuda-fp16.json"),
+        ("recipes/family/one", None, "olive_config.json"),
+        ("./recipes/family/one", "cuda-fp16", "olive_config.cuda-fp16.json"),
+        ("recipes/family/one/info.yml", None, "olive_config.json"),
+        ("recipes/family/one/olive_config.cuda-fp16.json", None, "olive_config.cuda-fp16.json"),
+    ],
+)
+def test_find(
+    make_recipe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, variant: str | None, config: str
+) -> None:
+    make_recipe("one")
+    make_recipe("other")
+    monkeypatch.chdir(tmp_path)
+    found = find(word, variant=variant)
+    assert found.config.name == config
+    assert found.folder.resolve() == tmp_path / "recipes" / "family" / "one"
+    assert found.info is not None and found.variant is not None
+    assert found.variant.file == config
+    assert found.slug == f"one-{found.variant.name}"
+    assert not found.trusted
+
+
+def test_no_word_is_the_current_folder(make_recipe: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_recipe("one"))
+    assert find(None).id == "one"
+
+
+def test_config_without_info_belongs_to_no_recipe(tmp_path: Path) -> None:
+    config = tmp_path / "mine.json"
+    config.write_text("{}", encoding="utf-8")
+    found = find(str(config))
+    assert (found.info, found.variant, found.id, found.trusted) == (None, None, "mine", False)
+
+
+def test_own_catalogue_is_trusted() -> None:
+    assert find("smollm2-135m-instruct", OWN).trusted
+
+
+@pytest.mark.parametrize(
+    ("word", "rule", "remedy"),
+    [
+        ("onee", "unknown-recipe", "did you mean 'one'?"),
+        ("one/cuda-fp61", "unknown-variant", "did you mean 'cuda-fp16'?"),
+        ("recipes/family", "not-a-recipe", "name a recipe folder"),
+        ("./recipes/family/one/olive_confg.json", "no-such-path", "did you mean 'olive_config.json'?"),
+    ],
+)
+def test_what_is_not_there_is_an_error_with_the_nearest_name(
+    make_recipe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, rule: str, remedy: str
+) -> None:
+    make_recipe("one")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        find(word)
+    assert caught.value.problems[0].rule == rule
+    assert remedy in str(caught.value.problems[0].remedy)
+
+
+def test_config_that_leaves_its_folder_is_refused(make_recipe: Maker, tmp_path: Path) -> None:
+    info = make_recipe("one") / "info.yml"
+    (tmp_path / "outside.json").write_text("{}", encoding="utf-8")
+    info.write_text(info.read_text(encoding="utf-8").replace("olive_config.json", "../../../outside.json"), encoding="utf-8")
+    with pytest.raises(InvalidRecipe, match="path-leaves-folder"):
+        find("one", tmp_path / "recipes")
+
+
+def test_two_variants_at_once_are_refused(make_recipe: Maker, tmp_path: Path) -> None:
+    make_recipe("one")
+    with pytest.raises(UsageError, match="two-variants"):
+        find("one/cpu-int4", tmp_path / "recipes", "cuda-fp16")
+
+
+def test_query(make_recipe: Maker, tmp_path: Path) -> None:
+    make_recipe("chat", family="llm", licence="Apache-2.0")
+    make_recipe("mail", family="encoders", task="feature-extraction")
+    entries = list_entries(tmp_path / "recipes").entries
+
+    def names(query: Query) -> list[str]:
+        return [f"{entry.info.name}/{variant.name}" for entry in query.select(entries) for variant in entry.info.recipes]
+
+    assert names(Query()) == ["chat/cpu-int4", "chat/cuda-fp16", "mail/cpu-int4", "mail/cuda-fp16"]
+    assert names(Query(target=TARGETS["cuda"])) == ["chat/cuda-fp16", "mail/cuda-fp16"]
+    assert names(Query(precision="int4", family="LLM")) == ["chat/cpu-int4"]
+    assert names(Query(task="feature-extraction", target=TARGETS["cpu"])) == ["mail/cpu-int4"]
+    assert names(Query(licence="apache")) == ["chat/cpu-int4", "chat/cuda-fp16"]
+    assert names(Query(words=("ORGANISATION", "mai"))) == ["mail/cpu-int4", "mail/cuda-fp16"]
+    assert names(Query(target=TARGETS["directml"])) == []
+
+
+def test_sixty_recipes_are_listed_fast(make_recipe: Maker, tmp_path: Path) -> None:
+    for number in range(60):
+        make_recipe(f"model-{number:02}")
+    list_entries(tmp_path / "recipes")
+    started = time.perf_counter()
+    assert len(list_entries(tmp_path / "recipes").entries) == 60
+    assert time.perf_counter() - started < 0.5  # some 50 ms on a quiet machine

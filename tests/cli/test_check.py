@@ -1,0 +1,87 @@
+"""render, lint and schema: what they write, what they find, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runner.cli import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a copy of what a clone holds of recipes, and makes it the current folder."""
+    for name in ("templates", "constraints", "recipes"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_render_writes_what_differs_and_check_shows_it(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["render", "--check"]) == 0
+    config = clone / "recipes" / "bert" / "bert-base-uncased" / "olive_config.json"
+    original = config.read_text(encoding="utf-8")
+    config.write_text(original.replace("fill-mask", "fill-the-mask"), encoding="utf-8")
+    capsys.readouterr()
+    assert run_command(["render", "--check"]) == 2
+    told = capsys.readouterr()
+    assert '-    "task": "fill-the-mask"' in told.out
+    assert '+    "task": "fill-mask"' in told.out
+    assert config.read_text(encoding="utf-8") != original
+    assert run_command(["render", "bert-base-uncased"]) == 0
+    assert config.read_text(encoding="utf-8") == original
+
+
+def test_render_makes_a_new_variants_files(clone: Path) -> None:
+    info = clone / "recipes" / "bert" / "bert-base-uncased" / "info.yml"
+    text = info.read_text(encoding="utf-8").replace("olive_config.cpu-int8.json", "olive_config.other.json")
+    info.write_text(text, encoding="utf-8")
+    assert run_command(["render", "bert-base-uncased"]) == 0
+    assert (info.parent / "olive_config.other.json").is_file()
+
+
+def test_lint_exits_2_and_tells_file_and_line(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["lint"]) == 0
+    info = clone / "recipes" / "resnet" / "resnet-50" / "info.yml"
+    info.write_text(info.read_text(encoding="utf-8").replace("licence:", "license:"), encoding="utf-8")
+    capsys.readouterr()
+    assert run_command(["lint", "--json"]) == 2
+    findings = json.loads(capsys.readouterr().out)
+    unknown = next(finding for finding in findings if finding["rule"] == "unknown-key")
+    assert Path(unknown["file"]).name == "info.yml"
+    assert unknown["line"] and unknown["fix"] == "did you mean 'licence'?"
+
+
+def test_lint_of_one_recipe_leaves_the_others_alone(clone: Path) -> None:
+    (clone / "recipes" / "resnet" / "resnet-50" / "README.md").unlink()
+    assert run_command(["lint", "resnet-50"]) == 2
+    assert run_command(["lint", "bert-base-uncased"]) == 0
+
+
+def test_lint_lists_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["lint", "--rules", "--json"]) == 0
+    assert all(rule["why"] for rule in json.loads(capsys.readouterr().out))
+
+
+def test_schema_writes_and_checks(tmp_path: Path) -> None:
+    assert run_command(["schema", "--check", "--output", str(tmp_path)]) == 2
+    assert run_command(["schema", "--output", str(tmp_path)]) == 0
+    assert run_command(["schema", "--check", "--output", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"info.schema.json", "olive_config.schema.json"}
+
+
+def test_committed_schemas_and_docs_are_todays() -> None:
+    import subprocess
+    import sys
+
+    assert run_command(["schema", "--check", "--output", str(ROOT / "docs" / "schema")]) == 0
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

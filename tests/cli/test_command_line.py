@@ -1,0 +1,151 @@
+"""The command line as a whole: help, exit codes, what is told on which stream, and how fast it answers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+import runner.cli
+from runner.cli import SECTIONS, cli, run_command
+from runner.errors import GateMissed, Problem
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "smollm2-135m-instruct"
+
+
+@pytest.fixture(autouse=True)
+def _own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
+    monkeypatch.chdir(ROOT)
+
+
+def test_help_lists_every_verb_without_importing_any(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["--help"]) == 0
+    told = capsys.readouterr().out
+    for verbs in SECTIONS.values():
+        for verb, (_, summary) in verbs.items():
+            assert verb in told
+            assert summary.split()[0] in told
+
+
+@pytest.mark.parametrize("verb", [verb for verbs in SECTIONS.values() for verb in verbs])
+def test_verb_is_there_and_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    assert run_command([verb, "--help"]) == 0
+    assert "Usage: recipe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("group", "verbs"), [("passes", {"ls", "show"}), ("cache", {"ls", "why", "gc", "verify"})])
+def test_groups_have_their_verbs(group: str, verbs: set[str]) -> None:
+    command = cli.get_command(click.Context(cli), group)
+    assert isinstance(command, click.Group)
+    assert verbs <= set(command.commands)
+
+
+def test_python_m_runner_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "ls", "--json"], cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    assert RECIPE in [recipe["id"] for recipe in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["shw"], 2, "did you mean 'show'?"),
+        (["ls", "--tasks", "x"], 2, "--task"),
+        (["show", "smollm2-135m-instuct"], 2, "did you mean 'smollm2-135m-instruct'?"),
+        (["show", RECIPE, "--variant", "cpu-int3"], 2, "did you mean 'cpu-int4'?"),
+        (["show", RECIPE, "--set", "passes.build.precison=int8"], 2, "did you mean 'precision'?"),
+        (["passes", "show", "ModelBuildr"], 2, "did you mean 'ModelBuilder'?"),
+        (["--catalog", "nowhere", "ls"], 2, "there is no folder 'nowhere'"),
+        (["ls", "--target", "cudaa"], 2, "did you mean 'cuda'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_calls_tell_the_nearest_name(
+    arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert told in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missed(*_: object, **__: object) -> None:
+        raise GateMissed(Problem("gate-missed", "perplexity is 1.2x", remedy="look at the results"))
+
+    monkeypatch.setattr(cli, "main", missed)
+    assert run_command(["ls"]) == 4
+    assert capsys.readouterr().err == "gate-missed: perplexity is 1.2x\n    look at the results\n"
+
+
+def test_bug_leaves_its_traceback_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(cli, "main", broken)
+    assert run_command(["ls"]) == 3
+    told = capsys.readouterr().err
+    assert "this is a bug of ours: ZeroDivisionError: division by zero" in told
+    assert "Traceback" not in told
+    (log,) = (tmp_path / "logs").glob("bug-*.log")
+    assert str(log) in told
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert run_command(["ls"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+def test_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m runner passes show ModelBuilder --json | head -c 1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert signal.SIGPIPE
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["--help"]], ids=" ".join)
+def test_answers_at_once(arguments: list[str]) -> None:
+    """The bar is 0.30 s on a quiet machine; tests share theirs, so the best of five tries is held against twice that."""
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "runner", *arguments], cwd=ROOT, capture_output=True, check=True)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.6
+
+
+def test_every_verb_in_the_table_leads_to_a_command() -> None:
+    for verbs in SECTIONS.values():
+        for place, _ in verbs.values():
+            module, _, attribute = place.partition(":")
+            assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
+    assert runner.cli.cli.name == "cli"

@@ -1,0 +1,144 @@
+"""The store holds whole entries or none, whatever happens around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.engine.places import Places
+from runner.engine.store import SMALL_FILE, Entry, Store, link_or_copy
+from runner.models.digest import DigestMemo, sha256_of_file
+from runner.models.handle import ModelHandle
+
+KEY = "ab" * 32
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "cache", tmp_path / "models")
+
+
+@pytest.fixture
+def store(places: Places) -> Store:
+    return Store(places, DigestMemo(places.digests))
+
+
+def put(store: Store, key: str = KEY, **files: bytes) -> Entry:
+    with store.workspace() as folder:
+        output = folder / "output"
+        output.mkdir()
+        for name, content in (files or {"model.onnx": b"graph"}).items():
+            (output / name).write_bytes(content)
+        handle = ModelHandle("onnx", output, "model.onnx", "fill-mask", {"hidden_size": 8})
+        return store.put(key, output, {"step": "s", "pass": "P", "handle": handle.to_json(), "seconds": 1.0, "ingredients": {}})
+
+
+def test_what_is_put_is_found(store: Store, places: Places) -> None:
+    assert store.get(KEY) is None
+    put(store)
+    entry = store.get(KEY)
+    assert entry is not None
+    assert entry.model.path.read_bytes() == b"graph"
+    assert entry.model.attributes == {"hidden_size": 8}
+    assert entry.size == 5
+    assert [one.fingerprint for one in store.entries()] == [KEY]
+    assert list(places.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["change", "truncate", "delete", "record", "no-record"])
+def test_a_damaged_entry_counts_as_none(store: Store, places: Places, damage: str) -> None:
+    entry = put(store)
+    graph = entry.files / "model.onnx"
+    match damage:
+        case "change":
+            graph.write_bytes(b"grapf")
+        case "truncate":
+            graph.write_bytes(b"gra")
+        case "delete":
+            graph.unlink()
+        case "record":
+            (entry.folder / "record.json").write_text("{")
+        case "no-record":
+            (entry.folder / "record.json").unlink()
+    fresh = Store(places, DigestMemo(places.digests))
+    assert fresh.get(KEY) is None
+    put(fresh)
+    assert fresh.get(KEY) is not None
+
+
+def test_silent_corruption_is_found_by_a_thorough_look(store: Store) -> None:
+    entry = put(store)
+    graph = entry.files / "model.onnx"
+    before = graph.stat()
+    graph.write_bytes(b"grapf")
+    os.utime(graph, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.damage(entry, thorough=True)
+
+
+def test_an_exception_in_the_workspace_leaves_nothing(store: Store, places: Places) -> None:
+    with pytest.raises(RuntimeError), store.workspace() as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert list(places.scratch.iterdir()) == []
+
+
+def test_leftovers_of_dead_processes_are_found(store: Store, places: Places) -> None:
+    (places.scratch / "999999999-abc").mkdir(parents=True)
+    (places.scratch / f"{os.getpid()}-abc").mkdir()
+    assert [path.name for path in store.leftovers()] == ["999999999-abc"]
+
+
+def test_one_maker_at_a_time(places: Places) -> None:
+    made = []
+
+    def make() -> None:
+        mine = Store(places, DigestMemo(places.digests))
+        with mine.lock(KEY):
+            if mine.get(KEY) is None:
+                put(mine)
+                made.append(1)
+
+    threads = [threading.Thread(target=make) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+
+
+def test_small_files_are_copied_and_large_ones_linked(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"x")
+    large.write_bytes(b"x" * (SMALL_FILE + 1))
+    link_or_copy(small, tmp_path / "out" / "small")
+    link_or_copy(large, tmp_path / "out" / "large")
+    (tmp_path / "out" / "small").write_bytes(b"edited")
+    assert small.read_bytes() == b"x"
+    assert (tmp_path / "out" / "large").samefile(large)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(contents=st.lists(st.binary(max_size=64), min_size=1, max_size=6))
+def test_the_memo_never_tells_a_stale_digest(tmp_path: Path, contents: list[bytes]) -> None:
+    file = tmp_path / "f"
+    memo_file = tmp_path / "memo.json"
+    for number, content in enumerate(contents):
+        file.write_bytes(content)
+        os.utime(file, ns=(0, number * 1000))
+        with DigestMemo(memo_file) as memo:
+            assert memo.of_file(file) == sha256_of_file(file)
+    known = json.loads(memo_file.read_text())
+    assert list(known) == [str(file.resolve())]
+
+
+def test_a_broken_memo_is_started_anew(tmp_path: Path) -> None:
+    (tmp_path / "memo.json").write_text("[broken")
+    (tmp_path / "f").write_bytes(b"1")
+    with DigestMemo(tmp_path / "memo.json") as memo:
+        assert len(memo.of_file(tmp_path / "f")) == 64

@@ -1,0 +1,80 @@
+"""Every recipe of the catalogue: loads, is rendered, follows the rules, names true facts. The disk says which there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from runner.catalog.discover import Entry, find, list_entries
+from runner.catalog.lint import lint_folder
+from runner.passes.table import options_of
+from runner.recipe.info import Variant
+from runner.recipe.load import load_config
+from runner.targets.target import target_of
+from runner.templating.recipe import clone_of, render_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+CATALOG = ROOT / "recipes"
+LISTING = list_entries(CATALOG)
+FOLDERS = [entry.folder for entry in LISTING.entries]
+VARIANTS = [
+    pytest.param(entry, variant, id=f"{entry.info.name}-{variant.name}")
+    for entry in LISTING.entries
+    for variant in entry.info.recipes
+]
+ENTRIES = [pytest.param(entry, id=entry.info.name) for entry in LISTING.entries]
+
+
+def test_every_info_is_valid() -> None:
+    assert LISTING.problems == ()
+    assert {"smollm2-135m-instruct", "all-minilm-l6-v2", "bert-base-uncased", "resnet-50"} <= {
+        one.info.name for one in LISTING.entries
+    }
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_follows_the_rules(entry: Entry) -> None:
+    findings = lint_folder(CATALOG, entry.file, FOLDERS)
+    assert [str(finding.problem) for finding in findings if finding.severity == "must"] == []
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_is_as_rendered(entry: Entry) -> None:
+    renderings = render_recipe(entry.folder, entry.family, entry.info, clone_of(entry.folder))
+    assert [rendering.difference() for rendering in renderings if rendering.difference()] == []
+
+
+@pytest.mark.parametrize(("entry", "variant"), VARIANTS)
+def test_loads_without_notes(entry: Entry, variant: Variant) -> None:
+    found = find(f"{entry.info.name}/{variant.name}", CATALOG)
+    loaded = load_config([found.config], options_of)
+    assert loaded.notes == ()
+    assert loaded.config.passes
+    assert target_of(loaded.config.system(loaded.config.target)).provider == variant.ep
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_calibration_and_evaluation_share_no_line(entry: Entry) -> None:
+    calibration = entry.folder / "sample_data" / "calibration.txt"
+    judged = entry.info.evaluation.sentences or entry.info.evaluation.text
+    if not calibration.is_file() or judged is None:
+        pytest.skip("calibrates on nothing, or on no text")
+    ours = {line for line in calibration.read_text(encoding="utf-8").splitlines() if line.strip()}
+    assert not ours & set((entry.folder / judged).read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_requirements_bring_the_runner_from_the_clone(entry: Entry) -> None:
+    text = (entry.folder / "requirements.txt").read_text(encoding="utf-8")
+    (way,) = re.findall(r"^-e (\S+)$", text, re.MULTILINE)
+    assert (entry.folder / way).resolve() == ROOT  # pip takes it from the current folder, which is the recipe's
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_user_scripts_import_nothing_of_the_runner(entry: Entry) -> None:
+    """A folder must run in Olive alone."""
+    script = entry.folder / "user_script.py"
+    if script.is_file():
+        assert not re.search(r"^\s*(from|import) runner\b", script.read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,0 +1,94 @@
+"""What a newcomer types: the environment's stamp, the lock, and what CI calls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from runner.templating.recipe import Clone, normal_name
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _bootstrap(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "scripts" / "bootstrap.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Returns a clone with as much as the bootstrap reads."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "constraints").mkdir()
+    for name in ("scripts/bootstrap.py", "pyproject.toml", "constraints/cpu.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def _stamp(clone: Path) -> Path:
+    """Writes the stamp that a finished installation leaves."""
+    script = "import bootstrap; print(bootstrap._state('cpu,dev'))"
+    environment = {**os.environ, "PYTHONPATH": str(clone / "scripts")}
+    state = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+    stamp = clone / ".venv" / ".installed-from"
+    stamp.parent.mkdir()
+    stamp.write_text(state.strip(), encoding="utf-8")
+    return stamp
+
+
+def test_second_setup_does_nothing(clone: Path) -> None:
+    _stamp(clone)
+    done = _bootstrap(clone)
+    assert done.returncode == 0, done.stderr
+    assert "is up to date" in done.stdout
+    assert not (clone / ".venv" / "bin").exists()
+
+
+def test_setup_is_due_again_when_the_lock_changes(clone: Path) -> None:
+    stamp = _stamp(clone)
+    lock = clone / "constraints" / "cpu.txt"
+    lock.write_text(lock.read_text(encoding="utf-8") + "one-more==1.0\n", encoding="utf-8")
+    script = "import bootstrap; print(bootstrap._state('cpu,dev'))"
+    environment = {**os.environ, "PYTHONPATH": str(clone / "scripts")}
+    state = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+    assert state.strip() != stamp.read_text(encoding="utf-8")
+
+
+def test_lock_fits_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    pins = Clone(ROOT).pins()
+    for text in (*project["dependencies"], *extras["cpu"], *extras["engine"], *extras["dev"]):
+        asked = Requirement(text)
+        if asked.name == project["name"]:
+            continue
+        version = pins[normal_name(asked.name)]
+        assert asked.specifier.contains(version), f"{text}: the lock has {version}"
+
+
+def test_lock_is_a_cpu_one() -> None:
+    pins = Clone(ROOT).pins()
+    assert not [name for name in pins if name.startswith(("nvidia-", "onnxruntime-gpu", "onnxruntime-directml", "triton"))]
+    assert all("+" not in version for version in pins.values())
+
+
+def test_ci_runs_make_test_only() -> None:
+    lines = [
+        line for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    ]
+    assert lines[-1] == "exec make test"
+    assert os.name == "nt" or os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_lists_what_it_does() -> None:
+    told = subprocess.run(["make", "-s", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True).stdout
+    for target in ("setup", "demo", "test", "check", "clean"):
+        assert f"make {target}" in told
