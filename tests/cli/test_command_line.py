@@ -65,7 +65,7 @@ def test_python_m_runner_is_the_same_command() -> None:
         (["shw"], 2, "did you mean 'show'?"),
         (["ls", "--tasks", "x"], 2, "--task"),
         (["show", "smollm2-135m-instuct"], 2, "did you mean 'smollm2-135m-instruct'?"),
-        (["show", RECIPE, "--variant", "cpu-int3"], 2, "did you mean 'cpu-int4'?"),
+        (["show", RECIPE, "--variant", "cpu-nt4"], 2, "did you mean 'cpu-int4'?"),
         (["show", RECIPE, "--set", "passes.build.precison=int8"], 2, "did you mean 'precision'?"),
         (["passes", "show", "ModelBuildr"], 2, "did you mean 'ModelBuilder'?"),
         (["--catalog", "nowhere", "ls"], 2, "there is no folder 'nowhere'"),
