@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # Types whose integer kernels on CPU are faster than their float ones when ranges are found at run time. The fused Attention and
 # EmbedLayerNormalization are ONNX Runtime's own; ONNX's Attention has no integer form.
 DYNAMIC_TYPES = ("Attention", "EmbedLayerNormalization", "Gather", "Gemm", "LSTM", "MatMul")
+# In transformers, only the products with weights: scores, softmax and normalisation lose too much in 8 bits. Other graphs, such
+# as convolutional networks, are quantised as a whole, so that activations stay integers from one operator to the next.
+TRANSFORMER_TYPES = ("Attention", "Conv", "EmbedLayerNormalization", "Gather", "Gemm", "MatMul")
+_TRANSFORMER_SIGNS = ("Attention", "GroupQueryAttention", "MultiHeadAttention", "Softmax")
 _MICROSOFT = "com.microsoft"
 
 
@@ -54,6 +58,7 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
     from onnxruntime import quantization
 
     source, graph = _prepared(model, options, context)
+    transformer = any(node.op_type in _TRANSFORMER_SIGNS for node in graph.graph.node)
     reader = calibration_reader(_batches(options, context))
     context.say(f"calibrating on {len(reader)} batches")
     written = context.scratch / "quantized.onnx"
@@ -62,7 +67,7 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
         written,
         reader,
         quant_format=quantization.QuantFormat[options.quant_format],
-        op_types_to_quantize=_types(options, None),
+        op_types_to_quantize=_types(options, TRANSFORMER_TYPES if transformer else None),
         per_channel=options.per_channel,
         reduce_range=options.reduce_range,
         activation_type=quantization.QuantType[options.activation_type],
@@ -73,7 +78,7 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
         calibrate_method=quantization.CalibrationMethod[options.calibrate_method],
         calibration_providers=options.calibration_providers,
         # One batch at a time: bounds the memory of the histograms, and lets batches differ in shape.
-        extra_options={**_extra(options, graph), "CalibStridedMinMax": 1},
+        extra_options={"MatMulConstBOnly": transformer, **_extra(options, graph), "CalibStridedMinMax": 1},
     )
     return _publish(model, written, options, context)
 
@@ -128,7 +133,30 @@ def _prepared(model: ModelHandle, options: QuantizationOptions, context: PassCon
         skip_symbolic_shape=True,
         save_as_external_data=_is_large(model.path),
     )
-    return prepared, read_graph(prepared, weights=False)
+    graph = _with_types(read_graph(prepared, weights=False))
+    prepared.write_bytes(graph.SerializeToString())
+    return prepared, graph
+
+
+def _with_types(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """States the types of what ONNX Runtime's own operators put out, which ONNX's shape inference does not know.
+
+    Calibration sees only tensors whose type is stated. The first output of every fused operator is of the graph's float type.
+    """
+    import onnx
+
+    known = {value.name for value in (*graph.graph.value_info, *graph.graph.output)}
+    for node in graph.graph.node:
+        if node.domain == _MICROSOFT and node.output[0] not in known:
+            graph.graph.value_info.append(onnx.helper.make_tensor_value_info(node.output[0], _float_type(graph), None))
+    return onnx.shape_inference.infer_shapes(graph)
+
+
+def _float_type(graph: onnx.ModelProto) -> int:
+    import onnx
+
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
+    return int(onnx.TensorProto.FLOAT16 if halves else onnx.TensorProto.FLOAT)
 
 
 def _is_large(graph: Path) -> bool:
@@ -179,11 +207,8 @@ def _excluded(options: QuantizationOptions, graph: onnx.ModelProto) -> list[str]
 
 
 def _extra(options: QuantizationOptions, graph: onnx.ModelProto) -> dict[str, Any]:
-    """Adds what tensors are taken for whose type shape inference cannot tell: outputs of fused operators."""
-    import onnx
-
-    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
-    return {"DefaultTensorType": onnx.TensorProto.FLOAT16 if halves else onnx.TensorProto.FLOAT, **options.extra()}
+    """Returns onnxruntime.quantization's extra options, with what a tensor is taken for whose type is not stated."""
+    return {"DefaultTensorType": _float_type(graph), **options.extra()}
 
 
 def _publish(model: ModelHandle, written: Path, options: QuantizationOptions, context: PassContext) -> ModelHandle:
