@@ -164,7 +164,7 @@ def _rows(tokenizer: Any, text: str, length: int) -> Arrays:
     """Returns `BATCH` rows of exactly `length` tokens of the text, which starts anew when it ends."""
     before, behind = _frame(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    body = np.resize(np.asarray(ids, dtype=np.int64), (BATCH, length - len(before) - len(behind)))
+    body: np.ndarray[Any, Any] = np.resize(np.asarray(ids, dtype=np.int64), (BATCH, length - len(before) - len(behind)))
     frame = [np.tile(np.asarray(part, dtype=np.int64), (BATCH, 1)) for part in (before, behind)]
     rows = np.concatenate([frame[0], body, frame[1]], axis=1)
     arrays = {"input_ids": rows, "attention_mask": np.ones_like(rows)}

@@ -12,6 +12,7 @@ from runner.engine.fingerprint import fingerprint, step_ingredients, versions
 from runner.engine.places import Places
 from runner.engine.store import Store
 from runner.errors import DataUnavailable, InvalidRecipe, NotTrusted, Place, Problem
+from runner.evaluation.evaluate import VERSION as EVALUATION_VERSION
 from runner.evaluation.evaluate import check_evaluator
 from runner.models.digest import DigestMemo
 from runner.models.source import Access, Source, locate, twin
@@ -281,6 +282,7 @@ def _evaluation_fingerprint(
             data[resolved.name] = data_digest(resolved, request.loaded.folder)
     return fingerprint(
         {
+            "version": EVALUATION_VERSION,
             "evaluator": evaluator.model_dump(mode="json"),
             "evaluate_input_model": config.evaluate_input_model,
             "model": last,

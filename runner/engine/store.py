@@ -126,7 +126,9 @@ class Store:
         Files are flushed to disk before the entry appears under its name.
         """
         files = files_below(content)
-        digests = {name: {"size": path.stat().st_size, "sha256": self._memo.of_file(path)} for name, path in files}
+        digests: dict[str, dict[str, Any]] = {
+            name: {"size": path.stat().st_size, "sha256": self._memo.of_file(path)} for name, path in files
+        }
         record = {**record, "fingerprint": fingerprint, "created": time.time(), "files": digests}
         staged = self._places.scratch / f"{os.getpid()}-put-{uuid.uuid4().hex[:12]}"
         staged.mkdir(parents=True)

@@ -88,7 +88,10 @@ class Walk:
     def _make(self, step: Step, key: str, model: ModelHandle) -> Entry:
         pass_ = table.get(step.pass_name)
         options = pass_.options.model_validate(step.options)
-        say = lambda text: self.emit(Event("said", step.name, text))  # noqa: E731
+
+        def say(text: str) -> None:
+            self.emit(Event("said", step.name, text))
+
         with self.store.workspace() as folder:
             output, scratch = folder / "output", folder / "scratch"
             output.mkdir()
@@ -127,7 +130,15 @@ class Walk:
             if entry is None:
                 self.emit(Event("evaluation-started", text="measuring"))
                 started = time.perf_counter()
-                result = evaluate(model, self.source, self.job.config, self.job.folder, self.job.threads, smoke=self.job.smoke)
+                result = evaluate(
+                    model,
+                    self.source,
+                    self.job.config,
+                    self.job.folder,
+                    self.job.threads,
+                    self.job.smoke,
+                    self.job.scripts_allowed,
+                )
                 record = {"step": "evaluation", "pass": "evaluation", "handle": model.to_json(), "result": result.to_json(),
                           "seconds": time.perf_counter() - started, "ingredients": {}}  # fmt: skip
                 with self.store.workspace() as folder:

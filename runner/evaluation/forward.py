@@ -145,7 +145,7 @@ class OnnxForward:
         leading = {one.shape[0] for one in self._inputs.values() if one.shape and isinstance(one.shape[0], int)}
         return min(leading) if leading else None
 
-    def _input(self, name: str, inputs: Arrays) -> np.ndarray[Any, Any]:
+    def _input(self, name: str, inputs: Arrays) -> Any:
         import numpy as np
 
         described = self._inputs[name]
@@ -156,16 +156,14 @@ class OnnxForward:
             return np.ascontiguousarray(inputs[name], dtype=dtype)
         ids = inputs.get("input_ids")
         if ids is not None and name == "position_ids":
-            positions: np.ndarray[Any, Any] = np.tile(np.arange(ids.shape[1], dtype=dtype), (ids.shape[0], 1))
-            return positions
+            return np.tile(np.arange(ids.shape[1], dtype=dtype), (ids.shape[0], 1))
         if ids is not None and name == "token_type_ids":
             return np.zeros(ids.shape, dtype)
         if ids is not None and name.startswith("past"):
             shape = [
                 axis if isinstance(axis, int) else ids.shape[0] if not at else 0 for at, axis in enumerate(described.shape)
             ]
-            empty: np.ndarray[Any, Any] = np.zeros(shape, dtype)
-            return empty
+            return np.zeros(shape, dtype)
         raise DataUnavailable(
             f"the data has no '{name}', which the graph takes", f"the data gives {', '.join(inputs)}; rename its columns"
         )

@@ -90,7 +90,6 @@ def open_graph(model: ModelHandle, threads: int) -> onnxruntime.InferenceSession
         NoProbe: the graph uses operators that only another provider has.
     """
     import onnxruntime
-    import torch
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
     options = onnxruntime.SessionOptions()
@@ -158,6 +157,8 @@ def _input(described: onnxruntime.NodeArg, inputs: Mapping[str, NDArray[Any]]) -
     if described.name == "position_ids" and "input_ids" in inputs:
         rows, length = inputs["input_ids"].shape
         return np.tile(np.arange(length, dtype=kind), (rows, 1))
+    if described.name == "token_type_ids" and "input_ids" in inputs:
+        return np.zeros(inputs["input_ids"].shape, dtype=kind)
     if described.name.startswith("past") and "input_ids" in inputs:
         rows = inputs["input_ids"].shape[0]
         sizes = [axis if isinstance(axis, int) else rows if at == 0 else 0 for at, axis in enumerate(described.shape)]

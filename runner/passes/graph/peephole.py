@@ -27,6 +27,10 @@ class OnnxPeepholeOptimizerOptions(ExternalDataOptions):
     cast_chain_elimination: bool = Field(True, description="one Cast in place of two in a row, where the first loses nothing")
     fix_com_microsoft_opset: bool = Field(True, description="declare version 1 of ONNX Runtime's own operators")
 
+    split_skip_layer_normalization: bool = Field(
+        False, description="Add and LayerNormalization in place of SkipLayerNormalization, whose kernel on CPU is slower"
+    )
+
     retired: ClassVar[Mapping[str, str]] = {
         "onnxoptimizer_optimize": "the package onnxoptimizer is not needed: onnxscript_optimize does its work",
         "patch_unsupported_argmax_operator": "ONNX Runtime takes every ArgMax today",
@@ -47,6 +51,8 @@ def optimize(model: ModelHandle, options: OnnxPeepholeOptimizerOptions, context:
         _merge_casts(graph)
     if options.fuse_reshape_operations:
         _merge_reshapes(graph)
+    if options.split_skip_layer_normalization:
+        _split_skip_layer_normalization(graph)
     _drop_unused(graph)
     if options.fix_com_microsoft_opset:
         _declare_microsoft(graph)
@@ -119,6 +125,33 @@ def _merge_reshapes(graph: ir.Model) -> None:
             continue
         if shape.numpy().tolist() == [-1] and _only_use(node.inputs[0]):
             node.replace_input_with(0, first.inputs[0])
+
+
+def _split_skip_layer_normalization(graph: ir.Model) -> None:
+    """SkipLayerNormalization(x, skip, gamma, beta, bias) becomes LayerNormalization(x + bias + skip, gamma, beta).
+
+    Its further outputs are the sum (the fourth), and mean and inverse deviation, which nothing reads at inference.
+    """
+    import onnx_ir as ir
+
+    for node in list(graph.graph):
+        if node.op_type != "SkipLayerNormalization" or node.domain != _MICROSOFT:
+            continue
+        given = [*node.inputs, None, None, None]
+        x, skip, gamma, beta, bias = given[:5]
+        new: list[ir.Node] = []
+        if bias is not None:
+            new.append(ir.node("Add", [x, bias], name=f"{node.name}/bias"))
+            x = new[-1].outputs[0]
+        new.append(ir.node("Add", [x, skip], name=f"{node.name}/skip"))
+        total = new[-1].outputs[0]
+        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-12
+        weights = [gamma] if beta is None else [gamma, beta]
+        norm = {"axis": -1, "epsilon": epsilon}
+        new.append(ir.node("LayerNormalization", [total, *weights], norm, name=f"{node.name}/normalize"))
+        new[-1].outputs[0].name = node.outputs[0].name
+        replaced = [new[-1].outputs[0], *node.outputs[1:3], total][: len(node.outputs)]
+        ir.convenience.replace_nodes_and_values(graph.graph, node, [node], new, node.outputs, replaced)
 
 
 def _declare_microsoft(graph: ir.Model) -> None:

@@ -236,6 +236,8 @@ def _fusion_options(kind: str, switches: Mapping[str, Any] | None) -> FusionOpti
     from onnxruntime.transformers.fusion_options import AttentionOpType, FusionOptions
 
     made = FusionOptions(kind)
+    if kind == "bert":  # its default reads the mask as a length, which is right for padding on the right only
+        made.use_raw_attention_mask(True)
     for name, value in (switches or {}).items():
         if name == "attention_op_type":
             made.set_attention_op_type(AttentionOpType(value))

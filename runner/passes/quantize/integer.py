@@ -23,6 +23,7 @@ DYNAMIC_TYPES = ("Attention", "EmbedLayerNormalization", "Gather", "Gemm", "LSTM
 # In transformers, only the products with weights: scores, softmax and normalisation lose too much in 8 bits. Other graphs, such
 # as convolutional networks, are quantised as a whole, so that activations stay integers from one operator to the next.
 TRANSFORMER_TYPES = ("Attention", "Conv", "EmbedLayerNormalization", "Gather", "Gemm", "MatMul")
+_TRANSFORMER_EXTRA = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": list(TRANSFORMER_TYPES)}
 _TRANSFORMER_SIGNS = ("Attention", "GroupQueryAttention", "MultiHeadAttention", "Softmax")
 _MICROSOFT = "com.microsoft"
 
@@ -59,6 +60,7 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
 
     source, graph = _prepared(model, options, context)
     transformer = any(node.op_type in _TRANSFORMER_SIGNS for node in graph.graph.node)
+    weights_only = options.extra().get("MatMulConstBOnly", transformer)
     reader = calibration_reader(_batches(options, context))
     context.say(f"calibrating on {len(reader)} batches")
     written = context.scratch / "quantized.onnx"
@@ -73,12 +75,12 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
         activation_type=quantization.QuantType[options.activation_type],
         weight_type=quantization.QuantType[options.weight_type],
         nodes_to_quantize=_chosen(options.nodes_to_quantize, graph, "nodes_to_quantize"),
-        nodes_to_exclude=_excluded(options, graph),
+        nodes_to_exclude=_excluded(options, graph) + (_products_of_activations(graph) if weights_only else []),
         use_external_data_format=_is_large(source),
         calibrate_method=quantization.CalibrationMethod[options.calibrate_method],
         calibration_providers=options.calibration_providers,
         # One batch at a time: bounds the memory of the histograms, and lets batches differ in shape.
-        extra_options={"MatMulConstBOnly": transformer, **_extra(options, graph), "CalibStridedMinMax": 1},
+        extra_options={**(_TRANSFORMER_EXTRA if transformer else {}), **_extra(options, graph), "CalibStridedMinMax": 1},
     )
     return _publish(model, written, options, context)
 
@@ -204,6 +206,12 @@ def _excluded(options: QuantizationOptions, graph: onnx.ModelProto) -> list[str]
     """Returns the nodes to leave alone: those asked for, and those whose operator has no integer form."""
     asked = _chosen(options.nodes_to_exclude, graph, "nodes_to_exclude") or []
     return asked + [node.name for node in graph.graph.node if node.op_type == "Attention" and node.domain != _MICROSOFT]
+
+
+def _products_of_activations(graph: onnx.ModelProto) -> list[str]:
+    """Returns the MatMuls that no weight takes part in; the quantiser for QDQ does not heed MatMulConstBOnly itself."""
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    return [node.name for node in graph.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
 
 
 def _extra(options: QuantizationOptions, graph: onnx.ModelProto) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""`recipe bench`: measure a recipe's model against the model it came from."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.cli.options import (
+    catalog_option,
+    config_option,
+    json_option,
+    no_cache_option,
+    output_dir_option,
+    recipe_argument,
+    request_options,
+)
+
+if TYPE_CHECKING:
+    from runner.bench.results import Results
+    from runner.engine.run import Outcome
+
+RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
+
+
+@click.command()
+@recipe_argument
+@config_option
+@request_options
+@output_dir_option
+@no_cache_option
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns that each side gets.")
+@click.option("--save", is_flag=True, help="Write into the recipe's results/ too, from where its README takes its table.")
+@json_option
+@catalog_option
+def bench(
+    word: str | None,
+    configs: Sequence[Path],
+    rounds: int,
+    save: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Measure a recipe's optimised model against PyTorch, in one sitting, in turns.
+
+    The model is made first where it is not there yet. Writes results.json and report.html beside it. Ends with exit
+    code 4 when a gate of the recipe is missed.
+    """
+    from runner.cli.request import make_request
+    from runner.cli.run_progress import Progress
+    from runner.engine.run import execute, plan_run
+    from runner.errors import GateMissed, Problem
+    from runner.report.page import write_page
+    from runner.report.table import print_results
+
+    request = make_request(word, configs, **chosen)
+    with Progress(request.name) as progress:
+        plan = plan_run(request, progress.say)
+        progress.begin(plan)
+        outcome = execute(plan, progress.listen)
+    results = _measure(outcome, rounds)
+    written = [plan.output / RESULTS_FILE]
+    if save and request.info and not request.smoke:
+        written.append(request.loaded.folder / "results" / results.file_name)
+    for path in written:
+        results.write(path)
+    write_page(plan.output / REPORT_FILE, results, outcome.receipt)
+    if as_json:
+        click.echo(results.model_dump_json(indent=2))
+    else:
+        print_results(results)
+        for path in (*written, plan.output / REPORT_FILE):
+            click.echo(f"{'report' if path.name == REPORT_FILE else 'results':<8} {path}")
+    missed = [verdict for verdict in results.gates if not verdict.met]
+    if missed:
+        raise GateMissed(*(Problem("gate-missed", f"{request.name}: {verdict}") for verdict in missed))
+
+
+def _measure(outcome: Outcome, rounds: int) -> Results:
+    from runner.bench.bench import Contest
+    from runner.bench.bench import bench as measure
+    from runner.recipe.info import Evaluation
+
+    plan, request = outcome.plan, outcome.plan.request
+    info = request.info
+    variant = info.variant(request.variant) if info else None
+    log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    contest = Contest(
+        output=outcome.model,
+        source=outcome.source,
+        recipe=info.name if info else request.name,
+        variant=request.variant,
+        model_id=request.config.input_model.model_path,
+        evaluation=info.evaluation if info else Evaluation(),
+        gates=variant.gates if variant else {},
+        folder=request.loaded.folder,
+        target=plan.target,
+        threads=plan.threads,
+        rounds=1 if request.smoke else rounds,
+        smoke=request.smoke,
+        source_digest=plan.source.digest,
+        fingerprint=outcome.receipt["fingerprint"],
+        command=f"recipe bench {request.name} --rounds {rounds}" + (" --smoke" if request.smoke else ""),
+        log=log,
+    )
+    with _Bar(request.name) as progress:
+        return measure(contest, progress.show)
+
+
+class _Bar:
+    """A bar over the actions of a benchmark, on standard error; silent unless that is a terminal."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[doing]}"),
+            console=console,
+            transient=True,
+            refresh_per_second=1,  # drawing must not disturb what is measured
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bars.add_task(f"bench {title}", total=None, doing="")
+
+    def __enter__(self) -> _Bar:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, text: str, done: int, total: int) -> None:
+        """Shows the action that begins."""
+        self._bars.update(self._task, completed=done, total=total, doing=text)

@@ -1,0 +1,104 @@
+"""`recipe try`: ask a model something, or show it an input."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.cli.options import catalog_option, json_option, recipe_argument, request_options
+
+if TYPE_CHECKING:
+    from runner.models.handle import ModelHandle
+
+MAX_NEW_TOKENS = 256
+
+
+@click.command("try")
+@recipe_argument
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@request_options
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=MAX_NEW_TOKENS, show_default=True, help="Longest answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--raw", is_flag=True, help="Give the prompt as it stands, without the chat template.")
+@json_option
+@catalog_option
+def try_model(
+    word: str | None,
+    inputs: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+    raw: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Ask a model something: RECIPE is an id, a recipe folder, or the folder of a finished model.
+
+    A language model answers the INPUT, word for word. An embedding model gives the vector of one text, and the
+    similarities of several. A masked-word model fills in [MASK]. A classifier names the five best classes of a text or
+    an image file. Without an INPUT the recipe's own example is used.
+    """
+    from runner.cli.try_tasks import Asked, answer
+
+    model, threads, provider, example = _model(word, chosen)
+    asked = Asked(model, _given(inputs, example), threads, provider, max_new_tokens, temperature, raw, as_json)
+    answer(asked)
+
+
+def _given(inputs: Sequence[str], example: str | None) -> tuple[str, ...]:
+    from runner.errors import UsageError
+
+    given = tuple(inputs)
+    if not given and not sys.stdin.isatty():
+        given = tuple(filter(None, (sys.stdin.read().strip(),)))
+    if not given and example:
+        given = (example,)
+        click.echo(f"> {example}", err=True)
+    if not given or any(not text.strip() for text in given):
+        raise UsageError("empty-input", "there is nothing to ask", "give a text, or a file for an image model")
+    return given
+
+
+def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
+    """Returns (model, threads, provider, example input): of a finished model's folder, or of a recipe, made where needed."""
+    from runner.engine.publish import read_receipt
+    from runner.targets.target import session_threads
+
+    folder = Path(word).expanduser() if word else None
+    receipt = read_receipt(folder) if folder is not None and folder.is_dir() else None
+    if folder is not None and (receipt is not None or (folder / "genai_config.json").is_file()):
+        target = chosen["target"]
+        provider = target.provider if target else (receipt or {}).get("provider", "CPUExecutionProvider")
+        return _finished(folder, receipt), session_threads(chosen["threads"]), provider, None
+    return _made(word, chosen)
+
+
+def _finished(folder: Path, receipt: dict[str, Any] | None) -> ModelHandle:
+    from runner.models.handle import ModelHandle
+
+    if receipt is None:
+        return ModelHandle("genai", folder, None, "text-generation")
+    return ModelHandle(receipt["kind"], folder, receipt["file"], receipt["task"], receipt["attributes"])
+
+
+def _made(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
+    from runner.cli.request import make_request
+    from runner.cli.run_progress import Progress
+    from runner.engine.run import execute, plan_run
+
+    request = make_request(word, (), **chosen)
+    started = time.perf_counter()
+    with Progress(request.name) as progress:
+        plan = plan_run(request, progress.say)
+        if not plan.complete:
+            click.echo(f"making {request.name} first", err=True)
+        progress.begin(plan)
+        outcome = execute(plan, progress.listen)
+    if outcome.log is not None:
+        click.echo(f"made in {time.perf_counter() - started:.0f} s: {plan.output}", err=True)
+    info = request.info
+    return outcome.model, plan.threads, plan.target.provider, info.evaluation.prompt if info else None

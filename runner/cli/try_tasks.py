@@ -1,0 +1,236 @@
+"""What `recipe try` does for each task: streams text, shows vectors and similarities, words, or classes."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.errors import DataUnavailable, UsageError
+from runner.models.handle import ModelHandle
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+BEST = 5
+_HEAD = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model and what it is asked.
+
+    Attributes:
+        model: the model.
+        inputs: texts, or paths of images.
+        threads: threads of its session.
+        provider: execution provider.
+        max_new_tokens: longest answer of a language model.
+        temperature: 0 for greedy decoding.
+        raw: no chat template.
+        as_json: print JSON instead of text.
+    """
+
+    model: ModelHandle
+    inputs: tuple[str, ...]
+    threads: int
+    provider: str
+    max_new_tokens: int
+    temperature: float
+    raw: bool
+    as_json: bool
+
+
+def answer(asked: Asked) -> None:
+    """Prints the model's answer.
+
+    Raises:
+        UsageError: the task has no form that can be tried here.
+        DataUnavailable: an input is not what the model takes.
+    """
+    task = (asked.model.task or "").removesuffix("-with-past")
+    if asked.model.kind == "genai":
+        _generate(asked)
+        return
+    if task not in _TASKS:
+        raise UsageError(
+            "cannot-try",
+            f"a model of kind '{asked.model.kind}' for '{task or 'no task'}' cannot be tried",
+            f"tasks: {', '.join(_TASKS)}",
+        )
+    _TASKS[task](asked)
+
+
+def _generate(asked: Asked) -> None:
+    from runner.models.generation import GenerationSession
+
+    if len(asked.inputs) > 1:
+        raise UsageError("one-prompt", "a language model answers one prompt at a time", "put the prompt in quotes")
+    session = GenerationSession(asked.model.folder, asked.threads)
+    prompt = session.text_tokens(asked.inputs[0]) if asked.raw else session.prompt(asked.inputs[0])
+    room = session.context_length - len(prompt)
+    search = {"do_sample": True, "temperature": asked.temperature} if asked.temperature else {"do_sample": False}
+    times, texts = [time.perf_counter()], []
+    for token in session.generate(prompt, max(1, min(asked.max_new_tokens, room)), **search):
+        times.append(time.perf_counter())
+        texts.append(token.text)
+        if not asked.as_json:
+            click.echo(token.text, nl=False)
+    _tell_generated(asked, "".join(texts), len(prompt), times)
+
+
+def _tell_generated(asked: Asked, text: str, prompt: int, times: list[float]) -> None:
+    tokens = len(times) - 1
+    first = times[1] - times[0] if tokens else None
+    rate = (tokens - 1) / (times[-1] - times[1]) if tokens > 1 else None
+    if asked.as_json:
+        _print_json({"text": text, "prompt_tokens": prompt, "new_tokens": tokens, "first_token_s": first, "tokens_per_s": rate})
+        return
+    click.echo()
+    speed = f", {rate:.0f} tokens/s" if rate else ""
+    started = f"first after {first * 1e3:.0f} ms" if first is not None else "none came"
+    click.secho(f"{prompt} tokens in, {tokens} out: {started}{speed}, {asked.threads} threads", dim=True, err=True)
+
+
+def _embed(asked: Asked) -> None:
+    from runner.evaluation.retention import pooled
+    from runner.models.inputs import read_facts
+
+    encoded = _encode(asked)
+    hidden = next(iter(_run(asked, encoded).values()))
+    first_token = bool(read_facts(asked.model.folder / "1_Pooling").get("pooling_mode_cls_token"))
+    vectors = pooled(hidden, encoded["attention_mask"], first_token) if hidden.ndim == 3 else hidden
+    similarities = (vectors @ vectors.T).tolist()
+    if asked.as_json:
+        _print_json({"inputs": asked.inputs, "vectors": vectors.tolist(), "cosine": similarities})
+        return
+    for text, vector in zip(asked.inputs, vectors, strict=True):
+        head = " ".join(f"{value:+.4f}" for value in vector[:_HEAD])
+        click.echo(f"[{head} …] {len(vector)} numbers  {_short(text)}")
+    if len(asked.inputs) > 1:
+        click.echo()
+        for at, row in enumerate(similarities):
+            click.echo(f"{at + 1:>3}  {'  '.join(f'{value:6.3f}' for value in row)}  {_short(asked.inputs[at])}")
+
+
+def _fill(asked: Asked) -> None:
+    import numpy as np
+
+    tokenizer = _tokenizer(asked)
+    mask = str(tokenizer.mask_token)
+    inputs = tuple(re.sub(r"\[mask\]|<mask>", mask, text, flags=re.IGNORECASE) for text in asked.inputs)
+    without = next((text for text in inputs if mask not in text), None)
+    if without is not None:
+        raise UsageError("no-mask", f"no {mask} stands in '{_short(without)}'", f"write {mask} where a word is missing")
+    found: list[tuple[str, list[list[tuple[str, float]]]]] = []
+    for text in inputs:
+        encoded = _arrays(tokenizer([text], return_tensors="np", truncation=True))
+        logits = next(iter(_run(asked, encoded).values()))
+        rows = _softmax(logits[0][np.flatnonzero(encoded["input_ids"][0] == tokenizer.mask_token_id)])
+        words = [[(tokenizer.decode([int(at)]).strip(), float(row[at])) for at in _best(row)] for row in rows]
+        found.append((text, words))
+    if asked.as_json:
+        _print_json([{"input": text, "masks": words} for text, words in found])
+        return
+    for text, masks in found:
+        for words in masks:
+            for word, share in words:
+                click.echo(f"{share:6.1%}  {text.replace(mask, click.style(word, bold=True), 1)}")
+
+
+def _classify_text(asked: Asked) -> None:
+    _tell_classes(asked, next(iter(_run(asked, _encode(asked)).values())))
+
+
+def _classify_image(asked: Asked) -> None:
+    from runner.data.local import Raw, process_images
+
+    paths = [_image(Path(text).expanduser()) for text in asked.inputs]
+    examples = process_images(Raw(paths, [None] * len(paths)), asked.model)
+    for path, (inputs, _) in zip(asked.inputs, examples.items, strict=True):
+        one = Asked(asked.model, (path,), *list(asked.__dict__.values())[2:])
+        _tell_classes(one, next(iter(_run(asked, {name: array[None] for name, array in inputs.items()}).values())))
+
+
+def _image(path: Path) -> Path:
+    if not path.is_file():
+        raise DataUnavailable(f"there is no file '{path}'", "an image model takes the path of an image file")
+    return path
+
+
+def _tell_classes(asked: Asked, logits: Array) -> None:
+    from runner.models.inputs import read_facts
+
+    names: Mapping[str, str] = read_facts(asked.model.folder).get("id2label") or {}
+    found = [
+        (text, [(names.get(str(at), f"class {at}"), float(row[at])) for at in _best(row)])
+        for text, row in zip(asked.inputs, _softmax(logits), strict=True)
+    ]
+    if asked.as_json:
+        _print_json([{"input": text, "classes": classes} for text, classes in found])
+        return
+    for text, classes in found:
+        click.echo(_short(text))
+        for name, share in classes:
+            click.echo(f"{share:7.1%}  {name}")
+
+
+def _tokenizer(asked: Asked) -> Any:
+    from runner.models.torch_source import load_tokenizer
+
+    return load_tokenizer(asked.model)
+
+
+def _encode(asked: Asked) -> dict[str, Array]:
+    return _arrays(_tokenizer(asked)(list(asked.inputs), return_tensors="np", padding=True, truncation=True))
+
+
+def _arrays(encoded: Mapping[str, Any]) -> dict[str, Array]:
+    import numpy as np
+
+    return {name: np.asarray(array, dtype=np.int64) for name, array in encoded.items()}
+
+
+def _run(asked: Asked, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    from runner.evaluation.forward import open_forward
+
+    forward = open_forward(asked.model, asked.threads, asked.provider)
+    return forward.arrays(forward.run(forward.prepare(inputs)))
+
+
+def _best(row: Array) -> list[int]:
+    return [int(at) for at in row.argsort()[::-1][:BEST]]
+
+
+def _softmax(logits: Array) -> Array:
+    import numpy as np
+
+    raised: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Array = raised / raised.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, ensure_ascii=False, indent=2))
+
+
+_TASKS: dict[str, Callable[[Asked], None]] = {
+    "feature-extraction": _embed,
+    "sentence-similarity": _embed,
+    "fill-mask": _fill,
+    "text-classification": _classify_text,
+    "sequence-classification": _classify_text,
+    "image-classification": _classify_image,
+}

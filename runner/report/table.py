@@ -1,0 +1,84 @@
+"""A benchmark as a table: coloured on a terminal, aligned plain text in a pipe."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.bench.results import Results, Row, Verdict
+from runner.bench.scenarios import FIGURES
+from runner.report.figures import bar, figure, gain, is_better, spread
+
+PIPE_WIDTH = 140
+
+
+def print_results(results: Results, console: Console | None = None) -> None:
+    """Prints the benchmark: what was measured, a row a figure, the environment and the notes."""
+    console = console or _console()
+    name = f"{results.recipe}/{results.variant}" if results.variant else results.recipe
+    console.print(
+        f"[bold]{name}[/] against PyTorch fp32 on {results.target}, {results.threads} threads, {results.rounds} rounds in turn",
+        highlight=False,
+    )
+    console.print(_table(results, plain=not console.is_terminal))
+    console.print(f"[dim]{environment_line(results)}[/]", highlight=False)
+    for note in results.notes:
+        console.print(f"[yellow]note[/] {note}", highlight=False)
+    for verdict in results.gates:
+        if not verdict.met:
+            console.print(f"[red]gate missed[/] {verdict}", highlight=False)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def _table(results: Results, plain: bool) -> Table:
+    style = box.Box("    \n    \n    \n    \n    \n    \n    \n    \n") if plain else box.SIMPLE_HEAD
+    table = Table(box=style, header_style="bold" if not plain else "", pad_edge=False, show_header=True)
+    gated = bool(results.gates)
+    table.add_column("figure", no_wrap=True, style="cyan")
+    for column in ("baseline", "optimised"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
+    table.add_column("gain", no_wrap=True)
+    if gated:
+        table.add_column("gate", no_wrap=True)
+    table.add_column("measured", style="dim", overflow="fold")
+    for row in results.rows:
+        cells: list[Text | str] = [
+            FIGURES[row.name].title if row.name in FIGURES else row.name,
+            figure(row.baseline.value, row.unit) if row.baseline else "",
+            figure(row.optimised.value, row.unit),
+            spread(row.ratio),
+            _gain(row),
+        ]
+        if gated:
+            cells.append(_gate(results.gate(row.name)))
+        table.add_row(*cells, row.about)
+    return table
+
+
+def _gain(row: Row) -> Text:
+    better = is_better(row)
+    return Text(gain(row), style="" if better is None else "green" if better else "red")
+
+
+def _gate(verdict: Verdict | None) -> Text:
+    if verdict is None:
+        return Text("")
+    return Text(f"{'✓' if verdict.met else '✗'} {bar(verdict)}", style="green" if verdict.met else "bold red")
+
+
+def environment_line(results: Results) -> str:
+    """Returns the machine and the libraries in one line."""
+    env = results.environment
+    shown = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-genai", "onnxruntime-genai-cuda", "torch")
+    packages = ", ".join(f"{name} {env.packages[name]}" for name in shown if name in env.packages)
+    flags = f" ({', '.join(env.flags)})" if env.flags else ""
+    return (
+        f"{env.cpu}, {env.cores} cores{flags}, {env.memory_bytes / 1e9:.0f} GB; {env.system}; Python {env.python}, {packages}"
+    )
