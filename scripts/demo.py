@@ -26,10 +26,9 @@ def main() -> None:
         code = subprocess.run([recipe, *arguments], cwd=ROOT, check=False).returncode
         if code:
             sys.exit(code)
-    reports = sorted((ROOT / "recipes" / "smollm" / RECIPE / "results").glob("*.json"), key=lambda path: path.stat().st_mtime)
     print(f"\nmodel    {OUTPUT}")
     print(f"receipt  {OUTPUT / 'receipt.json'}")
-    print(f"report   {reports[-1] if reports else 'none was written'}")
+    print(f"report   {OUTPUT / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def readme() -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = "\n".join(recipes_table())
     return re.sub(
-        r"(<!-- recipes -->\n).*?(\n<!-- /recipes -->)", lambda marks: f"{marks[1]}{table}{marks[2]}", text, flags=re.DOTALL
+        r"(<!-- recipes -->\n).*?(<!-- /recipes -->)", lambda marks: f"{marks[1]}{table}\n{marks[2]}", text, flags=re.DOTALL
     )
 
 

@@ -26,7 +26,6 @@ from runner.targets.target import Target
 
 BUSY = 0.15
 _SETTLE_SECONDS = 0.25  # threads of the side that has just worked spin for a moment
-_TURN_SECONDS = 1.0
 _LEAST_CALLS = 5
 _FIRST_TOKENS = 3
 
@@ -49,6 +48,7 @@ class Contest:
         target: what runs the optimised model.
         threads: threads of each side.
         rounds: how often each side has its turn.
+        turn_seconds: how long a side calls its model in one turn.
         smoke: the models are tiny twins: measure, but judge nothing.
         source_digest: identity of the source model.
         fingerprint: identity of the optimised model.
@@ -67,6 +67,7 @@ class Contest:
     target: Target
     threads: int
     rounds: int = 5
+    turn_seconds: float = 1.0
     smoke: bool = False
     source_digest: str | None = None
     fingerprint: str | None = None
@@ -92,6 +93,8 @@ def bench(contest: Contest, progress: Progress = lambda text, done, total: None)
         sitting = _Sitting(contest, Path(scratch), progress)
         rows = sitting.hold()
     notes = [*sitting.inputs.notes]
+    if contest.smoke:
+        notes.append("tiny random-weight models: these figures say that everything runs, and nothing about the real model")
     if environment.busy > BUSY:
         notes.append(f"other processes used {environment.busy:.0%} of the machine right before: repeat it on a quiet one")
     return Results(
@@ -196,7 +199,7 @@ class _Sitting:
 
     def _calls(self, side: SubjectProcess, scenario: str) -> None:
         feed = self.inputs.single if scenario == "latency" else self.inputs.batch
-        seconds = median(side.ask("turn", feed=feed, seconds=_TURN_SECONDS, least=_LEAST_CALLS)["seconds"])
+        seconds = median(side.ask("turn", feed=feed, seconds=self.contest.turn_seconds, least=_LEAST_CALLS)["seconds"])
         self._note(side, scenario, seconds * 1e3 if scenario == "latency" else BATCH / seconds)
 
     def _timed(self) -> list[Row]:

@@ -393,6 +393,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "is-measured", "should", "Every variant has a results file.",
-        "Claims need figures.", "run 'recipe bench' where the model can be had", _is_measured,
+        "Claims need figures.", "run 'recipe bench --save' where the model can be had", _is_measured,
     ),
 )  # fmt: skip

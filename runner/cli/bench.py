@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runner.engine.run import Outcome
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
+TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
 
 
 @click.command()
@@ -102,6 +103,7 @@ def _measure(outcome: Outcome, rounds: int) -> Results:
         target=plan.target,
         threads=plan.threads,
         rounds=1 if request.smoke else rounds,
+        turn_seconds=SMOKE_TURN_SECONDS if request.smoke else TURN_SECONDS,
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],

@@ -135,8 +135,8 @@ def _fill(asked: Asked) -> None:
         encoded = _arrays(tokenizer([text], return_tensors="np", truncation=True))
         logits = next(iter(_run(asked, encoded).values()))
         rows = _softmax(logits[0][np.flatnonzero(encoded["input_ids"][0] == tokenizer.mask_token_id)])
-        words = [[(tokenizer.decode([int(at)]).strip(), float(row[at])) for at in _best(row)] for row in rows]
-        found.append((text, words))
+        choices = [[(tokenizer.decode([int(at)]).strip(), float(row[at])) for at in _best(row)] for row in rows]
+        found.append((text, choices))
     if asked.as_json:
         _print_json([{"input": text, "masks": words} for text, words in found])
         return
@@ -200,10 +200,9 @@ def _arrays(encoded: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _run(asked: Asked, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    from runner.evaluation.forward import open_forward
+    from runner.evaluation.forward import open_forward, outputs_of
 
-    forward = open_forward(asked.model, asked.threads, asked.provider)
-    return forward.arrays(forward.run(forward.prepare(inputs)))
+    return outputs_of(open_forward(asked.model, asked.threads, asked.provider), inputs)
 
 
 def _best(row: Array) -> list[int]:

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,12 +228,12 @@ class _Measurement:
         return path, batch, note
 
     def _accuracy(self, metric: MetricConfig, subs: Sequence[SubMetric], model: ModelHandle) -> Sequence[Metric | None]:
-        from runner.evaluation.forward import open_forward
+        from runner.evaluation.forward import open_forward, outputs_of
 
         provider = target_of(self.config.system(self.config.target)).provider
         data = self._data(metric, model)
         forward = open_forward(model, self.threads, provider)
-        answer = lambda inputs: forward.arrays(forward.run(forward.prepare(inputs)))  # noqa: E731
+        answer = partial(outputs_of, forward)
         if data.synthetic:
             predictions(answer(next(iter(data))), data.post_process)
             return [None] * len(subs)

@@ -57,6 +57,11 @@ def open_forward(model: ModelHandle, threads: int, provider: str = "CPUExecution
     return TorchForward(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
 
 
+def outputs_of(model: Forward, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+    """Returns a loaded model's outputs for `inputs`, as fp32 arrays by name."""
+    return model.arrays(model.run(model.prepare(inputs)))
+
+
 class TorchForward:
     """The source model in eager PyTorch, fp32, in inference mode."""
 

@@ -45,7 +45,8 @@ def cosine(reference: Array, candidate: Array) -> tuple[Metric, Metric]:
         reference: the source model's vectors, [n, width].
         candidate: the optimised model's vectors of the same inputs, [n, width].
     """
-    samples = tuple(float(value) for value in (unit(reference) * unit(candidate)).sum(axis=-1))
+    products = (unit(reference) * unit(candidate)).sum(axis=-1)
+    samples = tuple(max(-1.0, min(1.0, float(value))) for value in products)  # fp32 rounds a little past 1
     return (
         Metric("cosine", sum(samples) / len(samples), "", True, samples, f"mean over {len(samples)} inputs"),
         Metric("cosine_min", min(samples), "", True, samples, f"worst of {len(samples)} inputs"),

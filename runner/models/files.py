@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Above this size the weights stand in a file of their own: protobuf ends at 2 GB, and the graph around them grows.
 LARGE = 1_500_000_000
+# Smaller tensors stay in the graph in any case: shapes and axes are among them, and ONNX Runtime reads those nowhere else.
+_SMALLEST = 256
 # Smaller files are copied, so that nobody who edits a config in place edits the store's copy as well.
 _LINKED_FROM = 1_000_000
 # What stands beside a graph and says how to use it: configuration, tokenizer, image processor, pooling.
@@ -126,7 +128,7 @@ def write_graph(model: onnx.ModelProto, path: Path, external: ExternalData | Non
         save_as_external_data=True,
         all_tensors_to_one_file=external.one_file,
         location=(external.name or f"{path.name}.data") if external.one_file else None,
-        size_threshold=external.threshold,
+        size_threshold=max(external.threshold, _SMALLEST),
         convert_attribute=external.attributes,
     )
 

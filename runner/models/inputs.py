@@ -59,6 +59,14 @@ def read_facts(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return facts
 
 
+def sequence_length(folder: Path, wanted: int) -> int:
+    """Returns the wanted length, or the longest sequence that the model in a folder has positions for."""
+    facts = read_facts(folder)
+    facts = {**(facts.get("text_config") or {}), **facts}
+    longest = facts.get("max_position_embeddings") or facts.get("n_positions") or wanted
+    return min(wanted, int(longest))
+
+
 def image_size(folder: Path) -> tuple[int, int, int]:
     """Returns (channels, height, width) that the image model in a folder works on."""
     facts = {**read_facts(folder, "preprocessor_config.json"), **read_facts(folder)}

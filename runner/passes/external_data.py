@@ -16,7 +16,7 @@ class ExternalDataOptions(PassOptions):
     )
     all_tensors_to_one_file: bool = Field(True, description="one file for all weights, instead of one a tensor")
     external_data_name: str | None = Field(None, description="name of that file; the graph's name with .data by default")
-    size_threshold: int = Field(1024, ge=0, description="smaller tensors (bytes) stay in the graph")
+    size_threshold: int = Field(1024, ge=0, description="smaller tensors (bytes) stay in the graph; those below 256 always do")
     convert_attribute: bool = Field(False, description="move tensors of node attributes out as well")
 
     def external_data(self) -> ExternalData:

@@ -97,7 +97,7 @@ def _pass_forms(name: str, options: type[PassOptions], definitions: dict[str, An
     """The schemas of a step: options beside `type`, and options under `config`."""
     own = options.model_json_schema(ref_template=_REFERENCE, schema_generator=_Described)
     definitions.update(own.pop("$defs", {}))
-    fields: dict[str, Any] = dict(own.get("properties", {}))
+    fields: dict[str, Any] = {**own.get("properties", {}), **_respelt(options, own.get("properties", {}))}
     for old, new in options.renamed.items():
         fields[old] = {**fields.get(new, {}), "description": f"Olive's name of {new}"}
     for old, why in {**options.retired, **RETIRED_PASS_LEVEL}.items():
@@ -116,6 +116,17 @@ def _pass_forms(name: str, options: type[PassOptions], definitions: dict[str, An
         "properties": {**level, **{key: fields[key] for key in RETIRED_PASS_LEVEL}, "config": held},
     }
     return flat, nested
+
+
+def _respelt(options: type[PassOptions], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that a validator spells right before they are checked: any text, with the right spellings to complete from."""
+    decorators = options.__pydantic_decorators__.field_validators.values()
+    names = {name for decorator in decorators if decorator.info.mode == "before" for name in decorator.info.fields}
+    return {name: {"anyOf": [fields[name], {"type": "string"}], **_about(fields[name])} for name in names & fields.keys()}
+
+
+def _about(field: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: field[key] for key in ("description", "default") if key in field}
 
 
 def option_rows(options: type[PassOptions]) -> list[tuple[str, str, str, str]]:

@@ -101,7 +101,7 @@ def _row(results: Results, row: Row) -> dict[str, str]:
 def _step(step: Mapping[str, Any]) -> dict[str, str]:
     outputs = ((step.get("parity") or {}).get("outputs") or {}).values()
     cosines = [one["cosine"] for one in outputs if one.get("cosine") is not None]
-    options = ", ".join(f"{name}={value}" for name, value in step["options"].items() if value not in (None, [], {}))
+    options = ", ".join(f"{name}={_written(value)}" for name, value in step["options"].items() if _says(value))
     return {
         "name": step["step"],
         "pass_name": step["pass"],
@@ -110,6 +110,17 @@ def _step(step: Mapping[str, Any]) -> dict[str, str]:
         "cosine": f"{min(cosines):.5f}" if cosines else "",
         "options": options if len(options) <= _OPTIONS_LENGTH else f"{options[:_OPTIONS_LENGTH]}…",
     }
+
+
+def _says(value: Any) -> bool:
+    """Returns whether an option was given a value at all; a mapping of nothing but None was not."""
+    return any(_says(item) for item in value.values()) if isinstance(value, dict) else value not in (None, [])
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items() if _says(item)) + "}"
+    return str(value)
 
 
 def _metric(metric: Mapping[str, Any]) -> dict[str, str]:
@@ -132,7 +143,6 @@ def _facts(results: Results | None, receipt: Mapping[str, Any]) -> list[tuple[st
             ("measured", results.date),
             ("machine", environment_line(results)),
             ("command", results.command),
+            ("revision", results.environment.revision or "a tree with changes, or none"),
         ]
-        if results.environment.revision:
-            facts.append(("revision", results.environment.revision))
-    return facts
+    return [(name, value) for name, value in facts if value]

@@ -18,10 +18,7 @@ def print_results(results: Results, console: Console | None = None) -> None:
     """Prints the benchmark: what was measured, a row a figure, the environment and the notes."""
     console = console or _console()
     name = f"{results.recipe}/{results.variant}" if results.variant else results.recipe
-    console.print(
-        f"[bold]{name}[/] against PyTorch fp32 on {results.target}, {results.threads} threads, {results.rounds} rounds in turn",
-        highlight=False,
-    )
+    console.print(f"[bold]{name}[/] against PyTorch fp32 on {results.target}, {_rules(results)}", highlight=False)
     console.print(_table(results, plain=not console.is_terminal))
     console.print(f"[dim]{environment_line(results)}[/]", highlight=False)
     for note in results.notes:
@@ -34,6 +31,11 @@ def print_results(results: Results, console: Console | None = None) -> None:
 def _console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def _rules(results: Results) -> str:
+    threads = f"{results.threads} thread{'s' if results.threads != 1 else ''}"
+    return f"{threads}, {results.rounds} round{'s' if results.rounds != 1 else ''} in turn"
 
 
 def _table(results: Results, plain: bool) -> Table:

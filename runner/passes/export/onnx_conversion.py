@@ -16,7 +16,7 @@ from pydantic import Field
 from runner.errors import InvalidRecipe, Problem, RunFailed, TargetUnavailable, did_you_mean
 from runner.models.files import carry_companions, write_graph
 from runner.models.handle import ModelHandle
-from runner.models.inputs import IMAGE_TASKS, GraphInput, made_up, read_facts, source_inputs
+from runner.models.inputs import IMAGE_TASKS, GraphInput, made_up, read_facts, sequence_length, source_inputs
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.external_data import ExternalDataOptions
 
@@ -157,14 +157,33 @@ def _of_transformers(model: ModelHandle, options: OnnxConversionOptions, fused: 
     if task not in IMAGE_TASKS:
         module.set_attn_implementation("sdpa" if fused else "eager")
     given = source_inputs(handle)
-    sizes = {"batch": 2, "sequence": 16} if options.dynamic else {"batch": 1, "sequence": 128}
+    sizes = {"batch": 2, "sequence": 16} if options.dynamic else {"batch": 1, "sequence": sequence_length(model.folder, 128)}
     example = _tensors(made_up(given, model.folder, sizes))
     if options.dynamic and "attention_mask" in example:
         example["attention_mask"][1, 9:] = 0
     outputs = list(OUTPUTS[task])
     axes = {one.name: _free_axes(one) for one in given}
-    fixed = {"use_cache": False} if task == "text-generation" else {}
-    return Export(_plain(module, list(example), outputs, fixed), (), example, list(example), outputs, axes)
+    forward = _decode if task == "text-generation" else _encode
+    return Export(_plain(module, forward, list(example), outputs), (), example, list(example), outputs, axes)
+
+
+def _encode(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+    return module(**inputs, return_dict=True)
+
+
+def _decode(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """Runs a language model without its cache.
+
+    Positions are given for every sequence: those that the model makes up have a batch of one, which the exporter's rotary
+    embedding keeps, and ONNX Runtime refuses for larger batches.
+    """
+    import torch
+
+    ids = inputs["input_ids"]
+    positions = {}
+    if "position_ids" in inspect.signature(module.forward).parameters:
+        positions["position_ids"] = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0).expand(ids.shape[0], -1)
+    return module(**inputs, **positions, use_cache=False, return_dict=True)
 
 
 def _free_axes(one: GraphInput) -> dict[int, str]:
@@ -177,7 +196,12 @@ def _tensors(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _plain(module: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str], fixed: Mapping[str, Any]) -> torch.nn.Module:
+def _plain(
+    module: torch.nn.Module,
+    run: Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Any],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> torch.nn.Module:
     """Wraps a transformers module so that its forward takes `inputs` in this order and gives the tensors `outputs`."""
     import torch
 
@@ -188,7 +212,7 @@ def _plain(module: torch.nn.Module, inputs: Sequence[str], outputs: Sequence[str
 
         def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
             given = {**dict(zip(inputs, args, strict=False)), **kwargs}
-            result = self.model(**given, **fixed, return_dict=True)
+            result = run(self.model, given)
             return tuple(result[name] for name in outputs)
 
     wrapped = Plain()
@@ -360,7 +384,7 @@ def _by_dynamo(export: Export, opset: int, options: OnnxConversionOptions) -> on
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:
-    """Names nodes by the module that they come from: /encoder/layer.0/output/dense/MatMul, as the tracing exporter does."""
+    """Names nodes by the module that they come from: /model/encoder/layer.0/output/dense/MatMul, as the tracing exporter does."""
     used: dict[str, int] = {}
     for node in proto.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
@@ -371,6 +395,7 @@ def _name_nodes(proto: onnx.ModelProto) -> None:
         count = used.get(name, 0)
         used[name] = count + 1
         node.name = f"{name}_{count}" if count else name
+        node.ClearField("metadata_props")  # source lines and paths of this machine
 
 
 def _dynamic_shapes(export: Export) -> Any:

@@ -254,8 +254,8 @@ def _keep_blocks_even(model: ModelHandle, chosen: dict[str, Any], context: PassC
     raise InvalidRecipe(
         Problem(
             "odd-blocks",
-            f"ModelBuilder: block_size {size} cuts rows of {odd[0]} weights into an odd number of blocks, and {method} cannot pack "
-            "their zero points",
+            f"ModelBuilder: block_size {size} cuts rows of {odd[0]} weights into an odd number of blocks, "
+            f"whose zero points {method} cannot pack",
             remedy=f"choose block_size {' or '.join(map(str, fit))}" if fit else "choose algo_config default",
         )
     )

@@ -25,7 +25,7 @@ def measure(order: dict[str, Any]) -> float:
     """
     if order["provider"] == "CUDAExecutionProvider":
         onnxruntime.preload_dlls()
-    options = session_options(1, order["options"])
+    options = session_options(1, order["options"], order["provider"])
     session = onnxruntime.InferenceSession(order["graph"], options, providers=[order["provider"]])
     with np.load(order["inputs"]) as stored:
         inputs = dict(stored)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from runner.errors import RunFailed
 from runner.models.files import carry
 from runner.models.handle import ModelHandle
-from runner.models.inputs import graph_inputs, made_up
+from runner.models.inputs import graph_inputs, made_up, sequence_length
 from runner.models.session import TUNED_FILE
 from runner.passes.declaration import Pass, PassContext
 from runner.recipe.config import DataConfig
@@ -134,7 +134,7 @@ def _saved_inputs(model: ModelHandle, options: OrtSessionParamsTuningOptions, co
     import numpy as np
 
     if options.data_config is None:
-        inputs = made_up(graph_inputs(model.path), model.folder, {"sequence": 128})
+        inputs = made_up(graph_inputs(model.path), model.folder, {"sequence": sequence_length(model.folder, 128)})
     else:
         named = options.data_config
         given: Any = named.model_dump(mode="json") if isinstance(named, DataConfig) else named
