@@ -141,9 +141,16 @@ class Interrupted(RecipeError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Returns the known name closest to `word` regardless of case, or None when nothing is near."""
+    """Returns the known name closest to `word` regardless of case, or None when nothing is near.
+
+    A word that is close to the beginning of a longer name is near it too.
+    """
+    word = word.lower()
     by_lower = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word, by_lower, n=1, cutoff=0.6)
+    if not found:
+        by_beginning = {name[: len(word) + 1]: name for name in reversed(by_lower)}
+        found = [by_beginning[close] for close in difflib.get_close_matches(word, by_beginning, n=1, cutoff=0.75)]
     return by_lower[found[0]] if found else None
 
 

@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from runner.errors import InvalidRecipe, Place, Problem
 from runner.recipe.config import Model
 from runner.recipe.document import Node, read_document
-from runner.recipe.load import check
+from runner.recipe.load import check, in_reading_order
 from runner.recipe.migrate import EXECUTION_PROVIDERS
 
 INFO_NAMES = ("info.yml", "info.yaml")
@@ -43,6 +43,20 @@ class PackageSource(Model):
         return value
 
 
+def _source_kind(value: Any) -> str:
+    """A source is told by the key that it has."""
+    return (
+        "package source"
+        if isinstance(value, PackageSource) or (isinstance(value, dict) and "package" in value)
+        else "hub source"
+    )
+
+
+Source = Annotated[
+    Annotated[HubSource, Tag("hub source")] | Annotated[PackageSource, Tag("package source")], Discriminator(_source_kind)
+]
+
+
 class ModelFacts(Model):
     """What is true of the source model."""
 
@@ -53,7 +67,7 @@ class ModelFacts(Model):
     licence: str = Field(description="SPDX id, or the licence's own name")
     gated: bool = False
     download_mb: float = Field(gt=0, description="megabytes (10^6 bytes) of weights")
-    sources: list[HubSource | PackageSource] = Field(default_factory=list, description="where weights come from, in this order")
+    sources: list[Source] = Field(default_factory=list, description="where weights come from, in this order")
 
 
 class Evaluation(Model):
@@ -188,7 +202,7 @@ def read_info(path: Path, shown_as: str | None = None) -> tuple[Info, Node]:
     if info is not None:
         problems += _twice(info, node)
     if problems or info is None:
-        raise InvalidRecipe(*problems)
+        raise InvalidRecipe(*in_reading_order(problems, [Path(shown_as or path)]))
     return info, node
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -145,14 +145,19 @@ def _check(root: Node, files: tuple[Path, ...], options_of: OptionsOf, notes: li
         root = root.with_members(passes=Node(checked, passes.origin))
     problems += _dangling(root)
     if problems or config is None:
-        order = {str(path): number for number, path in enumerate(files)}
-        raise InvalidRecipe(
-            *sorted(
-                dict.fromkeys(problems),
-                key=lambda problem: (order.get(problem.place.file, 9), problem.place.line or 0) if problem.place else (9, 0),
-            )
-        )
+        raise InvalidRecipe(*in_reading_order(problems, files))
     return LoadedConfig(config.model_copy(update={"passes": steps}), root, files, tuple(notes))
+
+
+def in_reading_order(problems: Sequence[Problem], files: Sequence[Path]) -> list[Problem]:
+    """Returns the problems without repetition, by file and line; those without a place come last."""
+    order = {str(path): number for number, path in enumerate(files)}
+
+    def key(problem: Problem) -> tuple[int, int]:
+        place = problem.place
+        return (order.get(place.file, len(order)), place.line or 0) if place else (len(order) + 1, 0)
+
+    return sorted(dict.fromkeys(problems), key=key)
 
 
 def _check_pass(
@@ -210,17 +215,17 @@ def check(model: type[T], node: Node, problems: list[Problem], place: Place, sub
 
 
 def _problem(model: type[BaseModel], node: Node, detail: ErrorDetails, place: Place, subject: str) -> Problem:
-    path = tuple(detail["loc"])
+    path = _written_path(node, detail["loc"])
     found = node.deepest(path)
     where = found.origin.place or (None if found.origin is not DEFAULT and found.origin.place is None else place)
     name = _dotted(path)
     by_override = f" (set by {found.origin})" if found.origin.place is None else ""
     if detail["type"] == "extra_forbidden":
-        owner = _model_at(model, path[:-1])
-        known = owner.model_fields if owner else {}
-        rule = "unknown-option" if subject else "unknown-key"
-        return Problem(rule, f"{subject}has no '{path[-1]}'{by_override}".strip() if subject else f"unknown key '{name}'{by_override}",
-                       where, did_you_mean(str(path[-1]), known))  # fmt: skip
+        known = {name for owner in _models_in(_annotation_at(model, path[:-1])) for name in owner.model_fields}
+        rule, cause = (
+            ("unknown-option", f"{subject}has no '{path[-1]}'") if subject else ("unknown-key", f"unknown key '{name}'")
+        )
+        return Problem(rule, f"{cause}{by_override}", where, did_you_mean(str(path[-1]), known))
     if detail["type"] == "missing":
         return Problem("missing-key", f"{subject}'{name}' is missing", where)
     written = "" if isinstance(detail["input"], (dict, list)) else f", not {json.dumps(detail['input'], default=str)}"
@@ -232,6 +237,17 @@ def _problem(model: type[BaseModel], node: Node, detail: ErrorDetails, place: Pl
     return Problem("bad-value", f"{subject}'{name}': {message}{written}{by_override}", where, remedy)
 
 
+def _written_path(node: Node, location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Takes the tags of unions out of pydantic's location: what is left is the path in the document."""
+    path: list[str | int] = []
+    for at, part in enumerate(location):
+        if isinstance(part, str) and at < len(location) - 1 and part not in node.members:
+            continue
+        path.append(part)
+        node = node.deepest((part,))
+    return tuple(path)
+
+
 def _dotted(path: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
@@ -240,23 +256,26 @@ def _annotation_at(model: type[BaseModel], path: Sequence[str | int]) -> Any:
     """Returns the type that stands at `path` inside `model`, as far as types can tell."""
     here: Any = model
     for part in path:
-        owner = _first_model(here)
-        if isinstance(part, str) and owner is not None and part in owner.model_fields:
-            here = owner.model_fields[part].annotation
-        else:  # an item of a list or a value of a mapping: the last type argument
-            arguments = get_args(here)
-            here = arguments[-1] if arguments else None
+        fields = (owner.model_fields.get(str(part)) for owner in _models_in(here))
+        field = next(filter(None, fields), None)
+        here = field.annotation if field is not None else _element_of(here)
     return here
 
 
-def _first_model(annotation: Any) -> type[BaseModel] | None:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value of this type may be: one, or those of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for argument in get_args(annotation) if (found := _first_model(argument))), None)
+        return [annotation]
+    if get_origin(annotation) in (list, dict):
+        return []
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]
 
 
-def _model_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel] | None:
-    return _first_model(_annotation_at(model, path))
+def _element_of(annotation: Any) -> Any:
+    """The type of a list's items or a mapping's values, also where the list or mapping is one case of a union."""
+    if get_origin(annotation) in (list, dict):
+        return get_args(annotation)[-1]
+    return next(filter(None, (_element_of(argument) for argument in get_args(annotation))), None)
 
 
 def _literals(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -175,6 +175,6 @@ def test_sixty_recipes_are_listed_fast(make_recipe: Maker, tmp_path: Path) -> No
     for number in range(60):
         make_recipe(f"model-{number:02}")
     list_entries(tmp_path / "recipes")
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(list_entries(tmp_path / "recipes").entries) == 60
-    assert time.perf_counter() - started < 0.5  # some 50 ms on a quiet machine
+    assert time.process_time() - started < 0.5  # some 50 ms on a quiet machine

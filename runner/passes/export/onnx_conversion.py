@@ -384,7 +384,7 @@ def _by_dynamo(export: Export, opset: int, options: OnnxConversionOptions) -> on
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:
-    """Names nodes by the module that they come from: /model/encoder/layer.0/output/dense/MatMul, as the tracing exporter does."""
+    """Names nodes by the module they come from, as the tracing exporter does: /model/encoder/layer.0/output/dense/MatMul."""
     used: dict[str, int] = {}
     for node in proto.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import DataUnavailable, InvalidRecipe, Problem, did_you_mean
-from runner.models.files import LARGE, carry, read_graph, write_graph
+from runner.models.files import LARGE, carry, external_files, read_graph, write_graph
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Batches, PassContext
 from runner.passes.quantize.options import CalibrationOptions, QuantizationOptions
@@ -133,7 +133,7 @@ def _prepared(model: ModelHandle, options: QuantizationOptions, context: PassCon
         str(prepared),
         # Types are what the quantisers need; symbolic shapes fail on operators newer than its tables.
         skip_symbolic_shape=True,
-        save_as_external_data=_is_large(model.path),
+        save_as_external_data=bool(external_files(model.path)),
     )
     graph = _with_types(read_graph(prepared, weights=False))
     prepared.write_bytes(graph.SerializeToString())
@@ -162,8 +162,8 @@ def _float_type(graph: onnx.ModelProto) -> int:
 
 
 def _is_large(graph: Path) -> bool:
-    data = sum(file.stat().st_size for file in graph.parent.iterdir() if file.is_file() and file.name.startswith(graph.name))
-    return data >= LARGE
+    files = [graph, *(graph.parent / name for name in external_files(graph))]
+    return sum(file.stat().st_size for file in files) >= LARGE
 
 
 def _types(options: QuantizationOptions, default: Sequence[str] | None) -> list[str] | None:

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import getpass
+import socket
+
+import pytest
+
+from runner.bench.environment import cpu_flags, describe
+from runner.bench.results import host_label
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cores", "label"),
+    [
+        ("AMD EPYC", 2, "amd-epyc-2c"),
+        ("AMD EPYC 7763 64-Core Processor", 4, "amd-epyc-7763-4c"),
+        ("Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz", 8, "intel-xeon-platinum-8370c-8c"),
+        ("13th Gen Intel(R) Core(TM) i7-1360P", 16, "13th-gen-intel-core-i7-1360p-16c"),
+        ("Apple M3 Pro", 12, "apple-m3-pro-12c"),
+        ("", 1, "unknown-cpu-1c"),
+    ],
+)
+def test_a_machine_has_a_short_label(cpu, cores, label):
+    assert host_label(cpu, cores) == label
+
+
+def test_the_environment_names_the_machine_and_nobody():
+    found = describe()
+    text = found.model_dump_json()
+    assert found.cores >= 1
+    assert found.packages["onnxruntime"]
+    assert 0 <= found.busy <= 1
+    for name in (socket.gethostname(), getpass.getuser()):
+        assert f'"{name}"' not in text
+    assert set(cpu_flags()) == set(found.flags)

@@ -1,0 +1,128 @@
+"""`recipe bench` and `recipe try` from the command line, on a tiny model in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.bench.results import read_results
+from runner.cli import run_command
+
+INFO = """
+name: tiny
+arch: bert
+model:
+  id: nobody/tiny
+  task: {task}
+  parameters: 1000
+  licence: MIT
+  download_mb: 1
+evaluation:
+  sentences: sentences.txt
+  prompt: the cat sat
+recipes:
+  - name: cpu-fp32
+    file: olive_config.json
+    device: cpu
+    ep: CPUExecutionProvider
+    gates:
+      cosine: ">= 0.999"
+      latency: "<= 0.000001x"
+"""
+
+
+def recipe(folder: Path, model: Path, task: str) -> Path:
+    folder.mkdir()
+    (folder / "info.yml").write_text(INFO.format(task=task))
+    (folder / "sentences.txt").write_text("the cat sat on the mat\na dog ran over the hill\n")
+    source = {"type": "HfModel", "model_path": str(model), "task": task}
+    config = {"input_model": source, "passes": {"convert": {"type": "OnnxConversion"}}}
+    (folder / "olive_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_bert, tmp_path_factory) -> tuple[Path, Path, int, str]:
+    """Benchmarks a recipe; returns its folder, the model's folder, the exit code."""
+    root = tmp_path_factory.mktemp("bench-command")
+    folder, output = recipe(root / "tiny", tiny_bert.folder, "feature-extraction"), root / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECIPE_CACHE", str(root / "cache"))
+        code = run_command(["bench", str(folder), "--output-dir", str(output), "--rounds", "1", "--save", "--threads", "1"])
+    return folder, output, code
+
+
+def test_a_missed_gate_ends_with_4_and_everything_is_written(embedder):
+    folder, output, code = embedder
+    assert code == 4
+    (saved,) = (folder / "results").glob("*.cpu-fp32.json")
+    results = read_results(saved)
+    assert results == read_results(output / "results.json")
+    assert results.command == "recipe bench tiny/cpu-fp32 --rounds 1"
+    assert results.threads == 1
+    assert {gate.metric: gate.met for gate in results.gates} == {"cosine": True, "latency": False}
+    assert "gate" in (output / "report.html").read_text(encoding="utf-8")
+
+
+def test_texts_are_embedded_and_compared(embedder, capsys):
+    assert run_command(["try", str(embedder[1]), "the cat sat", "the cat sat", "red ball", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["vectors"]) == 3
+    assert sum(value**2 for value in told["vectors"][0]) == pytest.approx(1, abs=1e-5)
+    assert told["cosine"][0][1] == pytest.approx(1, abs=1e-5)
+
+
+def test_similarities_are_shown_for_people(embedder, capsys):
+    assert run_command(["try", str(embedder[1]), "the cat sat", "red ball"]) == 0
+    text = capsys.readouterr().out
+    assert "32 numbers" in text
+    assert "1.000" in text
+
+
+@pytest.mark.parametrize("given", ["", "   "])
+def test_an_empty_input_is_refused(embedder, given, capsys):
+    assert run_command(["try", str(embedder[1]), given]) == 2
+    assert "nothing to ask" in capsys.readouterr().err
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """Makes a recipe's model and returns its folder."""
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+
+    def make(model, task: str) -> str:
+        output = tmp_path / "model"
+        folder = recipe(tmp_path / "tiny", model.folder, task)
+        assert run_command(["run", str(folder), "--output-dir", str(output)]) == 0
+        return str(output)
+
+    return make
+
+
+def test_masked_words_are_filled_in(tiny_masked_bert, finished, capsys):
+    folder = finished(tiny_masked_bert, "fill-mask")
+    capsys.readouterr()
+    assert run_command(["try", folder, "the cat [mask] on the mat"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all("% " in line and "on the mat" in line for line in lines)
+    assert run_command(["try", folder, "the cat sat"]) == 2
+    assert "no [MASK] stands in 'the cat sat'" in capsys.readouterr().err
+
+
+def test_an_image_is_classified_and_what_is_none_is_refused(tiny_resnet, finished, tmp_path, capsys):
+    from PIL import Image
+
+    folder = finished(tiny_resnet, "image-classification")
+    capsys.readouterr()
+    Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "noise.png")
+    (tmp_path / "text.png").write_text("hello")
+    assert run_command(["try", folder, str(tmp_path / "noise.png"), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert sum(share for _, share in told["classes"]) == pytest.approx(1, abs=1e-4)
+    assert run_command(["try", folder, str(tmp_path / "text.png")]) == 1
+    assert "not a readable image" in capsys.readouterr().err
+    assert run_command(["try", folder, str(tmp_path / "nowhere.png")]) == 1
+    assert "there is no file" in capsys.readouterr().err
