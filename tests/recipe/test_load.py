@@ -20,7 +20,9 @@ OLD = """{
     "type": "pytorchmodel",
     "config": {"hf_config": {"model_name": "Org/Model", "task": "text-generation", "trust_remote_code": true}}
   },
-  "systems": {"here": {"type": "localsystem", "config": {"accelerators": [{"device": "CPU", "execution_providers": ["cpuexecutionprovider"]}]}}},
+  "systems": {"here": {"type": "localsystem", "config": {
+    "accelerators": [{"device": "CPU", "execution_providers": ["cpuexecutionprovider"]}]
+  }}},
   "evaluators": {"e": {"metrics": [{"name": "latency", "type": "latency", "sub_types": ["avg"]}]}},
   "passes": {
     "convert": {"type": "PAINT", "disable_search": true, "config": {"colour": "red", "use_brush": true, "thickness": 3}}
@@ -88,8 +90,14 @@ def test_the_old_nested_form_becomes_the_current_one(tmp_path: Path) -> None:
         assert f"'{retired}' does nothing here" in told
 
 
-@pytest.mark.parametrize("spelling", [{"device": "cpu", "execution_providers": "CPU"}, {"devices": ["cpu"], "eps": ["CPUExecutionProvider"]},
-                                      {"device": "cpu", "ep": "CPUExecutionProvider"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"device": "cpu", "execution_providers": "CPU"},
+        {"devices": ["cpu"], "eps": ["CPUExecutionProvider"]},
+        {"device": "cpu", "ep": "CPUExecutionProvider"},
+    ],
+)
 def test_spellings_of_an_accelerator(tmp_path: Path, spelling: dict[str, Any]) -> None:
     loaded = load(tmp_path, minimal(systems={"s": {"type": "LocalSystem", "accelerators": [spelling]}}))
     accelerator = loaded.config.systems["s"].accelerators[0]
@@ -196,11 +204,12 @@ def test_documents_of_another_shape_are_refused(tmp_path: Path, content: str) ->
     assert problems(tmp_path, content)
 
 
+keys = st.sampled_from(["config", "type", "hf_config", "name", "accelerators", "metrics", "x"])
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["config", "type", "hf_config", "name", "accelerators", "metrics", "x"]), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 sections = st.sampled_from(
     ["input_model", "systems", "passes", "engine", "evaluators", "evaluator", "data_configs", "search_strategy", "host"]
 )
