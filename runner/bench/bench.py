@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from runner.bench.answers import compare
-from runner.bench.environment import describe
+from runner.bench.environment import OtherLoad, describe
 from runner.bench.inputs_record import Inputs, Request
 from runner.bench.results import Ratio, Results, Row, Side, host_label, judge
 from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, generates, speaks
@@ -88,15 +88,15 @@ def bench(contest: Contest, progress: Progress = lambda text, done, total: None)
         RecipeError: a model does not load or run, or its process died.
     """
     gates = _gates(contest)
-    environment = describe()
     with tempfile.TemporaryDirectory(prefix="recipe-bench-") as scratch:
         sitting = _Sitting(contest, Path(scratch), progress)
         rows = sitting.hold()
+    environment = describe(sitting.busy)
     notes = [*sitting.inputs.notes]
     if contest.smoke:
         notes.append("tiny random-weight models: these figures say that everything runs, and nothing about the real model")
     if environment.busy > BUSY:
-        notes.append(f"other processes used {environment.busy:.0%} of the machine right before: repeat it on a quiet one")
+        notes.append(f"other processes used {environment.busy:.0%} of the machine meanwhile: repeat it on a quiet one")
     return Results(
         recipe=contest.recipe,
         variant=contest.variant,
@@ -139,6 +139,7 @@ class _Sitting:
         self.contest = contest
         self.scratch = scratch
         self.inputs = Inputs()
+        self.busy = 0.0
         self._generates = generates(contest.output, contest.source)
         self._scenarios = ("generation",) if self._generates else ("latency", "throughput")
         self._progress = progress
@@ -158,8 +159,10 @@ class _Sitting:
         ):
             sides = (baseline, optimised)
             loads = [self._load(side) for side in sides]
+            others = OtherLoad(*(side.pid for side in sides))
             for number in range(contest.rounds):
                 self._round(number, sides)
+            self.busy = others.share()
             peaks = [float(side.ask("peak")["bytes"]) for side in sides]
             self._say("comparing answers")
             quality = self._quality(baseline, optimised)

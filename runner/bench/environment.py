@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -46,11 +47,31 @@ _FLAGS = {
     "bf16": "BF16",
     "sve": "SVE",
 }
-_BUSY_SECONDS = 0.5
 
 
-def describe() -> Environment:
-    """Returns what this process runs on. Watches the machine for half a second to tell how busy it is."""
+class OtherLoad:
+    """Tells which share of the machine's time went to others, from its making on: other processes, or other guests."""
+
+    def __init__(self, *ours: int) -> None:
+        """Begins to watch; `ours` are the ids of the processes that do not count, beside this one."""
+        self._ours = [psutil.Process(pid) for pid in (os.getpid(), *ours)]
+        self._before = self._seconds()
+
+    def share(self) -> float:
+        """Returns the share since the beginning, 0 to 1."""
+        busy, total = (now - then for now, then in zip(self._seconds(), self._before, strict=True))
+        return round(min(1.0, max(0.0, busy / total)), 2) if total > 0 else 0.0
+
+    def _seconds(self) -> tuple[float, float]:
+        """Returns (seconds of all cores that others used, seconds of all cores)."""
+        times = psutil.cpu_times()._asdict()
+        total = sum(value for name, value in times.items() if not name.startswith("guest"))  # those are part of user
+        ours = sum(sum(process.cpu_times()[:2]) for process in self._ours)
+        return total - times["idle"] - times.get("iowait", 0.0) - ours, total
+
+
+def describe(busy: float) -> Environment:
+    """Returns what this process runs on; `busy` is what `OtherLoad` found."""
     return Environment(
         cpu=cpu_model(),
         cores=usable_cores(),
@@ -60,7 +81,7 @@ def describe() -> Environment:
         python=platform.python_version(),
         packages=_versions(),
         revision=_revision(),
-        busy=round(psutil.cpu_percent(_BUSY_SECONDS) / 100, 2),
+        busy=busy,
     )
 
 

@@ -71,7 +71,7 @@ class Environment(Model):
     python: str
     packages: dict[str, str]
     revision: str | None = Field(description="git revision of the runner; None when the tree has changes, or is none")
-    busy: float = Field(description="share of the machine that other processes used right before, 0 to 1")
+    busy: float = Field(description="share of the machine that other processes used during the rounds, 0 to 1")
 
 
 class Results(Model):

@@ -53,6 +53,7 @@ def _step(entry: Entry | None, name: str, pass_name: str, options: dict[str, Any
         "fingerprint": entry.fingerprint,
         "seconds": round(record["seconds"], 3),
         "bytes": entry.size,
+        "said": record.get("said", []),
         "parity": record.get("parity"),
         "packages": record["ingredients"].get("packages", {}),
     }

@@ -33,6 +33,7 @@ from runner.recipe.config import DataConfig
 
 FAILED = 1
 ORPHANED = 130
+SAID_KEPT = 20  # lines of what a pass told that its record keeps
 
 
 @dataclass
@@ -88,8 +89,10 @@ class Walk:
     def _make(self, step: Step, key: str, model: ModelHandle) -> Entry:
         pass_ = table.get(step.pass_name)
         options = pass_.options.model_validate(step.options)
+        said: list[str] = []
 
         def say(text: str) -> None:
+            said.append(text)
             self.emit(Event("said", step.name, text))
 
         with self.store.workspace() as folder:
@@ -102,13 +105,14 @@ class Walk:
             seconds = time.perf_counter() - started
             parity = None
             if pass_.name not in table.SOURCE_MODULES:
-                say("checking the result against the source model")
+                self.emit(Event("said", step.name, "checking the result against the source model"))
                 parity = self.parity.compare(made)
             record = {
                 "step": step.name,
                 "pass": step.pass_name,
                 "ingredients": step.ingredients,
                 "handle": made.to_json(),
+                "said": said[-SAID_KEPT:],
                 "seconds": seconds,
                 "parity": parity,
                 "parity_seconds": time.perf_counter() - started - seconds,

@@ -43,6 +43,13 @@ class SubjectProcess:
         if self._process is not None:
             stop(self._process)
 
+    @property
+    def pid(self) -> int:
+        """Returns the id of the process."""
+        if self._process is None:
+            raise ValueError("the subject has not been started")
+        return self._process.pid
+
     def load(self, threads: int, provider: str, generates: bool) -> float:
         """Loads the model and returns the seconds that took, without imports and with the files in the system's cache."""
         answer = self.ask("load", model=self.model.to_json(), threads=threads, provider=provider, generates=generates)

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from runner.bench.environment import cpu_flags, describe
+from runner.bench.environment import OtherLoad, cpu_flags, describe
 from runner.bench.results import host_label
 
 
@@ -25,11 +25,17 @@ def test_a_machine_has_a_short_label(cpu, cores, label):
 
 
 def test_the_environment_names_the_machine_and_nobody():
-    found = describe()
+    found = describe(0.25)
     text = found.model_dump_json()
     assert found.cores >= 1
     assert found.packages["onnxruntime"]
-    assert 0 <= found.busy <= 1
+    assert found.busy == 0.25
     for name in (socket.gethostname(), getpass.getuser()):
         assert f'"{name}"' not in text
     assert set(cpu_flags()) == set(found.flags)
+
+
+def test_the_load_of_others_is_a_share():
+    others = OtherLoad()
+    sum(at * at for at in range(300_000))
+    assert 0 <= others.share() <= 1
