@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InvalidRecipe, ModelUnavailable, Problem, RunFailed, did_you_mean
 from runner.models.handle import ModelHandle
+from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -104,17 +105,28 @@ def _load_hf(model: ModelHandle) -> torch.nn.Module:
         key: value for key, value in model.attributes.get("load_kwargs", {}).items() if key not in ("torch_dtype", "dtype")
     }
     auto = auto_class(model.task or "feature-extraction")
+    options = {**given, "dtype": torch.float32, "local_files_only": True, "trust_remote_code": _trusted(model)}
     try:
-        module: torch.nn.Module = auto.from_pretrained(
-            model.folder,
-            **{**given, "dtype": torch.float32, "local_files_only": True, "trust_remote_code": _trusted(model)},
-        )
+        if quantization_of(model.folder):
+            return _load_dequantized(model, auto, options)
+        module: torch.nn.Module = auto.from_pretrained(model.folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ModelUnavailable(
             "damaged-model",
             f"the weights in {model.folder} cannot be loaded: {_first_line(error)}",
             "remove the folder (or the model from the cache) and fetch it again",
         ) from error
+    return module
+
+
+def _load_dequantized(model: ModelHandle, auto: Any, options: dict[str, Any]) -> torch.nn.Module:
+    """Returns the module with the values of its quantised weights, in a configuration that knows nothing of it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=_trusted(model))
+    del config.quantization_config
+    state = read_checkpoint(model.folder).dequantized()
+    module: torch.nn.Module = auto.from_pretrained(None, config=config, state_dict=state, **options)
     return module
 
 

@@ -13,6 +13,7 @@ from runner.recipe.options import PassOptions
 # Olive's name -> the module that declares it as PASS.
 MODULES = {
     "AddOliveMetadata": "runner.passes.graph.metadata",
+    "Gptq": "runner.passes.quantize.gptq",
     "ModelBuilder": "runner.passes.genai.model_builder",
     "OnnxConversion": "runner.passes.export.onnx_conversion",
     "OnnxDynamicQuantization": "runner.passes.quantize.dynamic_quantization",
@@ -22,6 +23,7 @@ MODULES = {
     "OnnxStaticQuantization": "runner.passes.quantize.static_quantization",
     "OrtSessionParamsTuning": "runner.passes.graph.session_tuning",
     "OrtTransformersOptimization": "runner.passes.graph.transformers_optimization",
+    "Rtn": "runner.passes.quantize.rtn",
 }
 
 # Steps that the engine puts before a recipe's own: they turn a source into a Hugging Face folder.

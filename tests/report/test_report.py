@@ -1,4 +1,4 @@
-"""Results for people: on a terminal, in a pipe, in a README, as a page."""
+"""Results for people: on a terminal, in a pipe, as a page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pytest
 from rich.console import Console
 
 from runner.bench.results import Environment, Ratio, Results, Row, Side, Verdict
-from runner.errors import InvalidRecipe
 from runner.report.figures import figure, gain, significant
 from runner.report.page import page, write_page
-from runner.report.readme_block import readme_block
 from runner.report.table import PIPE_WIDTH, print_results
 
 ENVIRONMENT = Environment(
@@ -124,30 +122,6 @@ def test_a_narrow_terminal_cuts_no_figure():
     assert "\x1b[" in text
     for part in ("18.4 tokens/s", "203 tokens/s", "0.9912"):
         assert part in text
-
-
-def test_a_readme_without_results_has_no_block(tmp_path: Path):
-    assert readme_block(tmp_path) is None
-
-
-def test_a_readme_has_a_table_a_machine_and_a_row_a_variant(tmp_path: Path):
-    for made in (results(), results("cpu-int8"), results(host="other-8c")):
-        made.write(tmp_path / "results" / made.file_name)
-    block = readme_block(tmp_path)
-    assert block is not None
-    assert block.count("| variant |") == 2
-    assert "| `cpu-int8` |" in block
-    assert "203 tokens/s (11.0x)" in block
-    assert "**misses ≤ 1.05x**" in block
-    rows = [line for line in block.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in rows}) == 1
-
-
-def test_a_damaged_results_file_is_named(tmp_path: Path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "x.json").write_text("not JSON")
-    with pytest.raises(InvalidRecipe, match=r"x\.json"):
-        readme_block(tmp_path)
 
 
 class Balanced(HTMLParser):

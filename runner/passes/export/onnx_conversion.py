@@ -462,8 +462,11 @@ def _quiet() -> Iterator[None]:
     """Keeps torch's warnings about its own deprecations out of the log."""
     import warnings
 
+    import torch
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", (DeprecationWarning, FutureWarning, UserWarning))
+        for category in (DeprecationWarning, FutureWarning, UserWarning, torch.jit.TracerWarning):
+            warnings.simplefilter("ignore", category)
         yield
 
 

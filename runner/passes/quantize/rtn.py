@@ -1,0 +1,60 @@
+"""Quantises the weights of a language model that are still in floating point, each to the nearest code."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from runner.models.handle import ModelHandle
+from runner.models.quantized_checkpoint import EMBEDDING, HEAD, QuantizedMatrix
+from runner.passes.declaration import Pass, PassContext
+from runner.passes.quantize.grid import fit_grid, nearest_codes
+from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject
+
+
+class RtnOptions(WeightOnlyOptions):
+    """Options of Rtn."""
+
+    embeds: bool = Field(False, description="quantise the embedding as well; one matrix with the head where the model ties them")
+
+
+def _apply(model: ModelHandle, options: RtnOptions, context: PassContext) -> ModelHandle:
+    import torch
+
+    torch.set_num_threads(context.threads)
+    subject = open_subject(model, options)
+    names = [*subject.linears(), *_outer(subject, options)]
+    context.say(f"rounding {len(names)} matrices")
+    for name in names:
+        subject.matrices[name] = _round(subject, name, options)
+    return leave(subject, context.output)
+
+
+def _outer(subject: Subject, options: RtnOptions) -> list[str]:
+    """Returns what is left to quantise of the head and the embedding, and unties them unless both become the same codes."""
+    asked = [name for name, wanted in ((HEAD, options.lm_head), (EMBEDDING, options.embeds)) if wanted]
+    if subject.shared and HEAD in subject.matrices:
+        return []
+    if subject.shared and asked:
+        subject.shared = len(asked) == 2 and subject.scheme(HEAD, options) == subject.scheme(EMBEDDING, options)
+        if subject.shared:
+            return [HEAD]
+    return [name for name in asked if name not in subject.matrices]
+
+
+def _round(subject: Subject, name: str, options: RtnOptions) -> QuantizedMatrix:
+    scheme = subject.scheme(name, options)
+    weight = subject.module.get_submodule(name).weight.detach()  # type: ignore[union-attr, operator]
+    scales, zeros = fit_grid(weight, scheme)
+    codes = nearest_codes(weight, scales, zeros, scheme.levels)
+    return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
+
+
+PASS = Pass(
+    name="Rtn",
+    summary="Rounds the weights of a language model to 4 or 8 bits, those that an earlier pass left in floating point.",
+    options=RtnOptions,
+    apply=_apply,
+    takes=("hf",),
+    gives="hf",
+    packages=("torch", "transformers", "safetensors"),
+)
