@@ -212,7 +212,13 @@ def _check_trust(request: Request) -> None:
     if request.inside_catalogue or request.trust:
         return
     config = request.config
-    scripts = [script for data in config.data_configs if (script := data.user_script)]
+    inline = [
+        metric.data_config
+        for evaluator in config.evaluators.values()
+        for metric in evaluator.metrics
+        if isinstance(metric.data_config, DataConfig)
+    ]
+    scripts = [script for data in (*config.data_configs, *inline) if (script := data.user_script)]
     if config.input_model.model_script:
         scripts.append(config.input_model.model_script)
     for step in config.passes.values():

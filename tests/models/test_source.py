@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from runner.errors import InvalidRecipe, ModelUnavailable, NotTrusted
+from runner.models.checkpoint import check_safetensors
 from runner.models.digest import DigestMemo
-from runner.models.source import Access, Source, check_safetensors, locate, twin
+from runner.models.source import Access, Source, locate, twin
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
 

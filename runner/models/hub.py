@@ -1,0 +1,63 @@
+"""The Hugging Face hub: what its cache holds, and downloads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from runner.errors import ModelUnavailable
+from runner.models.checkpoint import CHECKPOINT_FILES
+from runner.recipe.info import HubSource
+
+
+def cache_folder() -> Path:
+    """Returns the folder of the hub's cache, where its environment variables put it."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+
+
+def cached_snapshot(source: HubSource) -> Path | None:
+    """Returns the complete snapshot of a repository in the hub's cache (its documented layout), or None."""
+    repository = cache_folder() / f"models--{source.hub.replace('/', '--')}"
+    revision = source.revision or "main"
+    reference = repository / "refs" / revision
+    try:
+        snapshot = repository / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
+        whole = (snapshot / "config.json").is_file() and any(
+            path.suffix in (".safetensors", ".bin") for path in snapshot.iterdir()
+        )
+    except OSError:
+        return None
+    return snapshot if whole else None
+
+
+def download(source: HubSource, say: Callable[[str], None]) -> Path:
+    """Downloads a repository's checkpoint. Interrupted downloads go on where they stopped (huggingface_hub does that).
+
+    Raises:
+        ModelUnavailable: it is gated, not there, or the hub does not answer.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    say(f"asking the hub for {source.hub}")
+    try:
+        HfApi().model_info(source.hub, revision=source.revision, timeout=10)
+        say(f"downloading {source.hub}")
+        patterns = [f"*{ending}" for ending in CHECKPOINT_FILES]
+        return Path(snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns))
+    except GatedRepoError:
+        raise ModelUnavailable(
+            "model-gated", f"hub: {source.hub} is gated; accept its terms there, then `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelUnavailable("model-not-found", f"hub: there is no repository {source.hub}, or it is private") from None
+    except HfHubHTTPError as error:
+        raise ModelUnavailable("hub-failed", f"hub: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # the HTTP library under huggingface_hub changes with its releases
+        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "requests") and not isinstance(
+            error, OSError
+        ):
+            raise
+        raise ModelUnavailable("hub-unreachable", f"the hub cannot be reached ({str(error).splitlines()[0]})") from None
