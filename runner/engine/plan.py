@@ -208,25 +208,20 @@ def _check_steps(request: Request, target: Target) -> None:
         raise InvalidRecipe(*problems)
 
 
+SCRIPT_KEYS = ("model_script", "script_dir", "user_script")
+
+
 def _check_trust(request: Request) -> None:
+    """Scripts are named in the input model, in data configs and in passes; wherever they stand, they would run."""
     if request.inside_catalogue or request.trust:
         return
-    config = request.config
-    inline = [
-        metric.data_config
-        for evaluator in config.evaluators.values()
-        for metric in evaluator.metrics
-        if isinstance(metric.data_config, DataConfig)
+    named = [
+        (str(leaf.value), leaf)
+        for path, leaf in request.loaded.tree.leaves()
+        if path and path[-1] in SCRIPT_KEYS and leaf.value
     ]
-    scripts = [script for data in (*config.data_configs, *inline) if (script := data.user_script)]
-    if config.input_model.model_script:
-        scripts.append(config.input_model.model_script)
-    for step in config.passes.values():
-        script = getattr(step.options, "user_script", None)
-        if script:
-            scripts.append(script)
-    if scripts:
-        raise NotTrusted(sorted(set(scripts)), Place(str(request.loaded.files[0])))
+    if named:
+        raise NotTrusted(sorted({script for script, _ in named}), named[0][1].origin.place)
 
 
 def _steps(request: Request, source: Source, target: Target, store: Store, memo: DigestMemo) -> tuple[Step, ...]:
