@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -86,7 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, _as_interrupt)
     sys.exit(run_command(arguments))
+
+
+def _as_interrupt(*_: object) -> None:
+    """A termination signal cleans up like Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:

@@ -122,7 +122,7 @@ def show_outcome(outcome: Outcome) -> None:
     console.print(table)
     for metric in outcome.receipt["metrics"]:
         console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}", highlight=False)
-    state = "up to date" if outcome.log is None else "ready"
+    state = "ready" if outcome.log else "written from the store" if outcome.written else "up to date"
     console.print(
         f"model    {plan.output}  ({_size(outcome.receipt)}, {state}, {outcome.seconds:.1f} s)", highlight=False, soft_wrap=True
     )

@@ -72,7 +72,7 @@ def publish(entry: Entry, output: Path, receipt: dict[str, Any], memo: DigestMem
         for name, known in entry.record["files"].items():
             memo.note(output / name, known["sha256"])
     except OSError as error:
-        raise explain_write_failure(error, output) from None
+        raise explain_write_failure(error, output, "free some space there, or choose another --output-dir") from None
 
 
 def _lock_file(entry: Entry, output: Path) -> Path:

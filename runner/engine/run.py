@@ -37,6 +37,7 @@ class Outcome:
         receipt: what receipt.json says.
         source: the model that everything is compared with (a transformers folder, where there is one).
         log: the worker's log; None when no worker was needed.
+        written: whether the output folder was filled; False where it held exactly this already.
         seconds: wall time of the whole run.
     """
 
@@ -45,6 +46,7 @@ class Outcome:
     receipt: dict[str, Any]
     source: ModelHandle
     log: Path | None
+    written: bool
     seconds: float
 
 
@@ -55,9 +57,12 @@ def plan_run(request: Request, say: Callable[[str], None], fetch: bool = True) -
         RecipeError: whatever stands in the way.
     """
     where = places(request.config.cache_dir)
-    with DigestMemo(where.digests) as memo:
-        access = Access(where.models, memo, request.offline, fetch, request.trust, say)
-        return make_plan(request, where, Store(where, memo), memo, access)
+    try:
+        with DigestMemo(where.digests) as memo:
+            access = Access(where.models, memo, request.offline, fetch, request.trust, say)
+            return make_plan(request, where, Store(where, memo), memo, access)
+    except OSError as error:
+        raise explain_write_failure(error, where.root) from None
 
 
 def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None = None) -> Outcome:
@@ -83,16 +88,16 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
         entry = _last(plan, store)
         evaluation = store.get(plan.evaluation) if plan.evaluation else None
         result = evaluation.record["result"] if evaluation else {"metrics": [], "missed": []}
-        if is_current(entry, plan.output, memo) and log is None:
-            receipt = read_receipt(plan.output) or {}
-        else:
+        written = log is not None or not is_current(entry, plan.output, memo)
+        receipt = read_receipt(plan.output) or {}
+        if written:
             receipt = make_receipt(plan, entry, store, result["metrics"])
             publish(entry, plan.output, receipt, memo)
         model = ModelHandle.from_json(entry.record["handle"], plan.output)
         source = _source(plan, store)
     if result["missed"]:
         raise GateMissed(*(Problem("goal-missed", text, Place(str(plan.request.loaded.files[0]))) for text in result["missed"]))
-    return Outcome(plan, model, receipt, source, log, time.perf_counter() - started)
+    return Outcome(plan, model, receipt, source, log, written, time.perf_counter() - started)
 
 
 def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: Store) -> Path:

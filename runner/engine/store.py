@@ -7,6 +7,7 @@ or absent; it is verified when it is read; a failed step leaves nothing in it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -217,19 +218,27 @@ def link_or_copy(source: Path, target: Path) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def explain_write_failure(error: OSError, folder: Path) -> StoreError:
-    """Returns the error that tells a person why writing failed, and what to do."""
-    import errno
+KEEPS_STORE = "free some space (recipe cache gc helps), or name another disk by RECIPE_CACHE or cache_dir; finished steps stay"
 
+
+def explain_write_failure(error: OSError, folder: Path, full: str = KEEPS_STORE) -> StoreError:
+    """Returns the error that tells a person why writing below `folder` failed.
+
+    Args:
+        error: what the system said.
+        folder: where was written.
+        full: what to do where the disk is full.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(folder if folder.exists() else folder.anchor).free
-        return StoreError(
-            "disk-full",
-            f"no space is left on the disk of {folder} ({free / 1e6:.0f} MB free)",
-            "free some space (recipe cache gc helps), or name another disk by RECIPE_CACHE or cache_dir; finished steps stay",
-        )
+        return disk_full(folder, full)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(
-            "not-writable", f"{error.filename or folder} cannot be written: {error.strerror}", "choose another folder"
-        )
+        place = error.filename or folder
+        return StoreError("not-writable", f"{place} cannot be written: {error.strerror}", "choose another folder")
     return StoreError("write-failed", f"{error.filename or folder}: {error.strerror or error}", "choose another folder or disk")
+
+
+def disk_full(folder: Path, remedy: str = KEEPS_STORE) -> StoreError:
+    """Returns the error for a disk without space; tells how much is left on it."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    return StoreError("disk-full", f"no space is left on the disk of {folder} ({free / 1e6:.1f} MB free)", remedy)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -52,16 +52,16 @@ def supervise(job: Job, limits: Limits, listen: Callable[[Event], None]) -> None
 
     Raises:
         RunFailed: the worker failed, died or went over a limit; names the log.
-        Interrupted: Ctrl-C or a termination signal reached this process. The worker is gone and its scratch removed.
+        Interrupted: Ctrl-C reached this process (the command line takes a termination signal for one). The worker is gone
+            and its scratch removed.
         RecipeError: what the worker reported as a person's problem, with the exit code it had there.
     """
     worker = _start()
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(worker.stdout, lines), daemon=True).start()
     try:
-        with _termination_as_interrupt():
-            _write(worker, job.to_line())
-            failure = _follow(worker, lines, job, limits, listen)
+        _write(worker, job.to_line())
+        failure = _follow(worker, lines, job, limits, listen)
     except KeyboardInterrupt:
         raise Interrupted() from None
     finally:
@@ -207,23 +207,6 @@ class _Watch:
         if self._limits.seconds and time.monotonic() - self._started > self._limits.seconds:
             return "time-limit", f"not done after {self._limits.seconds:.0f} s", "raise --timeout; finished steps are kept"
         return None
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM is handled like Ctrl-C, so that it cleans up too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(worker: subprocess.Popen[str]) -> None:

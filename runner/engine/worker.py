@@ -6,6 +6,7 @@ too. Events go to the original standard output; whatever the libraries print goe
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -21,7 +22,7 @@ from runner.data.batches import open_data
 from runner.engine.events import Event
 from runner.engine.job import Job
 from runner.engine.plan import Step
-from runner.engine.store import Entry, Store, explain_write_failure
+from runner.engine.store import Entry, Store, disk_full, explain_write_failure
 from runner.errors import DataUnavailable, RecipeError
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.parity import Parity
@@ -33,6 +34,7 @@ from runner.recipe.config import DataConfig
 
 FAILED = 1
 ORPHANED = 130
+NO_SPACE = os.strerror(errno.ENOSPC)
 SAID_KEPT = 20  # lines of what a pass told that its record keeps
 
 
@@ -155,6 +157,8 @@ def failure(error: BaseException, step: str, root: Path) -> Event:
     """Returns the event that tells the parent why the worker stops."""
     if isinstance(error, OSError) and not isinstance(error, RecipeError) and error.errno is not None:
         error = explain_write_failure(error, root)
+    elif isinstance(error, Exception) and not isinstance(error, RecipeError) and NO_SPACE in str(error):
+        error = disk_full(root)  # libraries written in other languages have errors of their own
     if isinstance(error, RecipeError):
         problems = [
             {"rule": one.rule, "cause": one.cause, "remedy": one.remedy, "place": str(one.place) if one.place else None}

@@ -84,9 +84,9 @@ class QuantizedMatrix:
         return blocks.view(rows, -1)
 
     def rows(self, start: int, stop: int) -> QuantizedMatrix:
-        """Returns the rows from `start` up to `stop` as a matrix of their own."""
-        zeros = None if self.qzeros is None else self.qzeros[start:stop].contiguous()
-        return QuantizedMatrix(self.scheme, self.qweight[start:stop].contiguous(), self.scales[start:stop].contiguous(), zeros)
+        """Returns a copy of the rows from `start` up to `stop`, as a matrix of their own."""
+        zeros = None if self.qzeros is None else self.qzeros[start:stop].clone()
+        return QuantizedMatrix(self.scheme, self.qweight[start:stop].clone(), self.scales[start:stop].clone(), zeros)
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Returns the tensors under the names that the layout gives those of module `name`."""

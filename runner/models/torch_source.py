@@ -121,12 +121,15 @@ def _load_hf(model: ModelHandle) -> torch.nn.Module:
 
 def _load_dequantized(model: ModelHandle, auto: Any, options: dict[str, Any]) -> torch.nn.Module:
     """Returns the module with the values of its quantised weights, in a configuration that knows nothing of it."""
+    import torch
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=_trusted(model))
     del config.quantization_config
     state = read_checkpoint(model.folder).dequantized()
-    module: torch.nn.Module = auto.from_pretrained(None, config=config, state_dict=state, **options)
+    with torch.device("meta"):
+        architecture = type(auto.from_config(config, trust_remote_code=_trusted(model)))
+    module: torch.nn.Module = architecture.from_pretrained(None, config=config, state_dict=state, **options)
     return module
 
 

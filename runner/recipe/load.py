@@ -15,6 +15,7 @@ from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mea
 from runner.recipe.config import PassConfig, RunConfig
 from runner.recipe.document import DEFAULT, Node, Origin, node_of, read_document
 from runner.recipe.migrate import EXECUTION_PROVIDERS, migrate
+from runner.recipe.olive_passes import elsewhere
 from runner.recipe.options import OptionsOf, PassOptions
 
 T = TypeVar("T", bound=BaseModel)
@@ -183,7 +184,7 @@ def _check_pass(
                 "unknown-pass",
                 f"'{name}': there is no pass '{step.type}'",
                 node.members["type"].origin.place or place,
-                did_you_mean(step.type, passes),
+                elsewhere(step.type) or did_you_mean(step.type, passes),
             )
         )
         return None, node

@@ -19,6 +19,11 @@ import pytest
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
+def heed_interrupts() -> None:
+    """A test suite started in the background ignores Ctrl-C, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class Project:
     """A folder with a script model and a configuration of two steps, and a cache of its own."""
@@ -248,3 +253,16 @@ def test_code_from_outside_needs_trust(project: Project) -> None:
     assert "script_model.py" in process.stderr
     assert "--trust" in process.stderr
     assert project.loads == 0
+
+
+@pytest.mark.parametrize("kind", ["file", "nowhere"])
+def test_a_cache_that_cannot_be_used_is_told_in_a_line(project: Project, kind: str) -> None:
+    (project.folder / "a-file").write_text("")
+    cache = project.folder / "a-file" if kind == "file" else Path("/proc/nowhere")
+    process = subprocess.run(
+        project.command(), cwd=project.folder, env={**project.environment, "RECIPE_CACHE": str(cache)},
+        text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert "choose another folder" in process.stderr

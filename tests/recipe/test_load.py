@@ -223,3 +223,18 @@ def test_whatever_stands_in_a_file_gives_a_config_or_problems(tmp_path: Path, co
     except InvalidRecipe as error:
         assert error.problems
         assert all(problem.place for problem in error.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("OpenVINOConversion", "needs openvino"),
+        ("qnnpreprocess", "Qualcomm"),
+        ("SparseGPT", "not served here yet"),
+        ("Pant", "did you mean 'Paint'"),
+    ],
+)
+def test_passes_of_olive_are_not_taken_for_typing_errors(tmp_path: Path, name: str, words: str) -> None:
+    (found,) = problems(tmp_path, minimal(passes={"p": {"type": name}}))
+    assert "unknown-pass" in found
+    assert words in found

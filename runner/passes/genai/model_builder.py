@@ -16,7 +16,10 @@ from pydantic import Field, model_validator
 from runner.errors import InvalidRecipe, Problem, RunFailed
 from runner.models.generation import import_genai
 from runner.models.handle import ModelHandle
+from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, quantization_of
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.genai.quantized_source import write_for_builder
+from runner.passes.genai.shared_embedding import look_up_in_codes, look_up_in_head
 from runner.recipe.config import Model
 from runner.recipe.options import PassOptions
 from runner.targets.target import Target
@@ -197,15 +200,54 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
         chosen.setdefault("hf_remote", True)
     if model.attributes.get("adapter_path"):
         chosen.setdefault("adapter_path", model.attributes["adapter_path"])
+    source, checkpoint = model.folder, None
+    if model.kind == "hf" and quantization_of(model.folder):
+        source, checkpoint = _quantised_source(model, options, context)
+    share_head = not options.metadata_only and _shares_rows_of_head(options, chosen, checkpoint)
+    if share_head or (checkpoint and EMBEDDING in checkpoint.matrices):
+        chosen["shared_embeddings"] = False
     if options.precision == "int4" and not options.metadata_only:
-        _keep_shared_loadable(model.folder, chosen, context)
+        _keep_shared_loadable(source, chosen, context)
         _keep_blocks_even(model, chosen, context)
     context.say(f"building an {options.precision} graph for {context.target.provider}")
-    _build(model.folder, options.precision, chosen, context)
+    _build(source, options.precision, chosen, context)
     gc.collect()  # the builder's graph and weights refer to one another
+    if share_head:
+        context.say("the embedding reads the rows of the quantised head")
+        look_up_in_head(context.output / file)
+    elif checkpoint and EMBEDDING in checkpoint.matrices:
+        look_up_in_codes(context.output / file, checkpoint.matrices[EMBEDDING])
     _copy_beside(model.folder, context.output)
     config = _finish_config(context.output / "genai_config.json", options.search or {})
     return _handle(model, context.output, file, options.precision, config)
+
+
+def _quantised_source(model: ModelHandle, options: ModelBuilderOptions, context: PassContext) -> tuple[Path, Checkpoint]:
+    """Returns a folder of quantised weights that the builder reads, and the weights.
+
+    Raises:
+        InvalidRecipe: the precision asked for is not of a quantised graph.
+    """
+    if options.precision != "int4":
+        raise InvalidRecipe(
+            Problem(
+                "bad-combination",
+                f"ModelBuilder: the weights of this model are quantised already, and precision {options.precision} is not int4",
+                remedy="set precision to int4: each weight keeps its own bits",
+            )
+        )
+    folder = context.scratch / "quantised-source"
+    folder.mkdir()
+    return folder, write_for_builder(model.folder, folder)
+
+
+def _shares_rows_of_head(options: ModelBuilderOptions, chosen: Mapping[str, Any], checkpoint: Checkpoint | None) -> bool:
+    """Says whether the embedding is to read the rows of the head in a way that the builder does not write itself."""
+    if chosen.get("exclude_embeds") or chosen.get("exclude_lm_head"):
+        return False
+    if checkpoint:
+        return checkpoint.shared and HEAD in checkpoint.matrices and chosen.get("shared_embeddings") is not False
+    return options.precision == "int8" and chosen.get("shared_embeddings") is True
 
 
 def _keep_shared_loadable(source: Path, chosen: dict[str, Any], context: PassContext) -> None:

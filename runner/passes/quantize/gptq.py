@@ -8,6 +8,7 @@ diagonal, so that the order of the columns is free and the codes need no index o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from runner.errors import DataUnavailable, RunFailed
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme
 from runner.passes.declaration import Batches, Pass, PassContext
-from runner.passes.quantize.grid import fit_grid
+from runner.passes.quantize.grid import Parts, fit_grid, over_rows
 from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, decoder_layers, leave, open_subject
 from runner.recipe.config import DataConfig
 
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 WINDOW = 256  # tokens that the model reads at a time
-WINDOWS = 48  # read at most; 12 000 tokens
+WINDOWS = 32  # read at most; 8 000 tokens
 _BATCH = 8
 _COLUMNS = 64  # errors of so many columns are passed on together to the columns behind them
-_ROWS = 16384  # rows solved at a time
 _LEAST_TOKENS = 256
 
 
@@ -88,8 +88,7 @@ def _tokens(data: Batches, most: int) -> list[int]:
         if "input_ids" not in inputs:
             raise DataUnavailable("the data to calibrate on has no input_ids", "let its pre-processing tokenize a text")
         ids = inputs["input_ids"]
-        kept = inputs["attention_mask"].astype(bool) if "attention_mask" in inputs else ids == ids
-        found += ids[kept].tolist()
+        found += ids[inputs["attention_mask"] != 0].tolist() if "attention_mask" in inputs else ids.ravel().tolist()
         if len(found) >= most:
             break
     return found[:most]
@@ -106,7 +105,7 @@ def _written_by_the_model(module: Any) -> torch.Tensor:
 
     config = getattr(module.config, "text_config", module.config)
     length = min(WINDOW, _longest(module))
-    starts = torch.randint(0, config.vocab_size, (WINDOWS // 2, 1), generator=torch.Generator().manual_seed(0))
+    starts = torch.randint(0, config.vocab_size, (WINDOWS, 1), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     text: torch.Tensor = module.generate(
         starts,
@@ -132,9 +131,7 @@ class _FirstLayerReached(Exception):
     """Ends a forward pass where the first decoder layer would begin."""
 
 
-def _hessians(
-    subject: Subject, batches: Sequence[torch.Tensor], options: GptqOptions
-) -> Iterator[tuple[str, Hessians]]:
+def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOptions) -> Iterator[tuple[str, Hessians]]:
     """Yields what is quantised next: a decoder layer at a time, then the head where it is asked for.
 
     The caller quantises the modules before it goes on, so that a layer's inputs come from quantised layers.
@@ -146,15 +143,17 @@ def _hessians(
     for at, layer in enumerate(layers):
         inner = {one: module for one, module in linears.items() if one.startswith(f"{name}.{at}.")}
         args, kwargs = arguments[at]
-        collected = _collect(inner, lambda states, layer=layer, a=args, k=kwargs: layer(states, *a, **k), hidden)
-        yield f"layer {at + 1} of {len(layers)}", collected
-        hidden = [_tensor(layer(states, *args, **kwargs)) for states in hidden]
+        run = partial(_run, layer, args, kwargs)
+        yield f"layer {at + 1} of {len(layers)}", _collect(inner, run, hidden)
+        hidden = [run(states) for states in hidden]
     if options.lm_head and HEAD not in subject.matrices:
         head = subject.module.get_submodule(HEAD)
         yield "head", _collect({HEAD: head}, lambda ids: subject.module(ids, use_cache=False), batches)
 
 
-def _layer_arguments(module: Any, layers: torch.nn.ModuleList, ids: torch.Tensor) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _layer_arguments(
+    module: Any, layers: torch.nn.ModuleList, ids: torch.Tensor
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Returns what each layer is called with besides the hidden states: mask, positions, rotation."""
     found: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
@@ -189,9 +188,10 @@ def _first_input(module: Any, layer: torch.nn.Module, ids: torch.Tensor) -> torc
     raise RunFailed("no-decoder", f"{type(module).__name__} does not run its first decoder layer")
 
 
-def _tensor(output: Any) -> torch.Tensor:
-    tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
+def _run(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: torch.Tensor) -> torch.Tensor:
+    output = layer(states, *args, **kwargs)
+    after: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return after
 
 
 def _collect(
@@ -264,18 +264,19 @@ def gptq(
 
     diagonal = hessian.diagonal()
     mean = diagonal.mean().clamp(min=1e-8)
-    scales, zeros = fit_grid(weight, scheme, diagonal.clamp(min=float(mean) * 1e-4))
-    columns = weight.shape[1]
-    order = diagonal.argsort(descending=True) if descending else torch.arange(columns)
+    importance = diagonal.clamp(min=float(mean) * 1e-4)
+    order = diagonal.argsort(descending=True) if descending else torch.arange(weight.shape[1])
     upper = _inverse_factor(hessian[order][:, order], damp * mean)
+
     group = order // scheme.group_size
-    codes = torch.cat(
-        [
-            _solve(rows[:, order].T.contiguous(), upper, scale[:, group].T.contiguous(), zero[:, group].T.contiguous(), scheme)
-            for rows, scale, zero in zip(weight.split(_ROWS), scales.split(_ROWS), zeros.split(_ROWS), strict=True)
-        ]
-    )
-    return QuantizedMatrix.of_codes(scheme, codes[:, order.argsort()], scales, zeros.byte())
+
+    def solve(rows: torch.Tensor) -> Parts:
+        scales, zeros = fit_grid(rows, scheme, importance)
+        weight, scale, zero = (one.T.contiguous() for one in (rows[:, order], scales[:, group], zeros[:, group]))
+        return _solve(weight, scale, zero, upper, scheme.levels)[:, order.argsort()], scales, zeros
+
+    codes, scales, zeros = over_rows(solve, weight)
+    return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
 
 
 def _inverse_factor(hessian: torch.Tensor, damp: torch.Tensor) -> torch.Tensor:
@@ -291,26 +292,27 @@ def _inverse_factor(hessian: torch.Tensor, damp: torch.Tensor) -> torch.Tensor:
             if not failed:
                 return upper
         damp = damp * 10
-    raise RunFailed("gptq-singular", "the inputs of a layer have no usable Hessian", "calibrate on a longer and more varied text")
+    raise RunFailed(
+        "gptq-singular", "the inputs of a layer have no usable Hessian", "calibrate on a longer and more varied text"
+    )
 
 
-def _solve(
-    weight: torch.Tensor, upper: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, scheme: Scheme
-) -> torch.Tensor:
-    """Returns the codes, uint8 [rows, columns]; weight, scales and zeros are [columns, rows], so that a column is contiguous."""
+def _solve(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, upper: torch.Tensor, levels: int) -> torch.Tensor:
+    """Returns the codes, uint8 [rows, columns]; the other tensors are [columns, rows], so that a column is contiguous."""
     import torch
 
     columns, rows = weight.shape
+    pivots = upper.diagonal().tolist()
     codes = torch.empty(columns, rows, dtype=torch.uint8)
     errors = torch.empty(_COLUMNS, rows)
     for start in range(0, columns, _COLUMNS):
         stop = min(start + _COLUMNS, columns)
         for at in range(start, stop):
             column, scale, zero = weight[at], scales[at], zeros[at]
-            code = (column / scale).add_(zero).round_().clamp_(0, scheme.levels)
+            code = (column / scale).add_(zero).round_().clamp_(0, levels)
             codes[at] = code
             error = errors[at - start]
-            torch.sub(column, code.sub_(zero).mul_(scale), out=error).div_(upper[at, at])
+            torch.sub(column, code.sub_(zero).mul_(scale), out=error).div_(pivots[at])
             weight[at + 1 : stop].addr_(upper[at, at + 1 : stop], error, alpha=-1)
         weight[stop:].addmm_(upper[start:stop, stop:].T, errors[: stop - start], alpha=-1)
     return codes.T

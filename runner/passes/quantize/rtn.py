@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD, QuantizedMatrix
 from runner.passes.declaration import Pass, PassContext
-from runner.passes.quantize.grid import fit_grid, nearest_codes
+from runner.passes.quantize.grid import Parts, fit_grid, nearest_codes, over_rows
 from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject
+
+if TYPE_CHECKING:
+    import torch
 
 
 class RtnOptions(WeightOnlyOptions):
     """Options of Rtn."""
 
-    embeds: bool = Field(False, description="quantise the embedding as well; one matrix with the head where the model ties them")
+    embeds: bool = Field(
+        False, description="quantise the embedding as well; one matrix with the head where the model ties them"
+    )
 
 
 def _apply(model: ModelHandle, options: RtnOptions, context: PassContext) -> ModelHandle:
@@ -43,9 +50,12 @@ def _outer(subject: Subject, options: RtnOptions) -> list[str]:
 
 def _round(subject: Subject, name: str, options: RtnOptions) -> QuantizedMatrix:
     scheme = subject.scheme(name, options)
-    weight = subject.module.get_submodule(name).weight.detach()  # type: ignore[union-attr, operator]
-    scales, zeros = fit_grid(weight, scheme)
-    codes = nearest_codes(weight, scales, zeros, scheme.levels)
+
+    def nearest(rows: torch.Tensor) -> Parts:
+        scales, zeros = fit_grid(rows, scheme)
+        return nearest_codes(rows, scales, zeros, scheme.levels), scales, zeros
+
+    codes, scales, zeros = over_rows(nearest, subject.module.get_submodule(name).weight)
     return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
 
 

@@ -89,7 +89,7 @@ class Subject:
         for key, override in (options.overrides or {}).items():
             if key == name or (key.startswith(_PATTERN) and re.fullmatch(key.removeprefix(_PATTERN), name)):
                 asked = replace(asked, **override.model_dump(exclude_none=True))
-        columns = int(self.module.get_submodule(name).weight.shape[1])  # type: ignore[union-attr, index]
+        columns = int(self.module.get_submodule(name).weight.shape[1])
         if columns % asked.group_size == 0:
             return asked
         fit = [size for size in _GROUP_SIZES if columns % size == 0]
@@ -158,7 +158,9 @@ def decoder_layers(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
         if isinstance(below, torch.nn.ModuleList) and len(below) == count:
             return name, below
     raise InvalidRecipe(
-        Problem("no-decoder", f"{type(module).__name__} has no list of decoder layers", remedy="quantise the ONNX model instead")
+        Problem(
+            "no-decoder", f"{type(module).__name__} has no list of decoder layers", remedy="quantise the ONNX model instead"
+        )
     )
 
 

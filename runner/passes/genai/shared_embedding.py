@@ -1,0 +1,127 @@
+"""Lets a graph look its embedding up in quantised rows: those of the head, or codes of its own.
+
+onnxruntime-genai's builder (0.18) shares an embedding with a 4-bit head only and keeps one of fp32 beside an 8-bit head, which
+is the larger part of a small model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RunFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+    from runner.models.quantized_checkpoint import QuantizedMatrix
+
+GATHER, HEAD = "/model/embed_tokens/Gather", "/lm_head/MatMul"
+_PREFIX = "model.embed_tokens"
+
+
+def look_up_in_head(path: Path) -> None:
+    """Replaces the embedding of the graph at `path` by the rows of its quantised head.
+
+    Raises:
+        RunFailed: the graph has no quantised head or no embedding to replace.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    model = ir.load(path)
+    gather = _gather(model)
+    head = next((one for one in model.graph if one.op_type == "MatMulNBits" and (one.name or "").startswith(HEAD)), None)
+    if head is None:
+        raise RunFailed("no-quantised-head", f"{path.name} has no quantised head that the embedding could share")
+    bits, rows = head.attributes["bits"].as_int(), head.attributes["N"].as_int()
+    codes, *rest = [value for value in head.inputs[1:4] if value is not None]
+    for value in rest:
+        _shape_by_rows(value, rows)
+    shape = _initializer(model, f"{_PREFIX}.shape", np.array([rows, -1], np.int64))
+    reshape = ir.node("Reshape", [codes, shape], name="/model/embed_tokens/Reshape")
+    _replace(model, gather, [reshape], [reshape.outputs[0], *rest], bits, head.attributes["block_size"].as_int())
+    _save(model, path)
+
+
+def look_up_in_codes(path: Path, matrix: QuantizedMatrix) -> None:
+    """Replaces the embedding of the graph at `path` by codes, [vocabulary, columns].
+
+    Raises:
+        RunFailed: the graph has no embedding to replace.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(path)
+    gather = _gather(model)
+    scales = gather.inputs[0].const_value.numpy().dtype
+    values = {"qweight": matrix.qweight.numpy(), "scales": matrix.scales.numpy().astype(scales)}
+    if matrix.qzeros is not None:
+        values["qzeros"] = matrix.qzeros.numpy()
+    inputs = [_initializer(model, f"{_PREFIX}.{name}", value) for name, value in values.items()]
+    _replace(model, gather, [], inputs, matrix.scheme.bits, matrix.scheme.group_size)
+    _save(model, path)
+
+
+def _gather(model: ir.Model) -> ir.Node:
+    gather = next((one for one in model.graph if one.name == GATHER and one.inputs[0].is_initializer()), None)
+    if gather is None:
+        raise RunFailed("no-embedding", "the graph has no embedding that could be looked up in quantised rows")
+    return gather
+
+
+def _replace(model: ir.Model, gather: ir.Node, before: list[ir.Node], inputs: list[Any], bits: int, block_size: int) -> None:
+    """Puts a GatherBlockQuantized, with nodes before it, in place of the Gather and drops the matrix that it read."""
+    import onnx_ir as ir
+
+    matrix = gather.inputs[0]
+    lookup = ir.node(
+        "GatherBlockQuantized",
+        [inputs[0], gather.inputs[1], *inputs[1:]],
+        {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 1},
+        domain="com.microsoft",
+        name=f"{GATHER}BlockQuantized",
+    )
+    old, new = gather.outputs[0], lookup.outputs[0]
+    new.shape, new.type, new.name = old.shape, old.type, old.name
+    model.graph.insert_before(gather, [*before, lookup])
+    old.replace_all_uses_with(new)
+    model.graph.remove(gather, safe=True)
+    if not matrix.uses():
+        del model.graph.initializers[matrix.name]
+
+
+def _initializer(model: ir.Model, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    import onnx_ir as ir
+
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
+
+
+def _shape_by_rows(value: ir.Value, rows: int) -> None:
+    """Gives a flat initializer the rows that GatherBlockQuantized wants of it; MatMulNBits takes both."""
+    import onnx_ir as ir
+
+    if value.const_value is None or len(value.const_value.shape) == 2:
+        return
+    tensor = ir.tensor(value.const_value.numpy().reshape(rows, -1), name=value.name)
+    value.const_value, value.shape = tensor, tensor.shape
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    """Writes graph and weights anew, so that a matrix that nothing reads any more takes no room."""
+    import onnx_ir as ir
+
+    new = path.parent / "rewritten"
+    new.mkdir()
+    data = f"{path.name}.data"
+    ir.save(model, new / path.name, external_data=data)
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value.release()
+    for name in (path.name, data):
+        (new / name).replace(path.parent / name)
+    new.rmdir()

@@ -1,0 +1,107 @@
+"""Rounding on tiny models: what it quantises, what it ties, and the GenAI model made of it."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from pydantic import ValidationError
+
+from runner.errors import InvalidRecipe, ModelUnavailable
+from runner.evaluation.parity import Parity
+from runner.models.handle import ModelHandle
+from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
+from runner.models.torch_source import load_torch
+from runner.models.twin import architecture_of
+from runner.passes.export.tiny_twin import make_twin
+from runner.passes.quantize.rtn import RtnOptions
+from tests.conftest import ApplyPass
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    twin = architecture_of("HuggingFaceTB/SmolLM2-135M-Instruct")
+    return make_twin(twin, twin.task, tmp_path_factory.mktemp("tied"))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_eight_bits_keep_the_weights(tied: ModelHandle, apply_pass: ApplyPass, symmetric: bool):
+    rounded = apply_pass("Rtn", tied, bits=8, group_size=32, sym=symmetric)
+    before, after = load_torch(tied), load_torch(rounded)
+    for name, parameter in before.named_parameters():
+        error = (parameter - after.get_parameter(name)).abs().max()
+        assert error <= 0.006 * parameter.abs().max(), name
+
+
+def test_a_tied_embedding_and_head_become_one_matrix(tied: ModelHandle, apply_pass: ApplyPass):
+    rounded = apply_pass(
+        "Rtn", tied, bits=4, group_size=32, lm_head=True, embeds=True, overrides={"re:.*(head|embed).*": {"bits": 8}}
+    )
+    checkpoint = read_checkpoint(rounded.folder)
+    assert checkpoint.shared
+    assert checkpoint.matrices["lm_head"].scheme.bits == 8
+    assert not [name for name in (*checkpoint.matrices, *checkpoint.floats) if "embed_tokens" in name]
+    module = load_torch(rounded)
+    assert module.get_input_embeddings().weight is module.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize("only", ["lm_head", "embeds"])
+def test_one_of_both_is_untied_from_the_other(tied: ModelHandle, apply_pass: ApplyPass, only: str):
+    rounded = apply_pass("Rtn", tied, bits=4, group_size=32, **{only: True})
+    module = load_torch(rounded)
+    head, embedding = module.get_output_embeddings().weight, module.get_input_embeddings().weight
+    assert not torch.equal(head, embedding)
+    original = load_torch(tied).get_output_embeddings().weight
+    assert torch.equal(embedding if only == "lm_head" else head, original)
+
+
+def test_an_untied_embedding_is_looked_up_in_its_own_codes(tiny_llama: ModelHandle, apply_pass: ApplyPass):
+    rounded = apply_pass("Rtn", tiny_llama, bits=8, group_size=32, lm_head=True, embeds=True)
+    built = apply_pass("ModelBuilder", rounded, precision="int4")
+    assert Parity(rounded, 2).compare(built)["outputs"]["logits"]["cosine"] > 0.999
+    names = {one.name for one in onnx.load(built.folder / "model.onnx", load_external_data=False).graph.initializer}
+    assert "model.embed_tokens.qweight" in names
+    assert "model.embed_tokens.weight" not in names
+
+
+def test_what_is_quantised_stays(tied: ModelHandle, apply_pass: ApplyPass):
+    first = apply_pass("Rtn", tied, bits=4, group_size=32)
+    second = apply_pass("Rtn", first, bits=8, group_size=64, lm_head=True, embeds=True)
+    before, after = read_checkpoint(first.folder).matrices, read_checkpoint(second.folder).matrices
+    assert set(after) == {*before, "lm_head"}
+    assert all(torch.equal(after[name].qweight, matrix.qweight) for name, matrix in before.items())
+    told = quantization_of(second.folder)
+    assert told is not None
+    assert told["bits"] == 4
+    assert told["overrides"]["lm_head"] == {"bits": 8, "group_size": 64}
+
+
+def test_int8_shares_the_embedding_when_asked(tied: ModelHandle, apply_pass: ApplyPass):
+    apart = apply_pass("ModelBuilder", tied, precision="int8", prune_lm_head=True)
+    shared = apply_pass("ModelBuilder", tied, precision="int8", prune_lm_head=True, shared_embeddings=True)
+    sizes = [(one.folder / "model.onnx.data").stat().st_size for one in (apart, shared)]
+    embedding = load_torch(tied).get_input_embeddings().weight.nbytes
+    assert sizes[0] - sizes[1] >= embedding
+    assert sorted(file.name for file in apart.folder.iterdir()) == sorted(file.name for file in shared.folder.iterdir())
+    assert Parity(tied, 2).compare(shared)["outputs"]["logits"]["cosine"] > 0.999
+
+
+def test_quantised_weights_are_built_as_int4_only(tied: ModelHandle, apply_pass: ApplyPass):
+    rounded = apply_pass("Rtn", tied, bits=8, group_size=32)
+    with pytest.raises(InvalidRecipe, match="quantised already"):
+        apply_pass("ModelBuilder", rounded, precision="fp32")
+
+
+def test_a_damaged_checkpoint_is_named(tied: ModelHandle, apply_pass: ApplyPass):
+    rounded = apply_pass("Rtn", tied, group_size=32)
+    weights: Path = rounded.folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        load_torch(rounded)
+
+
+def test_typos_are_errors():
+    with pytest.raises(ValidationError):
+        RtnOptions.model_validate({"embed": True})
+    with pytest.raises(ValidationError):
+        RtnOptions.model_validate({"bits": 5})
