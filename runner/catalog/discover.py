@@ -139,14 +139,25 @@ def list_entries(root: Path) -> Listing:
     return Listing(tuple(sorted(entries, key=lambda entry: entry.info.name)), tuple(problems))
 
 
-def read_entry(root: Path, file: Path) -> Entry:
+def read_entry(root: Path | None, file: Path) -> Entry:
     """Returns the recipe of an info.yml.
 
     Raises:
         InvalidRecipe: the file is not valid; every problem has its line.
     """
-    family = file.parent.parent.relative_to(root).as_posix() if file.is_relative_to(root) and file.parent != root else ""
-    return Entry(file.parent, file, "" if family == "." else family, quick_info(file))
+    return Entry(file.parent, file, family_of(root, file), quick_info(file))
+
+
+def family_of(root: Path | None, file: Path) -> str:
+    """Returns the path between the catalogue's root, or the nearest `recipes` above, and the recipe; empty without either."""
+    holder = file.resolve().parent.parent
+    roots = [root.resolve()] if root else []
+    above = next((one for one in (*roots, *_recipes_above(holder)) if holder.is_relative_to(one)), holder)
+    return "" if above == holder else holder.relative_to(above).as_posix()
+
+
+def _recipes_above(folder: Path) -> list[Path]:
+    return [one for one in (folder, *folder.parents) if one.name == "recipes"]
 
 
 def quick_info(file: Path) -> Info:
@@ -169,7 +180,8 @@ def find(word: str | None, catalog: Path | None = None, variant: str | None = No
     """Returns the recipe, variant and config file that a word names.
 
     Args:
-        word: an id, `id/variant`, a recipe folder, or a config file; None for the current folder.
+        word: an id, `id/variant`, a recipe folder, or a config file; None for the current folder. An id that is the
+            current folder's own leads there, whatever the catalogue holds.
         catalog: the folder asked for with `--catalog`.
         variant: name of the variant; the first of info.yml where neither this nor the word says.
 
@@ -181,27 +193,88 @@ def find(word: str | None, catalog: Path | None = None, variant: str | None = No
     if _looks_like_path(word):
         return _at_path(path, variant)
     assert word is not None
-    root = _catalog_or_none(catalog)
-    entry, rest = _by_id(word, root)
+    entry, rest = _named(word, catalog)
     if entry is not None:
         if rest and variant and rest != variant:
             raise UsageError("two-variants", f"'{word}' names the variant {rest}, --variant {variant}", "name one of them")
         return _of_entry(entry.folder, entry.info, variant or rest)
-    if path.exists():
+    if is_there(path):
         return _at_path(path, variant)
+    raise _unknown_recipe(word, catalog)
+
+
+def find_entry(word: str, catalog: Path | None = None) -> Entry:
+    """Returns the recipe that a word names, whether its configs are there or still to be rendered.
+
+    Raises:
+        UsageError: nothing has that name, or it is no recipe.
+        InvalidRecipe: the recipe's info.yml is not valid.
+    """
+    entry = None if _looks_like_path(word) else _named(word, catalog)[0]
+    if entry is not None:
+        return entry
+    path = Path(word).expanduser()
+    if not is_there(path):
+        raise _no_such_path(path) if _looks_like_path(word) else _unknown_recipe(word, catalog)
+    folder = path if path.is_dir() else path.parent
+    file = _info_file(folder)
+    if file is None:
+        raise _not_a_recipe(folder)
+    return read_entry(catalog_or_none(catalog), file)
+
+
+def is_there(path: Path) -> bool:
+    """Returns whether there is such a file or folder; a text that cannot be a path, such as a long prompt, is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _unknown_recipe(word: str, catalog: Path | None) -> UsageError:
+    root = catalog_or_none(catalog)
     known = [] if root is None else [entry.info.name for entry in list_entries(root).entries]
     where = f" in {root}" if root else " (and no catalogue was found)"
-    raise UsageError(
-        "unknown-recipe", f"there is no recipe, folder or file '{word}'{where}", did_you_mean(word.split("/")[0], known)
+    remedy = (
+        did_you_mean(word.split("/", maxsplit=1)[0], known)
+        if known
+        else "name a recipe folder or a config file, or use --catalog DIR"
     )
+    return UsageError("unknown-recipe", f"there is no recipe, folder or file '{word}'{where}", remedy)
+
+
+def _named(word: str, catalog: Path | None) -> tuple[Entry | None, str | None]:
+    """The recipe that a word names by its id, and the variant: the current folder's before the catalogue's."""
+    entry, rest = _here(word)
+    return (entry, rest) if entry else _by_id(word, catalog_or_none(catalog))
+
+
+def _here(word: str) -> tuple[Entry | None, str | None]:
+    file = _info_file(Path())
+    if file is None:
+        return None, None
+    try:
+        info = quick_info(file)
+    except InvalidRecipe:
+        if word.strip("/").split("/", maxsplit=1)[0] == Path.cwd().name:
+            raise
+        return None, None
+    for name, rest in _readings(word):
+        if name == info.name:
+            return Entry(Path(), file, family_of(None, file), info), rest
+    return None, None
 
 
 def _looks_like_path(word: str | None) -> bool:
     return word is None or word.startswith((".", "/", "~", "\\")) or word.lower().endswith(CONFIG_SUFFIXES)
 
 
-def _catalog_or_none(catalog: Path | None) -> Path | None:
-    """The catalogue; None where none is asked for and none is there, since a path needs none."""
+def catalog_or_none(catalog: Path | None) -> Path | None:
+    """Returns the catalogue; None where none is asked for and none is there, since a path needs none.
+
+    Raises:
+        UsageError: the folder that was asked for does not exist.
+    """
     try:
         return catalog_root(catalog)
     except UsageError:
@@ -233,12 +306,12 @@ def _readings(word: str) -> Sequence[tuple[str, str | None]]:
 
 
 def _at_path(path: Path, variant: str | None) -> Found:
-    if not path.exists():
-        raise UsageError("no-such-path", f"there is no folder or file '{path}'", _neighbours(path))
+    if not is_there(path):
+        raise _no_such_path(path)
     if path.is_dir():
         info = _info_of(path)
         if info is None:
-            raise UsageError("not-a-recipe", f"'{path}' holds no info.yml", "name a recipe folder, or a config file")
+            raise _not_a_recipe(path)
         return _of_entry(path, info, variant)
     if path.name in INFO_NAMES:
         return _of_entry(path.parent, quick_info(path), variant)
@@ -249,14 +322,30 @@ def _at_path(path: Path, variant: str | None) -> Found:
     return Found(path.parent, info if named else None, named, path)
 
 
+def _info_file(folder: Path) -> Path | None:
+    return next((folder / name for name in INFO_NAMES if (folder / name).is_file()), None)
+
+
 def _info_of(folder: Path) -> Info | None:
-    file = next((folder / name for name in INFO_NAMES if (folder / name).is_file()), None)
+    file = _info_file(folder)
     return quick_info(file) if file else None
 
 
+def _not_a_recipe(folder: Path) -> UsageError:
+    return UsageError("not-a-recipe", f"'{folder}' holds no info.yml", "name a recipe folder, or a config file")
+
+
+def _no_such_path(path: Path) -> UsageError:
+    return UsageError("no-such-path", f"there is no folder or file '{path}'", _neighbours(path))
+
+
 def _neighbours(path: Path) -> str | None:
-    folder = path.parent
-    return did_you_mean(path.name, [item.name for item in folder.iterdir()]) if folder.is_dir() else None
+    """The nearest name, or the list, of the configs and the folders of recipes that lie where the path should."""
+    if not is_there(path.parent) or not path.parent.is_dir():
+        return None
+    names = [item.name for item in path.parent.iterdir() if item.suffix in CONFIG_SUFFIXES or _info_file(item)]
+    names = [name for name in names if not name.startswith(".")]
+    return did_you_mean(path.name, names) if names else None
 
 
 def _of_entry(folder: Path, info: Info, variant: str | None) -> Found:

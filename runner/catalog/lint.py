@@ -9,18 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from runner.catalog.discover import info_files
+from runner.bench.scenarios import FIGURES
+from runner.catalog.discover import family_of, info_files
 from runner.errors import InvalidRecipe, Place, Problem, RecipeError, did_you_mean
+from runner.models.torch_source import AUTO_CLASSES
 from runner.passes.table import options_of
 from runner.recipe.document import Node
-from runner.recipe.info import Info, Variant, read_info
+from runner.recipe.info import INFO_NAMES, Info, Variant, read_info
 from runner.recipe.load import LoadedConfig, load_config
 from runner.targets.target import TARGETS, Target
-from runner.templating.recipe import Rendering, clone_of, normal_name, render_recipe
+from runner.templating.recipe import Rendering, clone_of, misnamed, normal_name, render_recipe
 
 Severity = Literal["must", "should"]
 MOST_SAMPLE_MB = 5.0
 README_COMMANDS = ("pip install -r requirements.txt", "recipe run", "recipe bench", "olive run --config")
+_BRINGS_RUNNER = ("-e ", "onnx-recipes @ ")
 _IGNORED_FILES = {"README.md", "LICENSES.md"}
 
 
@@ -108,24 +111,28 @@ class Finding:
     problem: Problem
 
 
-def lint(root: Path, folders: Sequence[Path] | None = None) -> Iterator[tuple[Path, list[Finding]]]:
-    """Yields every recipe folder of the catalogue (or only the given ones) and what is wrong with it."""
-    files = list(info_files(root))
+def lint(root: Path | None, folders: Sequence[Path] | None = None) -> Iterator[tuple[Path, list[Finding]]]:
+    """Yields every recipe folder of the catalogue (or only the given ones, wherever they lie) and what is wrong with it."""
+    files = list(info_files(root)) if root else []
     everything = [file.parent for file in files]
     wanted = None if folders is None else {folder.resolve() for folder in folders}
     for file in files:
         if wanted is None or file.parent.resolve() in wanted:
             yield file.parent, lint_folder(root, file, everything)
+    inside = {folder.resolve() for folder in everything}
+    for folder in folders or ():
+        if folder.resolve() not in inside:
+            file = next(folder.resolve() / name for name in INFO_NAMES if (folder / name).is_file())
+            yield folder, lint_folder(root, file, [file.parent])
 
 
-def lint_folder(root: Path, file: Path, folders: Sequence[Path]) -> list[Finding]:
+def lint_folder(root: Path | None, file: Path, folders: Sequence[Path]) -> list[Finding]:
     """Returns what is wrong with one recipe folder; where info.yml cannot be read, only that."""
     try:
         info, tree = read_info(file)
     except InvalidRecipe as error:
         return [Finding("must", problem) for problem in error.problems]
-    family = file.parent.parent.relative_to(root).as_posix()
-    subject = Subject(file.parent, family, file, info, tree, folders)
+    subject = Subject(file.parent, family_of(root, file), file, info, tree, folders)
     return [
         Finding(rule.severity, Problem(rule.id, cause, place, rule.fix))
         for rule in RULES
@@ -142,6 +149,19 @@ def _name_is_unique(subject: Subject) -> Found:
     same = [folder for folder in subject.folders if folder.name == subject.folder.name and folder != subject.folder]
     for folder in same:
         yield f"there is another recipe '{subject.info.name}' in {folder}", subject.place("name")
+
+
+def _names_are_known(subject: Subject) -> Found:
+    task = subject.info.model.task
+    if task.removesuffix("-with-past") not in AUTO_CLASSES:
+        yield f"there is no task '{task}'; {did_you_mean(task, AUTO_CLASSES)}", subject.place("model", "task")
+    for number, variant in enumerate(subject.info.recipes):
+        for name in variant.gates:
+            if name not in FIGURES:
+                place = subject.place("recipes", number, "gates", name)
+                yield f"there is no figure '{name}' to hold a gate against; {did_you_mean(name, FIGURES)}", place
+    for path, problem in misnamed(subject.info, clone_of(subject.folder)):
+        yield f"{problem.cause}; {problem.remedy}", subject.place(*path)
 
 
 def _named_files(subject: Subject) -> Iterator[tuple[str, Place]]:
@@ -206,6 +226,8 @@ def _precision_is_legal(subject: Subject) -> Found:
 
 
 def _is_rendered(subject: Subject) -> Found:
+    if any(misnamed(subject.info, clone_of(subject.folder))):
+        return
     try:
         renderings = subject.renderings
     except InvalidRecipe as error:
@@ -225,10 +247,10 @@ def _requirements_are_pinned(subject: Subject) -> Found:
             yield error.problems[0].cause, error.problems[0].place or Place(str(path))
             continue
         lines = path.read_text(encoding="utf-8").splitlines()
-        if not any(line.startswith("-e ") for line in lines):
+        if not any(line.startswith(_BRINGS_RUNNER) for line in lines):
             yield "no line brings the runner", Place(str(path), 1)
         for number, line in enumerate(lines, start=1):
-            if line.strip() and not line.startswith(("#", "-e ")):
+            if line.strip() and not line.startswith(("#", *_BRINGS_RUNNER)):
                 yield from ((cause, Place(str(path), number)) for cause in _wrong_pin(line, pins))
     if not (subject.folder / "requirements.txt").is_file():
         yield "there is no requirements.txt", Place(str(subject.folder))
@@ -330,6 +352,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name-is-unique", "must", "No two recipes have the same name.",
         "A name on the command line must lead to one recipe.", "give one of them another name", _name_is_unique,
+    ),
+    Rule(
+        "names-are-known", "must", "Task, gates, pipeline and settings have names that something reads.",
+        "A misspelt one would leave a step or a bar out, silently.", "correct the name in info.yml", _names_are_known,
     ),
     Rule(
         "files-exist", "must", "Every file that info.yml names is there.",

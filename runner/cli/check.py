@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from runner.catalog.discover import Entry, catalog_root, find, list_entries, read_entry
+from runner.catalog.discover import Entry, catalog_or_none, catalog_root, find_entry, list_entries
 from runner.cli.options import catalog, catalog_option, complete_ids, json_option
 from runner.cli.tables import print_json, print_table
 from runner.errors import InvalidRecipe, Problem
-from runner.recipe.info import INFO_NAMES
 
 SCHEMA_FOLDER = Path("docs/schema")
 FAILED = 2
@@ -28,11 +27,9 @@ def chosen_entries(words: Sequence[str]) -> list[Entry]:
         InvalidRecipe: an info.yml among them cannot be read.
         UsageError: a word names nothing.
     """
-    root = catalog_root(catalog())
     if words:
-        folders = [find(word, catalog()).folder for word in words]
-        return [read_entry(root, next(folder / name for name in INFO_NAMES if (folder / name).is_file())) for folder in folders]
-    listing = list_entries(root)
+        return [find_entry(word, catalog()) for word in words]
+    listing = list_entries(catalog_root(catalog()))
     if listing.problems:
         raise InvalidRecipe(*listing.problems)
     return list(listing.entries)
@@ -50,7 +47,7 @@ def render(words: tuple[str, ...], check: bool) -> None:
     from runner.templating.recipe import clone_of, render_recipe
 
     different = 0
-    for entry in _renderable(words):
+    for entry in chosen_entries(words):
         for rendering in render_recipe(entry.folder, entry.family, entry.info, clone_of(entry.folder)):
             difference = rendering.difference()
             if difference is None:
@@ -66,16 +63,6 @@ def render(words: tuple[str, ...], check: bool) -> None:
         raise click.exceptions.Exit(FAILED)
     if not different:
         click.echo("everything is as rendered")
-
-
-def _renderable(words: Sequence[str]) -> list[Entry]:
-    """The chosen recipes; a config that is still to be rendered is no hindrance."""
-    if not words:
-        return chosen_entries(())
-    root = catalog_root(catalog())
-    by_id = {entry.info.name: entry for entry in list_entries(root).entries}
-    missing = [word for word in words if word not in by_id]
-    return [by_id[word] for word in words if word in by_id] + (chosen_entries(missing) if missing else [])
 
 
 @click.command()
@@ -101,8 +88,10 @@ def lint(words: tuple[str, ...], strict: bool, rules: bool, as_json: bool) -> No
         else:
             print_table(("rule", "severity", "what"), [(rule.id, rule.severity, rule.what) for rule in RULES])
         return
-    folders = [entry.folder for entry in _renderable(words)] if words else None
-    checked = list(lint_catalog(catalog_root(catalog()), folders))
+    if words:
+        checked = list(lint_catalog(catalog_or_none(catalog()), [entry.folder for entry in chosen_entries(words)]))
+    else:
+        checked = list(lint_catalog(catalog_root(catalog())))
     findings = [(folder, finding) for folder, found in checked for finding in found]
     if as_json:
         print_json(
@@ -115,7 +104,8 @@ def lint(words: tuple[str, ...], strict: bool, rules: bool, as_json: bool) -> No
         for _, finding in findings:
             click.echo(f"{finding.severity:6} {finding.problem}")
     failing = sum(finding.severity == "must" or strict for _, finding in findings)
-    click.echo(f"{len(checked)} recipes checked, {failing} to mend, {len(findings) - failing} to consider", err=as_json)
+    recipes = "1 recipe" if len(checked) == 1 else f"{len(checked)} recipes"
+    click.echo(f"{recipes} checked, {failing} to mend, {len(findings) - failing} to consider", err=as_json)
     if failing:
         raise click.exceptions.Exit(FAILED)
 

@@ -15,8 +15,7 @@ import click
 from runner.cli.options import json_option
 from runner.cli.tables import print_json, print_table
 from runner.engine.places import places
-from runner.errors import TargetUnavailable
-from runner.targets.target import TARGETS, Target, clashing_wheels, installed_wheels, require, usable_cores
+from runner.targets.target import TARGETS, Target, clashing_wheels, installed_wheels, usable_cores, what_is_missing
 
 # What the runner computes with, beside the runtime wheels of a target.
 ENGINE_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "safetensors", "numpy")
@@ -139,14 +138,8 @@ def engine_packages() -> dict[str, str | None]:
 
 def state_of(target: Target) -> TargetState:
     """Returns whether the target can be used here."""
-    try:
-        require(target)
-    except TargetUnavailable as error:
-        problem = error.problems[0]
-        return TargetState(
-            target.name, target.provider, False, problem.cause.removeprefix(f"{target.provider}: "), problem.remedy
-        )
-    return TargetState(target.name, target.provider, True)
+    missing = what_is_missing(target)
+    return TargetState(target.name, target.provider, missing is None, *(missing or ()))
 
 
 def find_troubles(machine: Machine, packages: dict[str, str | None], targets: list[TargetState]) -> list[Trouble]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,8 +52,23 @@ def ls(
         )
     else:
         click.echo("no recipe matches" if listing.entries else "the catalogue is empty", err=True)
+        for hint in _unmatched(listing.entries, task=task, precision=precision, licence=licence, family=family):
+            click.echo(f"    {hint}", err=True)
     for problem in listing.problems:
         click.echo(f"not listed: {problem}", err=True)
+
+
+def _unmatched(entries: Sequence[Entry], **asked: str | None) -> Iterator[str]:
+    """Yields what there is of a facet, where the catalogue has nothing of what was asked for."""
+    facets = {
+        "task": {entry.info.model.task for entry in entries},
+        "precision": {variant.precision for entry in entries for variant in entry.info.recipes if variant.precision},
+        "licence": {entry.info.model.licence for entry in entries},
+        "family": {entry.family for entry in entries},
+    }
+    for name, value in asked.items():
+        if value is not None and facets[name] and not any(value.lower() in there.lower() for there in facets[name]):
+            yield f"no recipe has the {name} '{value}': {did_you_mean(value, facets[name])}"
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:
@@ -220,7 +235,7 @@ def passes_show(name: str, as_json: bool) -> None:
         print_json({**_pass_facts(declared), **more})
         return
     click.echo(f"{click.style(declared.name, bold=True)}: {declared.summary}\n")
-    click.echo(f"takes {', '.join(declared.takes)}; gives {declared.gives or 'the same'}; for {', '.join(declared.targets)}; ")
+    click.echo(f"takes {', '.join(declared.takes)}; gives {declared.gives or 'the same'}; for {', '.join(declared.targets)}")
     click.echo(f"made with {', '.join(declared.packages) or 'nothing but itself'}\n")
     print_table(("option", "type", "default", "meaning"), [tuple(row) for row in option_rows(declared.options)])
     for old, new in declared.options.renamed.items():

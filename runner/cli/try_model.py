@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.options import catalog_option, json_option, recipe_argument, request_options
+from runner.cli.options import catalog, catalog_option, json_option, recipe_argument, request_options
 
 if TYPE_CHECKING:
     from runner.models.handle import ModelHandle
+    from runner.recipe.info import Info
 
 MAX_NEW_TOKENS = 256
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_FINISHED = ("receipt.json", "genai_config.json")
 
 
 @click.command("try")
 @recipe_argument
-@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @request_options
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=MAX_NEW_TOKENS, show_default=True, help="Longest answer.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
@@ -38,15 +41,44 @@ def try_model(
 ) -> None:
     """Ask a model something: RECIPE is an id, a recipe folder, or the folder of a finished model.
 
+    In one of these folders RECIPE can be left out: what names neither a recipe nor a folder is an INPUT there.
+
     A language model answers the INPUT, word for word. An embedding model gives the vector of one text, and the
     similarities of several. A masked-word model fills in [MASK]. A classifier names the five best classes of a text or
     an image file. Without an INPUT the recipe's own example is used.
     """
     from runner.cli.try_tasks import Asked, answer
 
+    if word is not None and _is_input(word):
+        inputs, word = (word, *inputs), None
     model, threads, provider, example = _model(word, chosen)
     asked = Asked(model, _given(inputs, example), threads, provider, max_new_tokens, temperature, raw, as_json)
     answer(asked)
+
+
+def _is_input(word: str) -> bool:
+    """Whether the first word is asked of the model in the current folder: a text or a picture, and no recipe's name.
+
+    A single word that is close to the name of a recipe is taken for a slip in that.
+    """
+    from runner.catalog.discover import CONFIG_SUFFIXES, find, is_there
+    from runner.errors import UsageError
+    from runner.recipe.info import INFO_NAMES
+
+    path = Path(word).expanduser()
+    if not any(Path(name).is_file() for name in (*INFO_NAMES, *_FINISHED)):
+        return False
+    if word and is_there(path):
+        return path.is_file() and path.suffix.lower() not in CONFIG_SUFFIXES
+    if not word.strip():
+        return True
+    try:
+        find(word, catalog())
+    except UsageError as error:
+        (problem,) = error.problems
+        slip = " " not in word and (problem.remedy or "").startswith("did you mean")
+        return problem.rule in ("unknown-recipe", "no-such-path") and not slip
+    return False
 
 
 def _given(inputs: Sequence[str], example: str | None) -> tuple[str, ...]:
@@ -65,16 +97,41 @@ def _given(inputs: Sequence[str], example: str | None) -> tuple[str, ...]:
 
 def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
     """Returns (model, threads, provider, example input): of a finished model's folder, or of a recipe, made where needed."""
+    from runner.catalog.discover import is_there
     from runner.engine.publish import read_receipt
     from runner.targets.target import session_threads
 
-    folder = Path(word).expanduser() if word else None
-    receipt = read_receipt(folder) if folder is not None and folder.is_dir() else None
-    if folder is not None and (receipt is not None or (folder / "genai_config.json").is_file()):
+    folder = Path(word or ".").expanduser()
+    receipt = read_receipt(folder)
+    if receipt is not None or is_there(folder / "genai_config.json"):
         target = chosen["target"]
         provider = target.provider if target else (receipt or {}).get("provider", "CPUExecutionProvider")
-        return _finished(folder, receipt), session_threads(chosen["threads"]), provider, None
+        return _finished(folder, receipt), session_threads(chosen["threads"]), provider, _example_of(folder, receipt)
     return _made(word, chosen)
+
+
+def _example_of(folder: Path, receipt: dict[str, Any] | None) -> str | None:
+    """The example of the recipe that a finished model's receipt names; None where that recipe is not to be found."""
+    from runner.catalog.discover import find
+    from runner.errors import InvalidRecipe, UsageError
+
+    name = (receipt or {}).get("recipe")
+    for word in (name, *map(str, folder.resolve().parents[:2])) if name else ():
+        try:
+            found = find(word, catalog())
+        except (InvalidRecipe, UsageError):
+            continue
+        if found.info is not None and found.info.name == name:
+            return own_example(found.info, found.folder)
+    return None
+
+
+def own_example(info: Info, folder: Path) -> str | None:
+    """Returns what a recipe asks when nothing is said: its prompt, else its first picture; None without either."""
+    if info.evaluation.prompt or not info.evaluation.images:
+        return info.evaluation.prompt
+    pictures = sorted(path for path in (folder / info.evaluation.images).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return str(pictures[0]) if pictures else None
 
 
 def _finished(folder: Path, receipt: dict[str, Any] | None) -> ModelHandle:
@@ -100,5 +157,5 @@ def _made(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, s
         outcome = execute(plan, progress.listen)
     if outcome.log is not None:
         click.echo(f"made in {time.perf_counter() - started:.0f} s: {plan.output}", err=True)
-    info = request.info
-    return outcome.model, plan.threads, plan.target.provider, info.evaluation.prompt if info else None
+    example = own_example(request.info, request.loaded.files[0].parent) if request.info else None
+    return outcome.model, plan.threads, plan.target.provider, example

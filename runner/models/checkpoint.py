@@ -13,6 +13,12 @@ from runner.errors import ModelUnavailable
 # What a transformers checkpoint consists of; other frameworks' copies of the weights stay where they are.
 CHECKPOINT_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 PICKLED_WEIGHTS = (".bin", ".pt", ".pth")
+_VOCABULARIES = (
+    "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "tekken.json",
+)  # fmt: skip
+# These read bytes or code points.
+_WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 
 def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
@@ -56,6 +62,25 @@ def check_shards(folder: Path, index: Path) -> None:
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
         raise ModelUnavailable("model-damaged", f"{folder} lacks {', '.join(missing)}", "download the model again")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Makes sure that a text model's folder has a vocabulary, unless its tokenizer needs none or brings its own code.
+
+    Raises:
+        ModelUnavailable: there is none; names the files that would be one.
+    """
+    if any(path.name in _VOCABULARIES or path.suffix == ".tiktoken" for path in folder.iterdir()):
+        return
+    config = folder / "tokenizer_config.json"
+    told = read_json(config) if config.is_file() else {}
+    if told.get("auto_map") or told.get("tokenizer_class") in _WITHOUT_VOCABULARY:
+        return
+    raise ModelUnavailable(
+        "model-damaged",
+        f"{folder} has no tokenizer: tokenizer.json is missing (or {', '.join(_VOCABULARIES[1:])})",
+        "download the tokenizer files of the model as well",
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

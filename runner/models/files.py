@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +23,18 @@ if TYPE_CHECKING:
 LARGE = 1_500_000_000
 # Smaller tensors stay in the graph in any case: shapes and axes are among them, and ONNX Runtime reads those nowhere else.
 _SMALLEST = 256
+# An external tensor's StringStringEntryProto as protobuf writes it: key (field 1), then value (field 2) with its length.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]{0,2}[\x00-\x7f])")
 # Smaller files are copied, so that nobody who edits a config in place edits the store's copy as well.
 _LINKED_FROM = 1_000_000
 # What stands beside a graph and says how to use it: configuration, tokenizer, image processor, pooling.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+# The same by name, for a graph in a folder of which nothing else is known; `*` stands for any ending.
+_COMPANION_NAMES = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template.jinja",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model",
+    "sentencepiece.bpe.model", "session_options.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,48 @@ def external_files(graph: Path) -> set[str]:
     }
 
 
+def graph_files(graph: Path) -> tuple[str, ...]:
+    """Returns the names, relative to the graph's folder, of the graph, its weights and the known companions beside it.
+
+    Raises:
+        ModelUnavailable: the graph cannot be read, or names weights that are not there or outside its folder.
+    """
+    folder = graph.parent
+    weights = _named_weights(graph)
+    if _missing(folder, weights):
+        weights = external_files(graph)
+    if missing := _missing(folder, weights):
+        raise ModelUnavailable(
+            "model-damaged", f"{graph} names weights that its folder lacks: {', '.join(missing)}", "fetch the model again"
+        )
+    beside = {
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in _COMPANION_NAMES)
+    }
+    return tuple(sorted({graph.name} | weights | beside))
+
+
+def _missing(folder: Path, names: Collection[str]) -> list[str]:
+    # os.path, because pathlib raises on a name too long for a file
+    return sorted(name for name in names if ".." in Path(name).parts or not os.path.isfile(folder / name))  # noqa: PTH113
+
+
+def _named_weights(graph: Path) -> set[str]:
+    """Finds what `external_files` finds in the bytes of the graph: importing onnx takes as long as the rest of a cached run.
+
+    Bytes that only look like an entry give a name of no file, so a name without a file wants a second look.
+    """
+    if not graph.stat().st_size:
+        return set()
+    names = set()
+    with graph.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for found in _LOCATION.finditer(content):
+            length = sum((byte & 0x7F) << 7 * at for at, byte in enumerate(found[1]))
+            names.add(content[found.end() : found.end() + length].decode(errors="replace"))
+    return names
+
+
 def carry(model: ModelHandle, output: Path, exclude: Collection[str] = (), *, graph: bool = False) -> None:
     """Puts the files of an ONNX or genai folder into `output`, as links or copies.
 
@@ -84,9 +137,10 @@ def carry(model: ModelHandle, output: Path, exclude: Collection[str] = (), *, gr
     left_out = set(exclude)
     if not graph and model.file:
         left_out |= {model.file, *external_files(model.path)}
-    for name, path in files_below(model.folder):
+    names = [name for name, _ in files_below(model.folder)] if model.files is None else model.files
+    for name in names:
         if name not in left_out:
-            link(path, output / name)
+            link(model.folder / name, output / name)
 
 
 def carry_companions(source: Path, output: Path) -> None:

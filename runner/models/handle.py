@@ -22,6 +22,8 @@ class ModelHandle:
         task: Hugging Face task, such as ``text-generation``; None when nobody said.
         attributes: facts that later steps, evaluation and the receipt need: `architecture`, `model_type`, `hidden_size`,
             `num_attention_heads`, loader options, tuned session options.
+        files: names, relative to the folder with forward slashes, of the files that are the model's, where the folder may
+            hold others as well; None where everything in it is.
     """
 
     kind: Kind
@@ -29,6 +31,7 @@ class ModelHandle:
     file: str | None = None
     task: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] | None = None
 
     @property
     def path(self) -> Path:
@@ -46,4 +49,5 @@ class ModelHandle:
     @classmethod
     def from_json(cls, data: dict[str, Any], folder: Path | None = None) -> ModelHandle:
         """Returns the handle that `to_json` gave, at another folder when one is given."""
-        return cls(**{**data, "folder": folder or Path(data["folder"])})
+        files = data.get("files")
+        return cls(**{**data, "folder": folder or Path(data["folder"]), "files": None if files is None else tuple(files)})

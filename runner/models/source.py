@@ -15,15 +15,20 @@ from runner.models.checkpoint import (
     PICKLED_WEIGHTS,
     check_safetensors,
     check_shards,
+    check_tokenizer,
     checkpoint_files,
     needs_remote_code,
     read_json,
 )
-from runner.models.digest import DigestMemo, files_below
-from runner.models.handle import ModelHandle
+from runner.models.digest import DigestMemo
+from runner.models.files import graph_files
+from runner.models.handle import Kind, ModelHandle
 from runner.models.hub import cache_folder, cached_snapshot, download
+from runner.models.inputs import TEXT_TASKS
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
+
+_CHECK_PATH = "check input_model.model_path, or --model-path where it was given"
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def locate(model: InputModel, sources: Sequence[HubSource | PackageSource], fold
     if local is not None:
         return _folder(model, local, f"folder {model.model_path}", access)
     if _looks_like_path(model.model_path):
-        raise ModelUnavailable("model-not-found", f"there is no folder '{model.model_path}'", "check input_model.model_path")
+        raise ModelUnavailable("model-not-found", f"there is no folder '{model.model_path}'", _CHECK_PATH)
     return _from_sources(model, list(sources) or [HubSource(hub=model.model_path)], access)
 
 
@@ -129,7 +134,7 @@ def _local_path(text: str, folder: Path) -> Path | None:
 
 def _onnx(model: InputModel, local: Path | None, access: Access) -> Source:
     if local is None:
-        raise ModelUnavailable("model-not-found", f"there is no file '{model.model_path}'", "check input_model.model_path")
+        raise ModelUnavailable("model-not-found", f"there is no file '{model.model_path}'", _CHECK_PATH)
     graph = local
     if local.is_dir():
         graphs = [local / model.onnx_file_name] if model.onnx_file_name else sorted(local.glob("*.onnx"))
@@ -139,10 +144,24 @@ def _onnx(model: InputModel, local: Path | None, access: Access) -> Source:
                 "model-not-found", f"{local}: one ONNX file was expected, there are: {names}", "set onnx_file_name"
             )
         graph = graphs[0]
-    kind = "genai" if (graph.parent / "genai_config.json").is_file() else "onnx"
-    beside = [(name, path) for name, path in files_below(graph.parent) if "/" not in name]
-    handle = ModelHandle(kind, graph.parent, graph.name, model.task, dict(model.model_attributes))  # type: ignore[arg-type]
-    return Source(handle, access.memo.of_files(beside), f"ONNX file {model.model_path}")
+    files = graph_files(graph)
+    kind: Kind = "onnx"
+    if local.is_dir() and _is_genai_decoder(graph):
+        kind, files = "genai", (*files, _GENAI_CONFIG)
+    handle = ModelHandle(kind, graph.parent, graph.name, model.task, dict(model.model_attributes), files)
+    digest = access.memo.of_files((name, graph.parent / name) for name in files)
+    return Source(handle, digest, f"ONNX file {model.model_path}")
+
+
+_GENAI_CONFIG = "genai_config.json"
+
+
+def _is_genai_decoder(graph: Path) -> bool:
+    """Says whether the folder's genai_config.json is about this graph; any other one is not this model's."""
+    config = graph.parent / _GENAI_CONFIG
+    described = read_json(config).get("model") if config.is_file() else None
+    decoder = described.get("decoder") if isinstance(described, dict) else None
+    return isinstance(decoder, dict) and decoder.get("filename") == graph.name
 
 
 def _scripted(model: InputModel, folder: Path, access: Access) -> Source:
@@ -264,6 +283,8 @@ def _folder(model: InputModel, folder: Path, told: str, access: Access) -> Sourc
             check_safetensors(path)
         elif name.endswith(".safetensors.index.json"):
             check_shards(folder, path)
+    if (model.task or "").removesuffix("-with-past") in TEXT_TASKS:
+        check_tokenizer(folder)
     attributes = {
         "model_type": facts.get("model_type"),
         "architecture": (facts.get("architectures") or [None])[0],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
 
 from runner.errors import InvalidRecipe, Place, Problem
 from runner.recipe.config import Model
@@ -104,7 +105,8 @@ class Variant(Model):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in EXECUTION_PROVIDERS:
-            raise ValueError(f"not an execution provider: {value}; known: {', '.join(EXECUTION_PROVIDERS)}")
+            facts = {"given": value, "known": EXECUTION_PROVIDERS}
+            raise PydanticCustomError("unknown_name", "there is no execution provider '{given}'", facts)
         return value
 
 
@@ -150,7 +152,7 @@ class Gate:
         Raises:
             ValueError: the text is none of these.
         """
-        found = re.fullmatch(r"\s*(<=|>=)\s*(\d+(?:\.\d+)?)\s*(x?)\s*", text)
+        found = re.fullmatch(r"\s*(<=|>=)\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(x?)\s*", text)
         if not found:
             raise ValueError(f"a gate reads '<= 1.05x' (of the baseline) or '>= 0.99', not '{text}'")
         return cls(metric, found[1] == "<=", float(found[2]), bool(found[3]))

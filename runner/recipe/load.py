@@ -19,6 +19,7 @@ from runner.recipe.olive_passes import elsewhere
 from runner.recipe.options import OptionsOf, PassOptions
 
 T = TypeVar("T", bound=BaseModel)
+DocumentPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _check(root: Node, files: tuple[Path, ...], options_of: OptionsOf, notes: li
             if step is not None:
                 steps[name] = step
         root = root.with_members(passes=Node(checked, passes.origin))
-    problems += _dangling(root)
+    problems += [*_unnamed_model(root, place), *_dangling(root)]
     if problems or config is None:
         raise InvalidRecipe(*in_reading_order(problems, files))
     return LoadedConfig(config.model_copy(update={"passes": steps}), root, files, tuple(notes))
@@ -168,8 +169,8 @@ def _check_pass(
         problems.append(
             Problem(
                 "needs-search",
-                f"'{name}' lists several passes",
-                node.origin.place,
+                f"'{name}' lists several passes{_by(node)}",
+                _where(node, place),
                 "name one pass; only a search tries several",
             )
         )
@@ -182,8 +183,8 @@ def _check_pass(
         problems.append(
             Problem(
                 "unknown-pass",
-                f"'{name}': there is no pass '{step.type}'",
-                node.members["type"].origin.place or place,
+                f"'{name}': there is no pass '{step.type}'{_by(node.members['type'])}",
+                _where(node.members["type"], place),
                 elsewhere(step.type) or did_you_mean(step.type, passes),
             )
         )
@@ -206,21 +207,54 @@ def _retire_options(node: Node, options_type: type[PassOptions], notes: list[str
     return Node(members, node.origin)
 
 
+# What pydantic says of a list where one value is expected.
+_SINGLE_VALUE = ("literal_error", "string_type", "int_type", "float_type", "bool_type")
+
+
 def check(model: type[T], node: Node, problems: list[Problem], place: Place, subject: str = "") -> T | None:
     """Returns `node` as a `model`, or None after adding what is wrong with it to `problems`."""
     try:
         return model.model_validate(node.plain())
     except ValidationError as error:
-        problems += [_problem(model, node, detail, place, subject) for detail in error.errors()]
+        problems += [_problem(model, node, path, detail, place, subject) for path, detail in _told_once(node, error.errors())]
         return None
 
 
-def _problem(model: type[BaseModel], node: Node, detail: ErrorDetails, place: Place, subject: str) -> Problem:
-    path = _written_path(node, detail["loc"])
+def _told_once(node: Node, details: Sequence[ErrorDetails]) -> list[tuple[DocumentPath, ErrorDetails]]:
+    """Returns (path in the document, error), leaving out the cases of a union that the value was not written for.
+
+    Where members of a value are at fault, it was written for the case that has them; otherwise one case is told, and a
+    plain value before a mapping.
+    """
+    located = [(_written_path(node, detail), detail) for detail in details]
+    located.sort(key=lambda one: one[1]["type"] in ("model_type", "dict_type"))
+    told: list[tuple[DocumentPath, ErrorDetails]] = []
+    cases: set[DocumentPath] = set()
+    for path, detail in located:
+        if detail["loc"] and path[-1:] != detail["loc"][-1:]:  # the last part of the location is the name of a case
+            inside = any(len(other) > len(path) and other[: len(path)] == path for other, _ in located)
+            if inside or path in cases:
+                continue
+            cases.add(path)
+        told.append((path, detail))
+    return told
+
+
+def _where(node: Node, place: Place) -> Place | None:
+    """The node's place; None where the command line set it, and the file where nobody did."""
+    return place if node.origin is DEFAULT else node.origin.place
+
+
+def _by(node: Node) -> str:
+    return f" (set by {node.origin})" if node.origin.place is None and node.origin is not DEFAULT else ""
+
+
+def _problem(
+    model: type[BaseModel], node: Node, path: DocumentPath, detail: ErrorDetails, place: Place, subject: str
+) -> Problem:
     found = node.deepest(path)
-    where = found.origin.place or (None if found.origin is not DEFAULT and found.origin.place is None else place)
+    where, by_override = _where(found, place), _by(found)
     name = _dotted(path)
-    by_override = f" (set by {found.origin})" if found.origin.place is None else ""
     if detail["type"] == "extra_forbidden":
         known = {name for owner in _models_in(_annotation_at(model, path[:-1])) for name in owner.model_fields}
         rule, cause = (
@@ -229,20 +263,34 @@ def _problem(model: type[BaseModel], node: Node, detail: ErrorDetails, place: Pl
         return Problem(rule, f"{cause}{by_override}", where, did_you_mean(str(path[-1]), known))
     if detail["type"] == "missing":
         return Problem("missing-key", f"{subject}'{name}' is missing", where)
+    if subject and detail["type"] in _SINGLE_VALUE and isinstance(detail["input"], list):
+        return Problem(
+            "needs-search",
+            f"{subject}'{name}' has a list of values{by_override}",
+            where,
+            "give one value; lists of values are for searches, which are not served yet",
+        )
+    if detail["type"] == "unknown_name":
+        near = did_you_mean(detail["ctx"]["given"], detail["ctx"]["known"])
+        return Problem("bad-value", f"{subject}'{name}': {detail['msg']}{by_override}", where, near)
     written = "" if isinstance(detail["input"], (dict, list)) else f", not {json.dumps(detail['input'], default=str)}"
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     remedy = None
     if detail["type"] == "literal_error" and isinstance(detail["input"], str):
         allowed = _literals(model, path)
         remedy = did_you_mean(detail["input"], allowed) if allowed else None
-    return Problem("bad-value", f"{subject}'{name}': {message}{written}{by_override}", where, remedy)
+    about = f"{subject}'{name}'" if name else subject.strip() or "the document"
+    return Problem("bad-value", f"{about}: {message}{written}{by_override}", where, remedy)
 
 
-def _written_path(node: Node, location: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Takes the tags of unions out of pydantic's location: what is left is the path in the document."""
+def _written_path(node: Node, detail: ErrorDetails) -> DocumentPath:
+    """Takes the names of union cases out of pydantic's location: what is left is the path in the document."""
+    location = detail["loc"]
     path: list[str | int] = []
     for at, part in enumerate(location):
-        if isinstance(part, str) and at < len(location) - 1 and part not in node.members:
+        absent = detail["type"] == "missing" and at == len(location) - 1
+        if isinstance(part, str) and part not in node.members and not absent:
             continue
         path.append(part)
         node = node.deepest((part,))
@@ -286,6 +334,17 @@ def _literals(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
         ]
 
     return walk(_annotation_at(model, path))
+
+
+def _unnamed_model(root: Node, place: Place) -> list[Problem]:
+    """A model to be read from a path or the hub, without the path."""
+    model = root.members.get("input_model", root)
+    kind, path = model.members.get("type"), model.members.get("model_path")
+    if kind is None or kind.value not in ("HfModel", "ONNXModel") or (path is not None and path.value not in (None, "")):
+        return []
+    where = path or model
+    cause = f"'input_model.model_path' is missing{_by(where)}"
+    return [Problem("missing-key", cause, _where(where, place), "name a hub id, folder or file, here or with --model-path")]
 
 
 def _dangling(root: Node) -> list[Problem]:

@@ -154,5 +154,8 @@ def _type_text(field: dict[str, Any]) -> str:
         return f"list of {_type_text(field['items'])}" if "items" in field else "list"
     if kind == "object":
         values = field.get("additionalProperties")
-        return f"mapping to {_type_text(values)}" if isinstance(values, dict) and values else "mapping"
+        held = _type_text(values) if isinstance(values, dict) and values else ""
+        if held.startswith("mapping"):
+            return f"mapping of {held.replace('mapping', 'mappings', 1)}"
+        return f"mapping to {held}" if held else "mapping"
     return {"integer": "int", "number": "float", "boolean": "true | false", "string": "text"}.get(kind, str(kind))

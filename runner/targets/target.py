@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, did_you_mean
+from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, nearest
 from runner.recipe.config import System
 
 
@@ -62,7 +62,9 @@ def target_named(name: str) -> Target:
     lowered = name.lower()
     found = TARGETS.get(_ALIASES.get(lowered, lowered)) or _BY_PROVIDER.get(name)
     if found is None:
-        raise InvalidRecipe(Problem("unknown-target", f"there is no target '{name}'", remedy=did_you_mean(name, TARGETS)))
+        near = nearest(name, TARGETS)
+        remedy = (f"did you mean '{near}'? " if near else "") + f"targets: {', '.join(TARGETS)}"
+        raise InvalidRecipe(Problem("unknown-target", f"there is no target '{name}'", remedy=remedy))
     return found
 
 
@@ -70,7 +72,7 @@ def target_of(system: System | None, place: Place | None = None) -> Target:
     """Returns the target that a system asks for: its first accelerator's first provider; CPU where it says nothing.
 
     Raises:
-        InvalidRecipe: the system is not on this machine, or its provider is not among the targets.
+        InvalidRecipe: the system is not on this machine, its provider is not among the targets, or its device is another's.
     """
     if system is None:
         return TARGETS["cpu"]
@@ -95,7 +97,17 @@ def target_of(system: System | None, place: Place | None = None) -> Target:
                 f"this runner serves {', '.join(sorted(_BY_PROVIDER))}",
             )
         )
-    return _BY_PROVIDER[provider]
+    target = _BY_PROVIDER[provider]
+    if "device" in accelerator.model_fields_set and accelerator.device != target.device:
+        raise InvalidRecipe(
+            Problem(
+                "wrong-device",
+                f"the device '{accelerator.device}' and {provider} do not go together",
+                place,
+                f"{provider} runs on '{target.device}'",
+            )
+        )
+    return target
 
 
 def installed_wheels() -> dict[str, str]:
@@ -128,21 +140,23 @@ def require(target: Target) -> None:
     Raises:
         TargetUnavailable: says what is missing and the command that mends it.
     """
+    missing = what_is_missing(target)
+    if missing:
+        cause, remedy = missing
+        raise TargetUnavailable(
+            target.provider, cause, f"{remedy}, or ask for --target cpu; 'recipe doctor' shows what is here"
+        )
+
+
+def what_is_missing(target: Target) -> tuple[str, str] | None:
+    """Returns why the target cannot be used here and what mends it; None where it can be used."""
     missing = device_missing(target)
     if missing:
-        raise TargetUnavailable(
-            target.provider,
-            missing,
-            "run on a machine that has it, or ask for --target cpu; 'recipe doctor' shows what is here",
-        )
-    if target.wheels[0] not in installed_wheels():
-        raise TargetUnavailable(
-            target.provider,
-            f"the wheel {target.wheels[0]} is not installed",
-            f"pip uninstall -y onnxruntime onnxruntime-genai && pip install {' '.join(target.wheels)}; see 'recipe doctor'"
-            if target.name != "cpu"
-            else f"pip install {' '.join(target.wheels)}",
-        )
+        return missing, "run on a machine that has it"
+    if target.wheels[0] in installed_wheels():
+        return None
+    others = "" if target.name == "cpu" else "pip uninstall -y onnxruntime onnxruntime-genai && "
+    return f"the wheel {target.wheels[0]} is not installed", f"{others}pip install {' '.join(target.wheels)}"
 
 
 def usable_cores() -> int:

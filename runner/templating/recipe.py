@@ -6,16 +6,18 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from runner.errors import InvalidRecipe, Place, Problem
-from runner.recipe.info import Info, PackageSource, Variant
-from runner.templating.environment import pretty_json, render
+from runner.errors import InvalidRecipe, Place, Problem, did_you_mean
+from runner.recipe.info import INFO_NAMES, Info, PackageSource, Variant, read_info
+from runner.templating.environment import names_read, pretty_json, render
 from runner.templating.results import results_table
 
 LOCK = "cpu.txt"
+PIPELINE_SUFFIX = ".json.j2"
 # What every recipe needs to make and measure a model, and what only some of them need.
 PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "torch", "transformers")
 PIPELINE_PACKAGES: Mapping[str, tuple[str, ...]] = {"genai": ("onnxruntime-genai",), "vision": ("pillow",)}
@@ -36,6 +38,13 @@ class Clone:
     def templates(self) -> Path:
         """Returns the folder of templates."""
         return self.root / "templates"
+
+    @property
+    def pipelines(self) -> list[str]:
+        """Returns the names that `pipeline` of info.yml may have."""
+        return sorted(
+            path.name.removesuffix(PIPELINE_SUFFIX) for path in (self.templates / "pipelines").glob(f"*{PIPELINE_SUFFIX}")
+        )
 
     def pins(self, lock: str = LOCK) -> dict[str, str]:
         """Returns the versions that a lock in constraints/ names.
@@ -91,8 +100,47 @@ class Rendering:
         self.path.write_text(self.text, encoding="utf-8", newline="\n")
 
 
+def misnamed(info: Info, clone: Clone) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
+    """Yields (path in info.yml, problem) of every pipeline that does not exist and every setting that its pipeline never reads.
+
+    Raises:
+        InvalidRecipe: a pipeline's template has an error.
+    """
+    for number, variant in enumerate(info.recipes):
+        if variant.pipeline is None:
+            continue
+        here = ("recipes", number)
+        if variant.pipeline not in clone.pipelines:
+            cause = f"there is no pipeline '{variant.pipeline}'"
+            problem = Problem("unknown-pipeline", cause, remedy=did_you_mean(variant.pipeline, clone.pipelines))
+            yield (*here, "pipeline"), problem
+            continue
+        known = names_read(clone.templates, f"pipelines/{variant.pipeline}{PIPELINE_SUFFIX}", "settings")
+        for path, names in _unread(variant.settings, known):
+            cause = f"the pipeline {variant.pipeline} reads no setting '{'.'.join(path)}'"
+            yield (*here, "settings", *path), Problem("unknown-setting", cause, remedy=did_you_mean(path[-1], names))
+
+
+def _unread(settings: Mapping[str, Any], known: Mapping[str, set[str]]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Yields (path, what is read in its place); options that a template hands on as they are belong to their pass."""
+    for key, value in settings.items():
+        if key not in known:
+            yield (key,), sorted(known)
+        elif known[key] and isinstance(value, dict):
+            yield from (((key, name), sorted(known[key])) for name in value if name not in known[key])
+
+
+def _refuse_misnamed(folder: Path, info: Info, clone: Clone) -> None:
+    found = list(misnamed(info, clone))
+    if found:
+        tree = read_info(next(folder / name for name in INFO_NAMES if (folder / name).is_file()))[1]
+        raise InvalidRecipe(*(replace(problem, place=tree.deepest(path).origin.place) for path, problem in found))
+
+
 def render_recipe(folder: Path, family: str, info: Info, clone: Clone) -> list[Rendering]:
     """Returns the rendered files of a recipe folder; none for a recipe without a pipeline, which is kept by hand.
+
+    Outside of the clone these are only the configs: README.md and requirements.txt speak of the place in the clone.
 
     Args:
         folder: the recipe's folder.
@@ -101,12 +149,16 @@ def render_recipe(folder: Path, family: str, info: Info, clone: Clone) -> list[R
         clone: where templates and locks are.
 
     Raises:
-        InvalidRecipe: a template does not give what it should, or a results file cannot be read.
+        InvalidRecipe: a template does not give what it should, info.yml names a pipeline or a setting that is not there, or
+            a results file cannot be read.
     """
     with_pipeline = [variant for variant in info.recipes if variant.pipeline]
     if not with_pipeline:
         return []
+    _refuse_misnamed(folder, info, clone)
     renderings = [Rendering(folder / variant.file, render_config(info, variant, clone)) for variant in with_pipeline]
+    if not folder.resolve().is_relative_to(clone.root.resolve()):
+        return renderings
     context = {
         "info": info,
         "family": family,
@@ -128,7 +180,7 @@ def render_config(info: Info, variant: Variant, clone: Clone) -> str:
     Raises:
         InvalidRecipe: the pipeline's template does not give JSON.
     """
-    name = f"pipelines/{variant.pipeline}.json.j2"
+    name = f"pipelines/{variant.pipeline}{PIPELINE_SUFFIX}"
     text = render(clone.templates, name, {"info": info, "variant": variant, "settings": variant.settings})
     try:
         config = json.loads(text)

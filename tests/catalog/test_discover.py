@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runner.catalog.discover import catalog_root, find, info_files, list_entries
+from runner.catalog.discover import catalog_root, find, find_entry, info_files, list_entries
 from runner.catalog.query import Query
 from runner.errors import InvalidRecipe, UsageError
 from runner.targets.target import TARGETS
@@ -107,6 +108,47 @@ def test_find(
 def test_no_word_is_the_current_folder(make_recipe: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make_recipe("one"))
     assert find(None).id == "one"
+
+
+def test_current_folders_own_name_wins_and_needs_no_catalogue(
+    make_recipe: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tmp_path / "elsewhere" / "one"
+    shutil.copytree(make_recipe("one"), alone)
+    monkeypatch.chdir(alone)
+    for word, variant in (("one", "cpu-int4"), ("one/cuda-fp16", "cuda-fp16")):
+        found = find(word, tmp_path / "recipes")
+        assert found.folder.resolve() == alone
+        assert found.variant is not None and found.variant.name == variant
+    assert find_entry("one", tmp_path / "recipes").folder.resolve() == alone
+    monkeypatch.setattr("runner.catalog.discover.OWN_CATALOG", tmp_path / "nothing")
+    shutil.rmtree(tmp_path / "recipes")
+    assert find("one/cuda-fp16").config.name == "olive_config.cuda-fp16.json"
+    with pytest.raises(UsageError) as caught:
+        find("two")
+    assert caught.value.problems[0].remedy == "name a recipe folder or a config file, or use --catalog DIR"
+
+
+def test_entry_is_found_before_its_configs_are_rendered(make_recipe: Maker, tmp_path: Path) -> None:
+    folder = make_recipe("one")
+    (folder / "olive_config.json").unlink()
+    for word in ("one", str(folder), str(folder / "info.yml")):
+        entry = find_entry(word, tmp_path / "recipes")
+        assert (entry.info.name, entry.family) == ("one", "family")
+
+
+def test_neighbours_of_a_missing_path_are_configs_and_recipes(tmp_path: Path) -> None:
+    for name in (".git", ".hidden.json", "picture.png", "settings.yml"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        find(str(tmp_path / "nowhere.json"))
+    assert caught.value.problems[0].remedy == "known: settings.yml"
+
+
+def test_text_that_is_too_long_for_a_path_is_an_unknown_recipe(make_recipe: Maker, tmp_path: Path) -> None:
+    make_recipe("one")
+    with pytest.raises(UsageError, match="unknown-recipe"):
+        find("a long story " * 1000, tmp_path / "recipes")
 
 
 def test_config_without_info_belongs_to_no_recipe(tmp_path: Path) -> None:

@@ -51,6 +51,45 @@ def test_misspelt_key_of_info(clone: Path) -> None:
     assert _found(clone) == [("unknown-key", f"info.yml:{line}")]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "near"),
+    [
+        ("task: feature-extraction", "task: feature-extracton", "feature-extraction"),
+        ('cosine: ">= 0.9999"', 'cosin: ">= 0.9999"', "cosine"),
+        ("peephole: {split", "peephol: {split", "peephole"),
+        ("max_length: 128", "max_lenght: 128", "max_length"),
+        ("pipeline: encoder", "pipeline: encodr", "encoder"),
+    ],
+    ids=["task", "gate", "setting", "inner setting", "pipeline"],
+)
+def test_misspelt_name_that_nothing_would_read(clone: Path, old: str, new: str, near: str) -> None:
+    line = _edit(_folder(clone) / "info.yml", old, new)
+    problems = [finding.problem for _, found in lint(clone / "recipes") for finding in found if finding.severity == "must"]
+    named = next(problem for problem in problems if problem.rule == "names-are-known")
+    assert str(named.place) == f"{_folder(clone) / 'info.yml'}:{line}"
+    assert f"did you mean '{near}'?" in named.cause
+
+
+def test_unknown_provider_is_told_with_the_nearest_and_not_with_all(clone: Path) -> None:
+    line = _edit(_folder(clone) / "info.yml", "ep: CPUExecutionProvider", "ep: CPUExecutonProvider")
+    (finding,) = [finding for _, found in lint(clone / "recipes") for finding in found]
+    assert str(finding.problem.place).endswith(f"info.yml:{line}")
+    assert finding.problem.remedy == "did you mean 'CPUExecutionProvider'?"
+    assert len(finding.problem.cause) < 120
+
+
+def test_folder_outside_the_catalogue_is_linted(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    alone = tmp_path_factory.mktemp("alone") / "all-minilm-l6-v2"
+    shutil.copytree(_folder(clone), alone, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    requirements = alone / "requirements.txt"
+    text = re.sub(r"^-e .*$", "onnx-recipes @ git+https://example.org/it", requirements.read_text("utf-8"), flags=re.MULTILINE)
+    requirements.write_text(text, encoding="utf-8")
+    for root in (clone / "recipes", None):
+        ((folder, findings),) = lint(root, [alone])
+        assert folder == alone
+        assert {finding.problem.rule for finding in findings} <= {"is-measured"}
+
+
 def test_name_that_is_not_the_folders(clone: Path) -> None:
     line = _edit(_folder(clone) / "info.yml", "name: all-minilm-l6-v2", "name: minilm")
     assert ("name-is-folder", f"info.yml:{line}") in _found(clone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -79,6 +80,32 @@ def test_similarities_are_shown_for_people(embedder, capsys):
     text = capsys.readouterr().out
     assert "32 numbers" in text
     assert "1.000" in text
+
+
+def test_recipe_can_be_left_out_in_its_folder(embedder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    for folder in embedder[:2]:
+        monkeypatch.chdir(folder)
+        assert run_command(["try", "the cat sat", "Ball.", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["inputs"] == ["the cat sat", "Ball."]
+    monkeypatch.chdir(embedder[0])
+    assert run_command(["try", "all-minilm-l6-v", "the cat sat"]) == 2
+    assert "did you mean 'all-minilm-l6-v2'?" in capsys.readouterr().err
+
+
+def test_without_an_input_the_recipes_example_is_used(embedder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.chdir(embedder[0])
+    assert run_command(["try", str(embedder[1])]) == 0
+    assert "the cat sat" in capsys.readouterr().out
+
+
+def test_example_of_an_image_recipe_is_its_first_picture():
+    from runner.catalog.discover import OWN_CATALOG, find
+    from runner.cli.try_model import own_example
+
+    found = find("resnet-50", OWN_CATALOG)
+    assert Path(own_example(found.info, found.folder)).name == "00-clouds.png"
 
 
 @pytest.mark.parametrize("given", ["", "   "])

@@ -64,6 +64,27 @@ def test_lint_of_one_recipe_leaves_the_others_alone(clone: Path) -> None:
     assert run_command(["lint", "bert-base-uncased"]) == 0
 
 
+def test_folder_outside_the_catalogue_is_linted_and_rendered(
+    clone: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path_factory.mktemp("alone") / "bert-base-uncased"
+    shutil.copytree(clone / "recipes" / "bert" / "bert-base-uncased", alone)
+    monkeypatch.chdir(alone)
+    assert run_command(["lint", "."]) == 0
+    assert "1 recipe checked, 0 to mend" in capsys.readouterr().out
+    assert run_command(["render", "--check", "."]) == 0
+    info = alone / "info.yml"
+    info.write_text(info.read_text(encoding="utf-8").replace("peephole:", "peephol:"), encoding="utf-8")
+    line = info.read_text(encoding="utf-8").partition("peephol:")[0].count("\n") + 1
+    capsys.readouterr()
+    assert run_command(["lint", "."]) == 2
+    assert f"info.yml:{line}: names-are-known" in capsys.readouterr().out
+    assert run_command(["render", "."]) == 2
+    told = capsys.readouterr().err
+    assert f"info.yml:{line}: unknown-setting" in told
+    assert "did you mean 'peephole'?" in told
+
+
 def test_lint_lists_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["lint", "--rules", "--json"]) == 0
     assert all(rule["why"] for rule in json.loads(capsys.readouterr().out))

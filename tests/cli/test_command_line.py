@@ -69,6 +69,7 @@ def test_python_m_runner_is_the_same_command() -> None:
         (["passes", "show", "ModelBuildr"], 2, "did you mean 'ModelBuilder'?"),
         (["--catalog", "nowhere", "ls"], 2, "there is no folder 'nowhere'"),
         (["ls", "--target", "cudaa"], 2, "did you mean 'cuda'?"),
+        (["ls", "--target", "tpu"], 2, "targets: cpu, cuda, directml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from runner.cli import run_command
 from runner.cli.listing import short_count
+from runner.cli.tables import fitted_lines
 from runner.passes.table import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +118,35 @@ def test_doctor_tells_clashing_wheels(monkeypatch: pytest.MonkeyPatch, capsys: p
     told = capsys.readouterr().out
     assert "onnxruntime and onnxruntime-gpu overwrite one another" in told
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in told
+
+
+def test_doctor_does_not_send_people_to_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not any("doctor" in (state["remedy"] or "") for state in _json(capsys, "doctor")["targets"])
+
+
+def test_pass_is_told_in_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in MODULES:
+        assert run_command(["passes", "show", name]) == 0
+        told = capsys.readouterr().out
+        assert "; \n" not in told
+        assert "mapping to mapping" not in told
+
+
+def test_ls_without_a_match_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["ls", "--task", "fill-masks"]) == 0
+    assert "no recipe has the task 'fill-masks': did you mean 'fill-mask'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("room", [40, 80, 200])
+def test_table_breaks_no_word(room: int) -> None:
+    columns = ("recipe", "task", "parameters", "variants")
+    rows = [
+        ("all-minilm-l6-v2", "feature-extraction", "22.7M", "cpu-fp32, cpu-int8-dynamic, cpu-int8-static, cuda-fp16"),
+        ("x", "fill-mask", "1M", "cpu-fp32"),
+    ]
+    lines = [click.unstyle(line) for line in fitted_lines(columns, rows, room, ("parameters",))]
+    assert max(map(len, lines)) <= room
+    assert " ".join(lines).split() == " ".join(" ".join(row) for row in (columns, *rows)).split()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from safetensors.numpy import save_file
 
 from runner.errors import InvalidRecipe, ModelUnavailable, NotTrusted
 from runner.models.checkpoint import check_safetensors
-from runner.models.digest import DigestMemo
+from runner.models.digest import DigestMemo, files_below
+from runner.models.files import ExternalData, carry, read_graph, write_graph
+from runner.models.handle import ModelHandle
 from runner.models.source import Access, Source, locate, twin
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
@@ -123,6 +126,92 @@ def test_a_folder_with_one_gguf_file_is_imported(tmp_path: Path) -> None:
     assert found.step == ("ImportGguf", {})
     assert found.handle is not None
     assert found.handle.kind == "gguf"
+
+
+def find_onnx(tmp_path: Path, path: Path, **attributes: str) -> Source:
+    access = Access(tmp_path / "models", DigestMemo(tmp_path / "digests.json"))
+    return locate(InputModel(type="ONNXModel", model_path=str(path), **attributes), (), tmp_path, access)
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, exported_bert: ModelHandle) -> Path:
+    """A graph with its weights in a sub-folder, a companion, and files that are none of its business."""
+    folder = tmp_path / "crowded"
+    (folder / "weights").mkdir(parents=True)
+    write_graph(read_graph(exported_bert.path), folder / "model.onnx", ExternalData(wanted=True, name="weights/w.bin"))
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "weights" / "foreign.bin").write_bytes(b"x" * 100)
+    (folder / "notes.txt").write_text("foreign")
+    (folder / "receipt.json").write_text("{}")
+    (folder / "genai_config.json").write_text(json.dumps({"model": {"decoder": {"filename": "other.onnx"}}}))
+    return folder
+
+
+def test_an_onnx_model_is_its_graph_its_weights_and_known_companions(tmp_path: Path, crowded: Path) -> None:
+    for named in (crowded, crowded / "model.onnx"):
+        handle = find_onnx(tmp_path, named).handle
+        assert handle is not None
+        assert handle.kind == "onnx"
+        assert set(handle.files or ()) == {"model.onnx", "weights/w.bin", "config.json", "tokenizer.json"}
+        assert ModelHandle.from_json(json.loads(json.dumps(handle.to_json()))) == handle
+        output = tmp_path / "outputs" / named.name
+        carry(handle, output, graph=True)
+        assert {name for name, _ in files_below(output)} == set(handle.files or ())
+
+
+def test_the_digest_of_an_onnx_model_covers_what_is_taken(tmp_path: Path, crowded: Path) -> None:
+    before = find_onnx(tmp_path, crowded).digest
+    (crowded / "notes.txt").write_text("changed")
+    (crowded / "weights" / "foreign.bin").write_bytes(b"y")
+    assert find_onnx(tmp_path, crowded).digest == before
+    weights = crowded / "weights" / "w.bin"
+    weights.write_bytes(bytes(reversed(weights.read_bytes())))
+    assert find_onnx(tmp_path, crowded).digest != before
+
+
+def test_a_genai_model_is_a_folder_whose_configuration_names_the_graph(tmp_path: Path, crowded: Path) -> None:
+    (crowded / "genai_config.json").write_text(json.dumps({"model": {"decoder": {"filename": "model.onnx"}}}))
+    asked, beside = find_onnx(tmp_path, crowded), find_onnx(tmp_path, crowded / "model.onnx")
+    assert asked.handle is not None
+    assert beside.handle is not None
+    assert (asked.handle.kind, beside.handle.kind) == ("genai", "onnx")
+    assert "genai_config.json" in (asked.handle.files or ())
+    assert asked.digest != beside.digest
+
+
+def test_weights_that_a_graph_names_and_that_are_not_there(tmp_path: Path, crowded: Path) -> None:
+    (crowded / "weights" / "w.bin").unlink()
+    with pytest.raises(ModelUnavailable, match=r"model-damaged.*weights/w\.bin"):
+        find_onnx(tmp_path, crowded)
+
+
+def test_a_graph_that_only_speaks_of_a_location(tmp_path: Path, exported_bert: ModelHandle) -> None:
+    graph = read_graph(exported_bert.path)
+    graph.metadata_props.add(key="location", value="x" * 300)
+    write_graph(graph, tmp_path / "alone" / "model.onnx")
+    handle = find_onnx(tmp_path, tmp_path / "alone").handle
+    assert handle is not None
+    assert handle.files == ("model.onnx",)
+
+
+def test_a_text_model_without_a_tokenizer_is_damaged(tmp_path: Path, checkpoint: Path) -> None:
+    access = Access(tmp_path / "models", DigestMemo(tmp_path / "digests.json"))
+    model = InputModel(type="HfModel", model_path="checkpoint", task="text-generation-with-past")
+    with pytest.raises(ModelUnavailable, match=r"model-damaged.*tokenizer\.json"):
+        locate(model, (), tmp_path, access)
+    (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert locate(model, (), tmp_path, access).handle is not None
+    (checkpoint / "tokenizer_config.json").unlink()
+    (checkpoint / "tokenizer.json").write_text("{}")
+    assert locate(model, (), tmp_path, access).handle is not None
+
+
+@pytest.mark.parametrize("kind", ["HfModel", "ONNXModel"])
+def test_a_path_that_is_not_there_may_stand_behind_the_flag(tmp_path: Path, kind: Literal["HfModel", "ONNXModel"]) -> None:
+    access = Access(tmp_path / "models", DigestMemo(tmp_path / "digests.json"))
+    with pytest.raises(ModelUnavailable, match="--model-path"):
+        locate(InputModel(type=kind, model_path="/nowhere/at/all"), (), tmp_path, access)
 
 
 def test_the_twin_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from typing import Any, ClassVar, Literal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import model_validator
 
 from runner.errors import InvalidRecipe, UsageError
+from runner.recipe.config import DataConfig, System
 from runner.recipe.load import LoadedConfig, load_config
 from runner.recipe.options import PassOptions
+from runner.targets.target import target_of
 
 OLD = """{
   // written for an older release
@@ -43,6 +46,14 @@ class Paint(PassOptions):
     colour: Literal["red", "green"] = "green"
     coats: int = 1
     note: str = ""
+    shades: list[str] | None = None
+    data: str | DataConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_coat_of_green(self) -> Paint:
+        if self.colour == "green" and self.coats > 8:
+            raise ValueError("coats of green are too many")
+        return self
 
 
 def options_of(name: str) -> tuple[tuple[str, type[PassOptions]] | None, list[str]]:
@@ -190,6 +201,59 @@ def test_wrong_overrides_are_told_like_wrong_files(tmp_path: Path, override: str
 def test_overrides_to_nowhere_are_usage_errors(tmp_path: Path, override: str) -> None:
     with pytest.raises(UsageError):
         load(tmp_path, minimal(data_configs=[{"name": "d"}]), override)
+
+
+def test_an_unknown_pass_of_an_override_is_blamed_on_it(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, minimal(), "passes.p.type=Pain")
+    assert found.startswith("unknown-pass:")
+    assert "(set by --set passes.p.type=Pain)" in found
+
+
+def test_what_a_model_says_of_itself_is_told_without_prefix_or_empty_name(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, minimal(passes={"p": {"type": "Paint", "coats": 9}}))
+    assert found.endswith("bad-value: Paint: coats of green are too many")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"search_strategy": {"search_algorithm": "tpee"}}, "'search_strategy.sampler': input should be"),
+        ({"search_strategy": "maybe"}, "'search_strategy': input should be a valid boolean"),
+        ({"target": {"type": "LocalSystm"}}, "'target.type': input should be"),
+        ({"target": 5}, "'target': input should be a valid string, not 5"),
+        ({"passes": {"p": {"type": "Paint", "data": {"type": "x"}}}}, "Paint 'data.name' is missing"),
+    ],
+)
+def test_a_value_of_several_types_is_told_once(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    (found,) = problems(tmp_path, json.dumps(minimal(**changes), indent=1))
+    assert words in found
+    assert found.startswith("/c0.json:")
+
+
+@pytest.mark.parametrize("option", ["colour", "coats", "note", "data"])
+def test_a_list_of_values_is_for_searches(tmp_path: Path, option: str) -> None:
+    (found,) = problems(tmp_path, minimal(passes={"p": {"type": "Paint", option: ["red", "green"]}}))
+    assert f"needs-search: Paint '{option}' has a list of values" in found
+    assert "not served yet" in found
+    assert load(tmp_path, minimal(passes={"p": {"type": "Paint", "shades": ["red"]}})).config
+
+
+@pytest.mark.parametrize("model", ['{"type": "HfModel", "model_path": null}', '{"type": "ONNXModel"}'])
+def test_a_model_without_its_path_is_told_at_its_line(tmp_path: Path, model: str) -> None:
+    text = '{"passes": {"p": {"type": "Paint"}},\n"input_model": ' + model + "}"
+    (found,) = problems(tmp_path, text)
+    assert found.startswith("/c0.json:2: missing-key: 'input_model.model_path' is missing")
+
+
+def test_a_device_and_a_provider_of_another_do_not_go_together() -> None:
+    def system(**accelerator: Any) -> System:
+        return System.model_validate({"accelerators": [accelerator]})
+
+    for device, provider in (("gpu", "CPUExecutionProvider"), ("cpu", "CUDAExecutionProvider")):
+        with pytest.raises(InvalidRecipe, match="do not go together"):
+            target_of(system(device=device, execution_providers=[provider]))
+    assert target_of(system(execution_providers=["CUDAExecutionProvider"])).name == "cuda"
+    assert target_of(system(device="gpu", execution_providers=["DmlExecutionProvider"])).name == "directml"
 
 
 def test_a_text_option_takes_text_that_looks_like_a_number(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from runner.errors import InvalidRecipe, Problem, RunFailed
+from runner.models.files import carry
 from runner.models.generation import import_genai
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, quantization_of
@@ -399,7 +400,7 @@ def _copy_graph(model: ModelHandle, output: Path) -> None:
                 remedy="take metadata_only out, or start from an ONNXModel",
             )
         )
-    shutil.copytree(model.folder, output, dirs_exist_ok=True)
+    carry(model, output, graph=True)
 
 
 BESIDE = ("special_tokens_map.json", "generation_config.json", "tokenizer.model")
