@@ -12,6 +12,7 @@ from runner.bench.scenarios import FIGURES
 from runner.report.figures import bar, figure, gain, is_better, spread
 
 PIPE_WIDTH = 140
+ROOMY = 130  # columns from which on there is room to say how each figure was measured; results.json always does
 
 
 def print_results(results: Results, console: Console | None = None) -> None:
@@ -19,7 +20,7 @@ def print_results(results: Results, console: Console | None = None) -> None:
     console = console or _console()
     name = f"{results.recipe}/{results.variant}" if results.variant else results.recipe
     console.print(f"[bold]{name}[/] against PyTorch fp32 on {results.target}, {_rules(results)}", highlight=False)
-    console.print(_table(results, plain=not console.is_terminal))
+    console.print(_table(results, plain=not console.is_terminal, roomy=console.width >= ROOMY))
     console.print(f"[dim]{environment_line(results)}[/]", highlight=False)
     for note in results.notes:
         console.print(f"[yellow]note[/] {note}", highlight=False)
@@ -38,7 +39,7 @@ def _rules(results: Results) -> str:
     return f"{threads}, {results.rounds} round{'s' if results.rounds != 1 else ''} in turn"
 
 
-def _table(results: Results, plain: bool) -> Table:
+def _table(results: Results, plain: bool, roomy: bool) -> Table:
     style = box.Box("    \n    \n    \n    \n    \n    \n    \n    \n") if plain else box.SIMPLE_HEAD
     table = Table(box=style, header_style="bold" if not plain else "", pad_edge=False, show_header=True)
     gated = bool(results.gates)
@@ -49,7 +50,8 @@ def _table(results: Results, plain: bool) -> Table:
     table.add_column("gain", no_wrap=True)
     if gated:
         table.add_column("gate", no_wrap=True)
-    table.add_column("measured", style="dim", overflow="fold")
+    if roomy:
+        table.add_column("measured", style="dim", overflow="fold")
     for row in results.rows:
         cells: list[Text | str] = [
             FIGURES[row.name].title if row.name in FIGURES else row.name,
@@ -60,7 +62,7 @@ def _table(results: Results, plain: bool) -> Table:
         ]
         if gated:
             cells.append(_gate(results.gate(row.name)))
-        table.add_row(*cells, row.about)
+        table.add_row(*cells, *([row.about] if roomy else []))
     return table
 
 
