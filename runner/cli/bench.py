@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,21 +118,10 @@ class _Bar:
 
     def __init__(self, title: str) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True)
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[doing]}"),
-            console=console,
-            transient=True,
-            refresh_per_second=1,  # drawing must not disturb what is measured
-            disable=not sys.stderr.isatty(),
-        )
+        from runner.cli.run_progress import live_bars
+
+        self._bars = live_bars(Console(stderr=True), per_second=1)  # drawing must not disturb what is measured
         self._task = self._bars.add_task(f"bench {title}", total=None, doing="")
 
     def __enter__(self) -> _Bar:

@@ -17,22 +17,28 @@ from runner.engine.plan import Plan
 from runner.engine.run import Outcome
 
 
+def live_bars(console: Console, per_second: float = 10) -> Bars:
+    """Returns the bars that every verb shows, with `doing` beside them; silent unless the console is a terminal."""
+    return Bars(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[doing]}"),
+        console=console,
+        transient=True,
+        refresh_per_second=per_second,
+        disable=not console.is_terminal,
+    )
+
+
 class Progress:
     """A bar over the steps with the current action beside it, on standard error; silent unless that is a terminal."""
 
     def __init__(self, title: str) -> None:
         self._console = Console(stderr=True)
-        self._bars = Bars(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[doing]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        self._bars = live_bars(self._console)
         self._task = self._bars.add_task(title, total=None, doing="")
 
     def __enter__(self) -> Progress:
