@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable
 from runner.models.digest import files_below
@@ -123,6 +124,31 @@ def _named_weights(graph: Path) -> set[str]:
             length = sum((byte & 0x7F) << 7 * at for at, byte in enumerate(found[1]))
             names.add(content[found.end() : found.end() + length].decode(errors="replace"))
     return names
+
+
+def graphs_of(model: ModelHandle) -> tuple[str, ...]:
+    """Returns the names of the ONNX graphs of an `onnx` or `genai` model, relative to its folder; its own `file` first.
+
+    A genai folder may hold several, each a section of genai_config.json: decoder, encoder, embedding, vision, speech.
+    """
+    first = [model.file] if model.file else []
+    config = model.folder / "genai_config.json"
+    if model.kind != "genai" or not config.is_file():
+        return tuple(first)
+    described = json.loads(config.read_text(encoding="utf-8")).get("model", {})
+    named = [name for name in _file_names(described) if name.endswith(".onnx") and (model.folder / name).is_file()]
+    return tuple(dict.fromkeys([*first, *named]))
+
+
+def _file_names(section: Any) -> Iterator[str]:
+    if isinstance(section, dict):
+        if isinstance(section.get("filename"), str):
+            yield section["filename"]
+        for below in section.values():
+            yield from _file_names(below)
+    elif isinstance(section, list):
+        for below in section:
+            yield from _file_names(below)
 
 
 def carry(model: ModelHandle, output: Path, exclude: Collection[str] = (), *, graph: bool = False) -> None:
