@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable
 from runner.models.digest import files_below
@@ -186,11 +187,53 @@ def read_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
     try:
-        return onnx.load(path, load_external_data=weights)
+        model = onnx.load(path, load_external_data=False)
+        if weights:
+            _fill_weights(model, path.parent)
+        return model
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelUnavailable(
             "damaged-model", f"{path} cannot be read as an ONNX model: {error}", "make or fetch the model again"
         ) from error
+
+
+def _fill_weights(model: onnx.ModelProto, folder: Path) -> None:
+    """Brings external weights into the model; onnx itself refuses files with several hard links, as the store's have."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+    with ExitStack() as opened:
+        streams: dict[str, IO[bytes]] = {}
+        for tensor in _get_all_tensors(model):
+            if not uses_external_data(tensor):
+                continue
+            stored = ExternalDataInfo(tensor)
+            if _missing(folder, [stored.location]):
+                raise ValueError(f"the weights of {tensor.name} lie in '{stored.location}', which its folder lacks")
+            if stored.location not in streams:
+                streams[stored.location] = opened.enter_context((folder / stored.location).open("rb"))
+            stream = streams[stored.location]
+            stream.seek(stored.offset or 0)
+            tensor.raw_data = stream.read() if stored.length is None else stream.read(stored.length)
+            if stored.length is not None and len(tensor.raw_data) != stored.length:
+                raise ValueError(f"the weights of {tensor.name} are cut off in '{stored.location}'")
+            tensor.ClearField("external_data")
+            tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def unlinked(graph: Path, scratch: Path) -> Path:
+    """Returns the graph for libraries that read it by its path: onnx refuses weights in files that have several hard links.
+
+    Returns:
+        The path itself, or that of a copy in `scratch` where such a link exists.
+    """
+    weights = external_files(graph)
+    if all((graph.parent / name).stat().st_nlink == 1 for name in weights):
+        return graph
+    for name in {graph.name, *weights}:
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(graph.parent / name, scratch / name)
+    return scratch / graph.name
 
 
 def write_graph(model: onnx.ModelProto, path: Path, external: ExternalData | None = None) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from runner.errors import ModelUnavailable, RunFailed, TargetUnavailable
 from runner.models import files
-from runner.models.files import ExternalData, carry, external_files, read_graph, write_graph
+from runner.models.files import ExternalData, carry, external_files, read_graph, unlinked, write_graph
 from runner.models.handle import ModelHandle
 from runner.models.session import open_session
 
@@ -83,3 +83,16 @@ def test_graph_without_weights_is_small(exported_bert, tmp_path):
     graph = read_graph(tmp_path / "model.onnx", weights=False)
     assert all(len(tensor.raw_data) < 256 for tensor in graph.graph.initializer)
     assert isinstance(graph, onnx.ModelProto)
+
+
+def test_weights_in_a_file_with_several_hard_links_are_read(exported_bert, tmp_path):
+    graph = read_graph(exported_bert.path)
+    write_graph(graph, tmp_path / "one" / "model.onnx", ExternalData(wanted=True, threshold=0))
+    (tmp_path / "two").mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (tmp_path / "two" / name).hardlink_to(tmp_path / "one" / name)
+    linked = read_graph(tmp_path / "two" / "model.onnx")
+    copy = unlinked(tmp_path / "two" / "model.onnx", tmp_path / "scratch")
+    assert copy.parent == tmp_path / "scratch"
+    assert onnx.load(copy) == linked
+    assert unlinked(exported_bert.path, tmp_path / "scratch") == exported_bert.path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from runner.errors import InvalidRecipe, Problem, did_you_mean
-from runner.models.files import carry, write_graph
+from runner.models.files import carry, unlinked, write_graph
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.external_data import ExternalDataOptions
@@ -190,7 +190,7 @@ def _fuse(model: ModelHandle, options: OrtTransformersOptimizationOptions, conte
     use_gpu = context.target.device == "gpu" if options.use_gpu is None else options.use_gpu
     provider = context.target.provider.removesuffix("ExecutionProvider").lower() if use_gpu and level else None
     return optimize_model(
-        str(model.path),
+        str(unlinked(model.path, context.scratch / "unlinked")),
         model_type=kind or "bert",
         num_heads=options.num_heads or int(model.attributes.get("num_attention_heads") or 0),
         hidden_size=options.hidden_size or int(model.attributes.get("hidden_size") or 0),

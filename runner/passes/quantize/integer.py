@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import DataUnavailable, InvalidRecipe, Problem, did_you_mean
-from runner.models.files import LARGE, carry, external_files, read_graph, write_graph
+from runner.models.files import LARGE, carry, external_files, read_graph, unlinked, write_graph
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Batches, PassContext
 from runner.passes.quantize.options import CalibrationOptions, QuantizationOptions
@@ -123,13 +123,14 @@ def calibration_reader(batches: Iterable[dict[str, Any]]) -> Any:
 
 def _prepared(model: ModelHandle, options: QuantizationOptions, context: PassContext) -> tuple[Path, onnx.ModelProto]:
     """Returns the graph's file to quantise, constants folded and types inferred, and the graph without its weights."""
+    graph_file = unlinked(model.path, context.scratch / "unlinked")
     if not options.quant_preprocess:
-        return model.path, read_graph(model.path, weights=False)
+        return graph_file, read_graph(graph_file, weights=False)
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = context.scratch / "prepared.onnx"
     quant_pre_process(
-        str(model.path),
+        str(graph_file),
         str(prepared),
         # Types are what the quantisers need; symbolic shapes fail on operators newer than its tables.
         skip_symbolic_shape=True,
