@@ -102,6 +102,10 @@ class TargetUnavailable(RecipeError):
         super().__init__(Problem("target-unavailable", f"{target}: {cause}", remedy=remedy))
 
 
+class PackageMissing(RecipeError):
+    """A package that the run needs is not installed in this environment."""
+
+
 class DataUnavailable(RecipeError):
     """Calibration or evaluation data cannot be had or does not fit the model."""
 

@@ -1,18 +1,23 @@
-"""Writes what is generated in docs/ and README.md: passes, lint rules, the table of recipes. `--check` only compares."""
+"""Writes what is generated in docs/ and README.md: passes, lint rules, tables of recipes and of quantisation schemes.
+
+`--check` only compares.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from runner.catalog.discover import Entry, list_entries
 from runner.catalog.lint import RULES
 from runner.cli.listing import short_count
 from runner.passes.declaration import Pass
 from runner.passes.table import MODULES, get
-from runner.recipe.schema import option_rows
+from runner.recipe.schema import case_rows, option_rows
 from runner.templating.results import best_figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +74,11 @@ def _pass_section(one: Pass) -> Iterator[str]:
     if rows:
         yield from ("", "| option | type | default | meaning |", "|---|---|---|---|")
         yield from (f"| `{name}` | {_cell(kind)} | `{default}` | {_cell(meaning)} |" for name, kind, default, meaning in rows)
+    cases = case_rows(one.options)
+    if cases:
+        yield from ("", "| name | what it does | options |", "|---|---|---|")
+        yield from (f"| `{name}` | {_cell(meaning)} | {'<br>'.join(_case_option(row) for row in rows)} |"
+                    for name, meaning, rows in cases)  # fmt: skip
     if one.options.renamed:
         yield from (
             "",
@@ -77,6 +87,11 @@ def _pass_section(one: Pass) -> Iterator[str]:
     if one.options.retired:
         yield from ("", "Accepted, but without effect:", "")
         yield from (f"- `{old}`: {why}" for old, why in sorted(one.options.retired.items()))
+
+
+def _case_option(row: tuple[str, str, str, str]) -> str:
+    name, kind, default, meaning = row
+    return f"`{name}` ({_cell(kind)}, {default if default == 'required' else f'`{default}`'}): {_cell(meaning)}"
 
 
 def _cell(text: str) -> str:
@@ -97,11 +112,48 @@ def rules_page() -> str:
 
 def readme() -> str:
     """Returns README.md with the table of recipes between its marks."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = "\n".join(recipes_table())
+    return _between_marks(ROOT / "README.md", "recipes", recipes_table())
+
+
+def _between_marks(page: Path, mark: str, lines: Iterator[str]) -> str:
+    """Returns the page with the lines between its marks."""
+    table = "\n".join(lines)
     return re.sub(
-        r"(<!-- recipes -->\n).*?(<!-- /recipes -->)", lambda marks: f"{marks[1]}{table}\n{marks[2]}", text, flags=re.DOTALL
+        rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)",
+        lambda marks: f"{marks[1]}{table}\n{marks[2]}",
+        page.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
     )
+
+
+def quantization_page() -> str:
+    """Returns docs/quantization.md with the table of what scripts/quantization_table.py measured."""
+    measured = json.loads((ROOT / "docs" / "quantization.json").read_text(encoding="utf-8"))
+    return _between_marks(ROOT / "docs" / "quantization.md", "schemes", schemes_table(measured))
+
+
+def schemes_table(measured: dict[str, Any]) -> Iterator[str]:
+    """Yields the lines of the table: a row for each scheme, perplexities and speed over those of the first, in fp32."""
+    models, speed = measured["models"], measured["speed"]
+    first, *_ = models.values()
+    reference, *_ = first
+    decode = speed["tokens_per_second"]
+    titles = " | ".join(f"perplexity, {title}" for title in models)
+    yield f"| scheme | bits a weight | size | {titles} | decode |"
+    yield "|---|---|---|" + "---|" * len(models) + "---|"
+    for name, row in first.items():
+        quality = " | ".join(_ratio_cell(rows, name, reference, "perplexity", 3) for rows in models.values())
+        rate = f"{decode[name]['median'] / decode[reference]['median']:.2f}x" if name in decode else ""
+        yield f"| {name} | {row['bits']:.2f} | {row['bytes'] / 1e6:.0f} MB | {quality} | {rate} |"
+    machine = speed["environment"]
+    yield ""
+    reached = f"{first[reference]['perplexity']:.2f} in the first column, {decode[reference]['median']:.0f} tokens/s"
+    yield f"Perplexity and decode speed are multiples of the fp32 ONNX model's ({reached})."
+    yield f"Measured on {machine['cpu']}, {machine['cores']} cores, {measured['date']}."
+
+
+def _ratio_cell(rows: dict[str, Any], name: str, reference: str, figure: str, digits: int) -> str:
+    return f"{rows[name][figure] / rows[reference][figure]:.{digits}f}x" if name in rows else ""
 
 
 def recipes_table() -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Literal
 from runner.bench.scenarios import FIGURES
 from runner.catalog.discover import family_of, info_files
 from runner.errors import InvalidRecipe, Place, Problem, RecipeError, did_you_mean
-from runner.models.torch_source import AUTO_CLASSES
+from runner.models.tasks import TASKS
 from runner.passes.table import options_of
 from runner.recipe.document import Node
 from runner.recipe.info import INFO_NAMES, Info, Variant, read_info
@@ -153,8 +153,8 @@ def _name_is_unique(subject: Subject) -> Found:
 
 def _names_are_known(subject: Subject) -> Found:
     task = subject.info.model.task
-    if task.removesuffix("-with-past") not in AUTO_CLASSES:
-        yield f"there is no task '{task}'; {did_you_mean(task, AUTO_CLASSES)}", subject.place("model", "task")
+    if task.removesuffix("-with-past") not in TASKS:
+        yield f"there is no task '{task}'; {did_you_mean(task, TASKS)}", subject.place("model", "task")
     for number, variant in enumerate(subject.info.recipes):
         for name in variant.gates:
             if name not in FIGURES:

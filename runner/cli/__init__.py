@@ -32,6 +32,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("runner.cli.run:run", "Run a recipe: from its source model to an optimised ONNX model."),
         "bench": ("runner.cli.bench:bench", "Measure a recipe's model against the model it came from."),
         "try": ("runner.cli.try_model:try_model", "Ask a model something, or show it an input."),
+        "bisect": ("runner.cli.bisect:bisect", "Name the first step of a run that breaks the numbers, and the tensors."),
         "cache": ("runner.cli.cache:cache", "Look into the store of finished steps, and clean it."),
     },
     "Write": {

@@ -223,7 +223,7 @@ def _pass_facts(declared: Pass) -> dict[str, Any]:
 def passes_show(name: str, as_json: bool) -> None:
     """Show a pass and its options: type, default and meaning."""
     from runner.passes.table import get, options_of
-    from runner.recipe.schema import option_rows
+    from runner.recipe.schema import case_rows, option_rows
 
     known, names = options_of(name)
     if known is None:
@@ -238,6 +238,10 @@ def passes_show(name: str, as_json: bool) -> None:
     click.echo(f"takes {', '.join(declared.takes)}; gives {declared.gives or 'the same'}; for {', '.join(declared.targets)}")
     click.echo(f"made with {', '.join(declared.packages) or 'nothing but itself'}\n")
     print_table(("option", "type", "default", "meaning"), [tuple(row) for row in option_rows(declared.options)])
+    for case, meaning, rows in case_rows(declared.options):
+        click.echo(f"\n{click.style(case, bold=True)}: {meaning}")
+        if rows:
+            print_table(("option", "type", "default", "meaning"), [tuple(row) for row in rows])
     for old, new in declared.options.renamed.items():
         click.echo(f"renamed: {old} is {new} today")
     for old, why in declared.options.retired.items():

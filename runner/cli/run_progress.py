@@ -85,7 +85,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             "target": plan.target.name,
             "source": plan.source.told,
             "steps": steps,
-            "evaluate": plan.evaluation is not None,
+            "evaluate": plan.evaluates,
             "output": str(plan.output),
             "threads": plan.threads,
             "notes": list(plan.notes),
@@ -100,7 +100,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         table.add_column(column, header_style="dim")
     for step in steps:
         table.add_row(str(step["step"]), str(step["pass"]), "cached" if step["cached"] else "to do")
-    if plan.evaluation is not None:
+    if plan.evaluates:
         table.add_row("evaluation", str(plan.request.config.evaluator), "cached" if plan.evaluated else "to do")
     console.print(table)
     console.print(f"into {plan.output}", highlight=False, soft_wrap=True)
@@ -127,7 +127,10 @@ def show_outcome(outcome: Outcome) -> None:
         table.add_row(told["step"], told["pass"], seconds, size, *_parity(told.get("parity")))
     console.print(table)
     for metric in outcome.receipt["metrics"]:
-        console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}", highlight=False)
+        note = f"  [dim]({metric['note']})[/]" if metric["note"] else ""
+        console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}{note}", highlight=False, soft_wrap=True)
+    for note in outcome.receipt["notes"][len(plan.notes) :]:
+        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
     state = "ready" if outcome.log else "written from the store" if outcome.written else "up to date"
     console.print(
         f"model    {plan.output}  ({_size(outcome.receipt)}, {state}, {outcome.seconds:.1f} s)", highlight=False, soft_wrap=True

@@ -1,15 +1,21 @@
 """From a data configuration to batches of (inputs, labels).
 
 A configuration goes through Olive's stages: `load_dataset_config` gives a data set, `pre_process_data_config` makes model
-inputs of it, `dataloader_config` makes batches. A stage's `type` names a component that the configuration's `user_script`
-registers, or one of ours:
+inputs of it, `dataloader_config` makes batches, and `post_process_data_config` makes predictions of a model's output. A
+stage's `type` names a component that the configuration's `user_script` registers, or one of ours:
 
-    stage        ours
-    load         ``sentences`` (path, labels), ``images`` (path, labels), ``huggingface_dataset`` (data_name, subset, split),
-                 ``local_dataset`` (data_dir, handed on as it is), ``dummy_dataset`` (input_shapes, input_names, input_types)
-    pre-process  ``tokenize`` (max_length, padding, truncation), ``process_images``, ``huggingface_pre_process`` (input_cols,
-                 label_col, max_samples, and those of ``tokenize``), ``skip_pre_process``
-    dataloader   ``default_dataloader`` (batch_size)
+    stage         ours
+    load          ``sentences`` (path, labels), ``images`` (path, labels), ``huggingface_dataset`` (data_name, subset, split,
+                  data_files, data_dir, col_filters), ``local_dataset`` and ``simple_dataset`` (data_dir, handed on as it is),
+                  ``raw_dataset``, ``dummy_dataset`` (input_shapes, input_names, input_types),
+                  ``transformers_dummy_dataset`` and its prompt and token forms (seq_len, past_seq_len)
+    pre-process   ``tokenize`` (max_length, padding, truncation), ``process_images``, ``huggingface_pre_process`` and
+                  ``tokenizer_pre_process`` (input_cols, label_col, max_samples, and those of ``tokenize``),
+                  ``ner_huggingface_preprocess``, ``text_generation_huggingface_pre_process``, ``skip_pre_process``
+    dataloader    ``default_dataloader`` (batch_size, shuffle, drop_last), ``no_auto_batch_dataloader`` and
+                  ``skip_dataloader`` (examples are batches already), ``dataloader_with_ignored_batch_fields``
+    post-process  ``text_classification_post_process``, ``ner_post_process``, ``text_generation_post_process``,
+                  ``skip_post_process``
 
 A recipe that calibrates on its own sentences, with no network:
 
@@ -47,34 +53,43 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.data.hub import hub_dataset, text_columns
+from runner.data import made_up, post_process
+from runner.data.containers import HUB, SECTIONS, component_of, stage_parameters
+from runner.data.hub import FILE_FORMATS, hub_dataset, text_columns
 from runner.data.local import Examples, Raw, images, process_images, sentences, tokenize
-from runner.data.registry import Component, ComponentRegistry, Stage, unknown_component
-from runner.data.user_script import load_components
-from runner.errors import DataUnavailable, InvalidRecipe, Problem, RecipeError, RunFailed, did_you_mean
+from runner.data.model_feed import Feed
+from runner.data.raw import raw_dataset
+from runner.data.registry import Component, Stage, unknown_component
+from runner.data.text_generation import NAME as TEXT_GENERATION
+from runner.data.text_generation import text_generation, text_generation_options
+from runner.data.token_labels import label_tokens
+from runner.data.user_script import UserScript, load_components, script_failure
+from runner.errors import DataUnavailable, InvalidRecipe, Problem, did_you_mean
 from runner.models.digest import files_below, sha256_of_file
 from runner.models.handle import ModelHandle
-from runner.models.inputs import IMAGE_TASKS, GraphInput, graph_inputs, made_up, source_inputs
+from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, read_facts, sequence_length
 from runner.recipe.config import DataComponent, DataConfig
 
 Inputs = dict[str, Any]
 Pair = tuple[Inputs, Any]
 
-HUB = "huggingface_dataset"
-_DUMMY = "dummy_dataset"
-# Olive's containers: what each stage is when the configuration does not say.
-_CONTAINERS: Mapping[str, Mapping[Stage, str]] = {
-    "DataContainer": {"dataset": "local_dataset", "pre_process": "pre_process"},
-    "HuggingfaceContainer": {"dataset": HUB, "pre_process": "huggingface_pre_process"},
-    "DummyDataContainer": {"dataset": _DUMMY, "pre_process": "skip_pre_process"},
+_DUMMY = (
+    "dummy_dataset",
+    "transformers_dummy_dataset",
+    "transformers_prompt_dummy_dataset",
+    "transformers_token_dummy_dataset",
+)
+_PROMPTS: Mapping[str, Mapping[str, int]] = {
+    "transformers_dummy_dataset": {"seq_len": 128, "past_seq_len": 128},
+    "transformers_prompt_dummy_dataset": {"seq_len": 8, "past_seq_len": 0},
+    "transformers_token_dummy_dataset": {"seq_len": 1, "past_seq_len": 8},
 }
-_SECTIONS: Mapping[Stage, str] = {
-    "dataset": "load_dataset_config",
-    "pre_process": "pre_process_data_config",
-    "post_process": "post_process_data_config",
-    "dataloader": "dataloader_config",
-}
-_SYNTHETIC_BATCHES = 4
+_AS_THEY_ARE = ("no_auto_batch_dataloader", "skip_dataloader")
+_BATCHING = ("default_dataloader", "dataloader_with_ignored_batch_fields", *_AS_THEY_ARE)
+_LOADER_OPTIONS = frozenset({"num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "collate_fn"})  # of torch's
+_SMOKE_SAMPLES = 8
+_SMOKE_TOKENS = 256
+_SMOKE_LABELS = 2
 
 
 @dataclass(frozen=True)
@@ -104,13 +119,15 @@ class Batches:
 def open_data(config: DataConfig, *, folder: Path, model: ModelHandle, smoke: bool, script_allowed: bool) -> Batches:
     """Returns the batches of a data configuration, fitted to the model.
 
-    For an `onnx` model, inputs that its graph does not have are left out and types are made its own.
+    For an `onnx` model, inputs that its graph does not have are left out, empty caches and positions that it does have are
+    added, and types are made its own.
 
     Args:
         config: the data configuration.
         folder: the folder of the run configuration, which paths are relative to.
         model: its folder holds the tokenizer or image processor, and its graph says which inputs exist.
-        smoke: put made-up data of the model's shapes in place of what would come from the hub.
+        smoke: put made-up data in place of what would come from the hub: rows of text that go through the same
+            pre-processing where that is ours, inputs of the model's shapes otherwise.
         script_allowed: whether a user_script may run.
 
     Raises:
@@ -119,22 +136,33 @@ def open_data(config: DataConfig, *, folder: Path, model: ModelHandle, smoke: bo
         NotTrusted: a script would run that may not.
         RunFailed: a script raised.
     """
-    container = _container(config.type)
-    load = config.load_dataset_config or DataComponent()
-    load_type = load.type or container["dataset"]
-    if (smoke and is_hub(config)) or load_type.lower() == _DUMMY:
-        return _made_up(load.parameters(), _batch_size(config), model)
-    scripts = ComponentRegistry()
+    load_type = component_of(config, "dataset", model.task).lower()
+    if load_type in _DUMMY and not config.user_script:
+        return _dummy(config, load_type, model)
+    stands_in = smoke and is_hub(config, folder)
+    if stands_in and not _rows_do(config, model):
+        return _dummy(config, "dummy_dataset", model)
+    script = None
     if config.user_script:
         script_dir = folder / config.script_dir if config.script_dir else None
-        scripts = load_components(folder / config.user_script, script_dir, allowed=script_allowed)
-    return _Opener(config, container, folder, model, scripts).open()
+        script = load_components(folder / config.user_script, script_dir, allowed=script_allowed)
+    return _Opener(config, folder, model, script, stands_in).open()
 
 
-def is_hub(config: DataConfig) -> bool:
-    """Says whether the data comes from the Hugging Face hub."""
-    load = config.load_dataset_config or DataComponent()
-    return (load.type or _container(config.type)["dataset"]).lower() == HUB
+def is_hub(config: DataConfig, folder: Path) -> bool:
+    """Says whether the data comes from the Hugging Face hub, rather than from files that lie in `folder`."""
+    if component_of(config, "dataset").lower() != HUB:
+        return False
+    name = str(stage_parameters(config, "dataset").get("data_name") or "")
+    return name.lower() not in FILE_FORMATS and not (name and (folder / name).is_dir())
+
+
+def _rows_do(config: DataConfig, model: ModelHandle) -> bool:
+    """Says whether rows of text can stand in for a hub data set: they go through pre-processing of ours and a tokenizer."""
+    if config.user_script or not read_facts(model.folder, "tokenizer_config.json"):
+        return False
+    asks = stage_parameters(config, "pre_process")
+    return (model.task or "").removesuffix("-with-past") in TEXT_TASKS or "input_cols" in asks or "text_cols" in asks
 
 
 def data_digest(config: DataConfig, folder: Path) -> str:
@@ -155,10 +183,10 @@ def data_digest(config: DataConfig, folder: Path) -> str:
         named.append(script)
     if config.script_dir:
         named += sorted((folder / config.script_dir).rglob("*.py"))
-    for section in _SECTIONS.values():
+    for section in SECTIONS.values():
         component: DataComponent | None = getattr(config, section)
         if component is not None:
-            named += [path for text in _texts(component.parameters()) if (path := _local(text, folder)) is not None]
+            named += [path for text in _texts(component.parameters()) for path in _local_files(text, folder)]
     for path in named:
         for name, file in files_below(path) if path.is_dir() else [(path.name, path)]:
             whole.update(f"{name}\0{sha256_of_file(file)}\n".encode())
@@ -176,9 +204,24 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(child)
 
 
+def _local_files(text: str, folder: Path) -> list[Path]:
+    """Returns the files or folders beside the configuration that a parameter names, by wildcards as well."""
+    path = _local(text, folder)
+    if path is not None:
+        return [path]
+    if not _may_be_path(text) or not any(sign in text for sign in "*?["):
+        return []
+    asked = Path(text.replace("\\", "/"))
+    return [] if asked.is_absolute() or ".." in asked.parts else sorted(folder.glob(asked.as_posix()))
+
+
+def _may_be_path(text: str) -> bool:
+    return bool(text) and len(text) <= 500 and "\n" not in text and "\0" not in text
+
+
 def _local(text: str, folder: Path) -> Path | None:
     """Returns the file or folder beside the configuration that a parameter names, or None where it names something else."""
-    if not text or len(text) > 500 or "\n" in text or "\0" in text:
+    if not _may_be_path(text):
         return None
     asked = Path(text.replace("\\", "/"))
     path = folder / asked
@@ -189,42 +232,14 @@ def _local(text: str, folder: Path) -> Path | None:
     return path
 
 
-def _container(name: str) -> Mapping[Stage, str]:
-    found = next((stages for known, stages in _CONTAINERS.items() if known.lower() == name.lower()), None)
-    if found is None:
-        raise InvalidRecipe(
-            Problem("unknown-container", f"there is no data container '{name}'", remedy=did_you_mean(name, _CONTAINERS))
-        )
-    return found
-
-
-def _batch_size(config: DataConfig) -> int:
-    parameters = config.dataloader_config.parameters() if config.dataloader_config else {}
-    return int(parameters.get("batch_size") or 1)
-
-
-def _made_up(parameters: Mapping[str, Any], batch_size: int, model: ModelHandle) -> Batches:
-    """Made-up batches: of the shapes in the configuration where it gives them, of the model's own otherwise."""
-    shapes = parameters.get("input_shapes")
-    inputs = _model_inputs(model)
-    if shapes:
-        names = parameters.get("input_names") or [one.name for one in inputs]
-        types = parameters.get("input_types") or ["float32"] * len(shapes)
-        if not len(shapes) == len(names) == len(types):
-            raise DataUnavailable("input_names, input_shapes and input_types of the dummy data differ in length")
-        inputs = tuple(GraphInput(*one) for one in zip(names, types, map(tuple, shapes), strict=True))
-    count = int(parameters.get("max_samples") or _SYNTHETIC_BATCHES)
-    sizes = {str(one.shape[0]): batch_size for one in inputs if one.shape and isinstance(one.shape[0], str)}
-
-    def pairs() -> Iterator[Pair]:
-        for seed in range(count):
-            yield made_up(inputs, model.folder, sizes, seed), None
-
-    return Batches(pairs, synthetic=True)
-
-
-def _model_inputs(model: ModelHandle) -> tuple[GraphInput, ...]:
-    return graph_inputs(model.path) if model.kind == "onnx" else source_inputs(model)
+def _dummy(config: DataConfig, kind: str, model: ModelHandle) -> Batches:
+    batch_size = int(stage_parameters(config, "dataloader").get("batch_size") or 1)
+    parameters = stage_parameters(config, "dataset")
+    if kind in _PROMPTS:
+        made = made_up.prompt_batches(model, batch_size, **{**_PROMPTS[kind], **parameters})
+    else:
+        made = made_up.dummy_batches(parameters, batch_size, model)
+    return Batches(lambda: iter([(dict(batch), None) for batch in made]), synthetic=True)
 
 
 @dataclass(frozen=True)
@@ -232,110 +247,201 @@ class _Opener:
     """Walks one configuration through its stages."""
 
     config: DataConfig
-    container: Mapping[Stage, str]
     folder: Path
     model: ModelHandle
-    scripts: ComponentRegistry
+    script: UserScript | None
+    stands_in: bool
 
     def open(self) -> Batches:
-        dataset = self._stage("dataset")
+        dataset = self._stand_in() if self.stands_in else self._stage("dataset")
         prepared = self._pre_process(dataset)
-        fit = partial(_fit, expected=graph_inputs(self.model.path) if self.model.kind == "onnx" else None)
+        feed = Feed.of(self.model)
 
         def pairs() -> Iterator[Pair]:
-            for inputs, labels in self._batches(prepared):
-                yield fit(inputs), labels
+            for inputs, labels in self._batches(prepared, feed.names):
+                yield feed.fitted(inputs), labels
 
-        return Batches(pairs, self._post_process())
+        return Batches(pairs, self._post_process(), self.stands_in)
 
-    def _name(self, stage: Stage, default: str) -> str:
-        section: DataComponent | None = getattr(self.config, _SECTIONS[stage])
-        return (section.type if section else None) or default
+    def _name(self, stage: Stage) -> str:
+        return component_of(self.config, stage, self.model.task)
 
-    def _parameters(self, stage: Stage) -> dict[str, Any]:
-        section: DataComponent | None = getattr(self.config, _SECTIONS[stage])
-        return section.parameters() if section else {}
+    def _scripted(self, stage: Stage, name: str) -> Component | None:
+        return self.script.components.find(stage, name) if self.script else None
+
+    def _known(self, stage: Stage) -> list[str]:
+        return self.script.components.names(stage) if self.script else []
 
     def _stage(self, stage: Stage, *inputs: Any) -> Any:
         """Runs a script's component, or ours."""
-        name = self._name(stage, self.container[stage])
-        ours = self._ours(stage)
-        scripted = self.scripts.find(stage, name)
+        name = self._name(stage)
+        scripted = self._scripted(stage, name)
         if scripted is not None:
             return self._call_script(name, scripted, stage, *inputs)
+        ours = self._datasets() if stage == "dataset" else self._pre_processes()
         if name.lower() not in ours:
-            raise unknown_component(stage, name, [*ours, *self.scripts.names(stage)])
-        return _call(ours[name.lower()], name, inputs, self._parameters(stage))
+            raise unknown_component(stage, name, [*ours, *self._known(stage)])
+        return _call(ours[name.lower()], name, inputs, stage_parameters(self.config, stage))
 
-    def _ours(self, stage: Stage) -> dict[str, Component]:
-        if stage == "dataset":
-            local = lambda data_dir=None, **_: data_dir  # noqa: E731
-            return {
-                "sentences": partial(sentences, self.folder),
-                "images": partial(images, self.folder),
-                HUB: hub_dataset,
-                "local_dataset": local,
-                "simple_dataset": local,
-            }
+    def _datasets(self) -> dict[str, Component]:
+        handed_on = lambda data_dir=None, **_: data_dir  # noqa: E731
+        return {
+            "sentences": partial(sentences, self.folder),
+            "images": partial(images, self.folder),
+            "raw_dataset": partial(raw_dataset, self.folder),
+            HUB: partial(hub_dataset, folder=self.folder),
+            "local_dataset": handed_on,
+            "simple_dataset": handed_on,
+        }
+
+    def _pre_processes(self) -> dict[str, Component]:
+        as_it_is = lambda dataset, **_: dataset  # noqa: E731
         return {
             "tokenize": partial(tokenize, model=self.model),
             "process_images": partial(process_images, model=self.model),
             "huggingface_pre_process": self._text_columns,
             "text_classification_pre_process": self._text_columns,
-            "pre_process": lambda dataset, **_: dataset,
-            "skip_pre_process": lambda dataset, **_: dataset,
+            "tokenizer_pre_process": partial(self._text_columns, label_col=None),
+            "ner_huggingface_preprocess": self._label_tokens,
+            TEXT_GENERATION: self._text_generation,
+            "pre_process": as_it_is,
+            "skip_pre_process": as_it_is,
         }
 
     def _pre_process(self, dataset: Any) -> Any:
         section = self.config.pre_process_data_config
         if isinstance(dataset, Raw) and (section is None or section.type is None):
             processor = process_images if self.model.task in IMAGE_TASKS else tokenize
-            return _call(partial(processor, model=self.model), processor.__name__, (dataset,), self._parameters("pre_process"))
+            parameters = stage_parameters(self.config, "pre_process")
+            return _call(partial(processor, model=self.model), processor.__name__, (dataset,), parameters)
+        if isinstance(dataset, Examples) and (section is None or section.type is None):
+            return dataset
         return self._stage("pre_process", dataset)
 
     def _text_columns(self, dataset: Any, **parameters: Any) -> Examples:
         columns = {key: parameters.pop(key) for key in ("input_cols", "label_col", "max_samples") if key in parameters}
-        for key in ("model_name", "trust_remote_code", "align_labels", "task"):
+        if self.stands_in:
+            columns["max_samples"] = min(columns.get("max_samples") or _SMOKE_SAMPLES, _SMOKE_SAMPLES)
+        if parameters.pop("align_labels", False):
+            dataset = _aligned(dataset, self.model, columns.get("label_col", "label"))
+        for key in ("model_name", "model_config_path", "trust_remote_code", "task", "batched", "kwargs"):
             parameters.pop(key, None)
-        return tokenize(text_columns(dataset, **columns), self.model, **parameters)
+        parameters.update(parameters.pop("tokenizer_kwargs", None) or {})
+        examples: Examples = _call(
+            tokenize, "huggingface_pre_process", (text_columns(dataset, **columns), self.model), parameters
+        )
+        return examples
+
+    def _label_tokens(self, dataset: Any, **parameters: Any) -> Examples:
+        for key in ("model_name", "trust_remote_code", "task", "batched", "kwargs"):
+            parameters.pop(key, None)
+        examples: Examples = _call(label_tokens, "ner_huggingface_preprocess", (dataset, self.model), parameters)
+        return examples
+
+    def _text_generation(self, dataset: Any, **parameters: Any) -> Examples:
+        parameters.pop("model_name", None)
+        options = text_generation_options(parameters)
+        if self.stands_in:
+            samples = min(options.max_samples or _SMOKE_SAMPLES, _SMOKE_SAMPLES)
+            length = min(options.max_seq_len, sequence_length(self.model.folder, _SMOKE_TOKENS))
+            stride = min(options.stride, length) if options.stride else None
+            options = options.model_copy(update={"max_samples": samples, "max_seq_len": length, "stride": stride})
+        formatted = None
+        if options.text_formatting_func:
+            if self.script is None:
+                raise InvalidRecipe(
+                    Problem(
+                        "missing-key",
+                        f"'{TEXT_GENERATION}': text_formatting_func '{options.text_formatting_func}' needs a script",
+                        remedy="name user_script in the data config",
+                    )
+                )
+            formatted = self.script.function(options.text_formatting_func)
+        return text_generation(dataset, self.model, options, formatted)
+
+    def _stand_in(self) -> list[dict[str, Any]]:
+        """Rows with the columns that the pre-processing reads."""
+        name = self._name("pre_process").lower()
+        asks = stage_parameters(self.config, "pre_process")
+        if name == TEXT_GENERATION:
+            options = text_generation_options({key: value for key, value in asks.items() if key != "model_name"})
+            chat = bool(options.chat_template)
+            columns = made_up.placeholders(options.text_template) if options.text_template else options.columns
+            return made_up.stand_in_rows([options.message_col] if chat else columns, 1, None, words=False, chat=chat)
+        words = name == "ner_huggingface_preprocess"
+        columns = list(asks.get("input_cols") or (["tokens"] if words else ["text"]))
+        label_col = asks.get("label_col") or ("ner_tags" if words else "label")
+        labels = len(read_facts(self.model.folder).get("id2label") or range(_SMOKE_LABELS))
+        return made_up.stand_in_rows(columns, labels, label_col, words, chat=False)
 
     def _call_script(self, name: str, component: Component, stage: Stage, *inputs: Any) -> Any:
-        parameters = {key: self._absolute(value) for key, value in self._parameters(stage).items()}
+        parameters = {key: self._absolute(value) for key, value in stage_parameters(self.config, stage).items()}
         known = inspect.signature(component).parameters
         for key, value in (("model_name", str(self.model.folder)), ("task", self.model.task)):
             if key in known or (stage == "pre_process" and _takes_any(component)):
                 parameters.setdefault(key, value)
-        try:
-            return component(*inputs, **parameters)
-        except RecipeError:
-            raise
-        except Exception as error:
-            raise RunFailed(
-                "script-failed", f"{self.config.user_script}: {name}() raised {type(error).__name__}: {error}"
-            ) from error
+        return self._guarded(f"{name}()", lambda: component(*inputs, **parameters))
+
+    def _guarded(self, called: str, call: Callable[[], Any]) -> Any:
+        """Runs a piece of the script among its own modules; what it raises becomes an error that names the script."""
+        if self.script is None:
+            return call()
+        with self.script.active():
+            try:
+                return call()
+            except Exception as error:
+                raise script_failure(self.config.user_script or "", error, called) from error
 
     def _absolute(self, value: Any) -> Any:
         path = _local(value, self.folder) if isinstance(value, str) else None
         return str(path.resolve()) if path else value
 
-    def _batches(self, prepared: Any) -> Iterator[Pair]:
-        name = self._name("dataloader", "default_dataloader")
-        scripted = self.scripts.find("dataloader", name)
-        if scripted is None and name.lower() not in ("default_dataloader", "skip_dataloader"):
-            raise unknown_component("dataloader", name, ["default_dataloader", *self.scripts.names("dataloader")])
+    def _batches(self, prepared: Any, names: Sequence[str]) -> Iterator[Pair]:
+        name = self._name("dataloader")
+        scripted = self._scripted("dataloader", name)
         if scripted is not None:
-            for item in _items(self._call_script(name, scripted, "dataloader", prepared)):
-                inputs, labels = _pair(item)
-                yield {key: _array(value) for key, value in inputs.items()}, None if labels is None else _array(labels)
-            return
-        examples = prepared if isinstance(prepared, Examples) else Examples([_pair(item) for item in _items(prepared)])
-        limit = self._parameters("dataloader").get("max_samples")
-        yield from _collated(examples, _batch_size(self.config), limit)
+            yield from self._as_they_are(self._call_script(name, scripted, "dataloader", prepared), names)
+        elif name.lower() in _AS_THEY_ARE:
+            yield from self._as_they_are(prepared, names)
+        elif name.lower() in _BATCHING:
+            yield from self._collated(prepared, names)
+        else:
+            raise unknown_component("dataloader", name, [*_BATCHING, *self._known("dataloader")])
+
+    def _as_they_are(self, dataset: Any, names: Sequence[str]) -> Iterator[Pair]:
+        for item in self._items(dataset):
+            inputs, labels = _pair(item, names)
+            yield {key: _array(value) for key, value in inputs.items()}, None if labels is None else _array(labels)
+
+    def _collated(self, prepared: Any, names: Sequence[str]) -> Iterator[Pair]:
+        parameters = {
+            key: value for key, value in stage_parameters(self.config, "dataloader").items() if key not in _LOADER_OPTIONS
+        }
+        whole = parameters.pop("fields_no_batch", ())
+        whole = (whole,) if isinstance(whole, str) else tuple(whole)
+        if not isinstance(prepared, Examples):
+            prepared = Examples([_pair(item, names) for item in self._items(prepared)])
+        yield from _call(_collated, "default_dataloader", (prepared, whole), parameters)
+
+    def _items(self, dataset: Any) -> Iterator[Any]:
+        """Goes through a data set; the script's own code in it runs among its own modules."""
+        items = iter(_items(dataset))
+        end = object()
+        while (item := self._guarded("reading its data", lambda: next(items, end))) is not end:
+            yield item
 
     def _post_process(self) -> Callable[[Any], Any] | None:
-        name = self._name("post_process", "")
-        component = self.scripts.find("post_process", name) if name else None
-        return partial(component, **self._parameters("post_process")) if component else None
+        name = self._name("post_process")
+        component = self._scripted("post_process", name)
+        parameters = stage_parameters(self.config, "post_process")
+        if component is not None and self.script is not None:
+            for key in ("model_name", "task"):
+                if not _takes_any(component) and key not in inspect.signature(component).parameters:
+                    parameters.pop(key, None)
+            return post_process.scripted(self.script.bound(component), parameters)
+        if name.lower() not in post_process.OURS:
+            raise unknown_component("post_process", name, [*post_process.OURS, *self._known("post_process")])
+        return post_process.OURS[name.lower()]
 
 
 def _takes_any(component: Component) -> bool:
@@ -344,20 +450,34 @@ def _takes_any(component: Component) -> bool:
 
 def _call(component: Component, name: str, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
     """Calls one of our components; a parameter that it does not have is the configuration's mistake."""
-    known = inspect.signature(component).parameters
-    unknown = [key for key in parameters if key not in known]
+    known = list(inspect.signature(component).parameters.items())[len(inputs) :]
+    names = [key for key, one in known if one.kind is not one.VAR_KEYWORD]
+    unknown = [key for key in parameters if key not in names]
     if unknown and not _takes_any(component):
         raise InvalidRecipe(
-            Problem("unknown-parameter", f"'{name}' has no parameter '{unknown[0]}'", remedy=did_you_mean(unknown[0], known))
+            Problem("unknown-parameter", f"'{name}' has no parameter '{unknown[0]}'", remedy=did_you_mean(unknown[0], names))
         )
     missing = [
-        key
-        for key, one in list(known.items())[len(inputs) :]
-        if one.default is one.empty and one.kind is not one.VAR_KEYWORD and key not in parameters
+        key for key, one in known if one.default is one.empty and one.kind is not one.VAR_KEYWORD and key not in parameters
     ]
     if missing:
         raise InvalidRecipe(Problem("missing-parameter", f"'{name}' needs the parameter '{missing[0]}'"))
     return component(*inputs, **parameters)
+
+
+def _aligned(dataset: Any, model: ModelHandle, label_col: str) -> Any:
+    """Returns the data set with its labels numbered as the model's configuration numbers them, where both name theirs."""
+    known = read_facts(model.folder).get("label2id")
+    features = getattr(dataset, "features", None) or {}
+    if not known or not hasattr(features.get(label_col), "names"):
+        return dataset
+    try:
+        return dataset.align_labels_with_mapping({name.lower(): number for name, number in known.items()}, label_col)
+    except (KeyError, ValueError) as error:
+        raise DataUnavailable(
+            f"align_labels: the data set's labels ({', '.join(features[label_col].names)}) are not those of the model "
+            f"({', '.join(known)}): {error}"
+        ) from error
 
 
 def _items(dataset: Any) -> Iterable[Any]:
@@ -366,23 +486,30 @@ def _items(dataset: Any) -> Iterable[Any]:
         raise InvalidRecipe(
             Problem("no-pre-process", "the data are raw texts or images", remedy="name a pre-process component")
         )
-    if hasattr(dataset, "__iter__"):
-        return dataset  # type: ignore[no-any-return]
+    if isinstance(dataset, Examples):
+        return dataset.items
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         return (dataset[at] for at in range(len(dataset)))
+    if hasattr(dataset, "__iter__"):
+        return dataset  # type: ignore[no-any-return]
+    if dataset is None:
+        raise DataUnavailable(
+            "the data configuration loads no data set", "name one in load_dataset_config, or a dataloader component that does"
+        )
     raise DataUnavailable(f"a {type(dataset).__name__} is no data set: it cannot be iterated over")
 
 
-def _pair(item: Any) -> Pair:
-    if isinstance(item, (tuple, list)) and len(item) == 2:
-        inputs, label = item
-    else:
-        inputs, label = item, None
-    if not isinstance(inputs, Mapping):
+def _pair(item: Any, names: Sequence[str]) -> Pair:
+    """Takes an item apart into inputs by name and a label; inputs without names are the model's in their order."""
+    inputs, label = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
+    if isinstance(inputs, Mapping):
+        return dict(inputs), label
+    listed = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    if not all(hasattr(one, "shape") for one in listed) or len(listed) > len(names):
         raise DataUnavailable(
             f"an example's inputs are a {type(inputs).__name__}; a mapping from input name to array was expected"
         )
-    return dict(inputs), label
+    return dict(zip(names, listed, strict=False)), label
 
 
 def _array(value: Any) -> Any:
@@ -391,16 +518,32 @@ def _array(value: Any) -> Any:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
-def _collated(examples: Examples, batch_size: int, limit: int | None) -> Iterator[Pair]:
+def _collated(
+    examples: Examples,
+    whole: Sequence[str],
+    batch_size: int = 1,
+    max_samples: int | None = None,
+    shuffle: bool = False,
+    drop_last: bool = False,
+) -> Iterator[Pair]:
+    """Yields batches of so many examples; fields named in `whole` are the first example's, without a batch axis."""
     import numpy as np
 
-    items = examples.items[:limit]
+    items = list(examples.items[:max_samples])
+    if shuffle:
+        items = [items[at] for at in np.random.default_rng(0).permutation(len(items))]
     for start in range(0, len(items), batch_size):
         chunk = items[start : start + batch_size]
-        names = chunk[0][0]
-        inputs = {name: _stack([_array(one[name]) for one, _ in chunk], examples.padding.get(name, 0)) for name in names}
+        if drop_last and len(chunk) < batch_size:
+            return
+        inputs = {
+            name: _array(chunk[0][0][name])
+            if name in whole
+            else _stack([_array(one[name]) for one, _ in chunk], examples.padding.get(name, 0))
+            for name in chunk[0][0]
+        }
         labels = [label for _, label in chunk]
-        yield inputs, None if any(label is None for label in labels) else np.stack([_array(label) for label in labels])
+        yield inputs, None if any(label is None for label in labels) else _stack([_array(one) for one in labels], -100)
 
 
 def _stack(arrays: Sequence[Any], fill: int) -> Any:
@@ -411,20 +554,3 @@ def _stack(arrays: Sequence[Any], fill: int) -> Any:
     if arrays[0].ndim == 1:
         arrays = [np.pad(array, (0, longest - array.shape[0]), constant_values=fill) for array in arrays]
     return np.stack(arrays)
-
-
-def _fit(inputs: Inputs, expected: Sequence[GraphInput] | None) -> Inputs:
-    """Returns the inputs that the graph has, in its types.
-
-    Raises:
-        DataUnavailable: an input of the graph is not among the data.
-    """
-    if expected is None:
-        return inputs
-    missing = [one.name for one in expected if one.name not in inputs]
-    if missing:
-        raise DataUnavailable(
-            f"the model's input '{missing[0]}' is not among the data, which has {', '.join(inputs)}",
-            "name the inputs as the model does, in the data's pre-processing",
-        )
-    return {one.name: inputs[one.name].astype(one.dtype, copy=False) for one in expected}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ from runner.data.batches import data_digest
 from runner.engine.fingerprint import fingerprint, step_ingredients, versions
 from runner.engine.places import Places
 from runner.engine.store import Store
-from runner.errors import DataUnavailable, InvalidRecipe, NotTrusted, Place, Problem
+from runner.errors import DataUnavailable, InvalidRecipe, ModelUnavailable, NotTrusted, PackageMissing, Place, Problem
+from runner.evaluation.check import check_evaluator, evaluation_files, missing_packages
 from runner.evaluation.evaluate import VERSION as EVALUATION_VERSION
-from runner.evaluation.evaluate import check_evaluator
 from runner.models.digest import DigestMemo
-from runner.models.source import Access, Source, locate, twin
+from runner.models.source import Access, Source, locate, smoke_source
 from runner.passes import table
 from runner.passes.declaration import Pass
 from runner.recipe.config import DataConfig, RunConfig
 from runner.recipe.info import Info
 from runner.recipe.load import LoadedConfig
-from runner.targets.target import Target, require, session_threads, target_of
+from runner.targets.target import Target, require, session_threads, target_of, what_is_missing
 
 SOURCE_STEP = "source"
 EVALUATION_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
@@ -118,32 +119,64 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
+    def evaluates(self) -> bool:
+        """Returns whether the configuration measures its model."""
+        return self.request.config.evaluator in self.request.config.evaluators
+
+    @property
     def complete(self) -> bool:
         """Returns whether there is nothing left to compute."""
         return self.steps[-1].cached and (self.evaluation is None or self.evaluated)
 
 
+@dataclass
+class _Missing:
+    """Takes what is only missing on this machine: a run stops at it, a dry run notes it and plans on."""
+
+    tolerated: bool
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Turns an error about this machine into a note where that is tolerated."""
+        try:
+            yield
+        except (DataUnavailable, ModelUnavailable, PackageMissing) as error:
+            if not self.tolerated:
+                raise
+            self.notes += [f"a run needs what is not here: {problem.cause}" for problem in error.problems]
+        except NotTrusted as error:
+            if not self.tolerated:
+                raise
+            self.notes += [f"{problem.cause}; a run needs --trust" for problem in error.problems]
+
+
 def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, access: Access) -> Plan:
     """Returns the plan of a run.
+
+    A dry run (`access.fetch` is False) asks nothing of this machine: a device, model, script or file that is not here
+    becomes a note.
 
     Raises:
         RecipeError: whatever stands in the way, found before any work: an unusable target, a missing or damaged model,
             code that is not trusted, steps that do not fit together, data that is not there.
     """
     config = request.config
+    missing = _Missing(tolerated=not access.fetch)
     target = target_of(config.system(config.target), _place(request, "target"))
-    require(target)
+    device_missing = what_is_missing(target)
+    if device_missing and not request.smoke and access.fetch:
+        require(target)
     _check_steps(request, target)
-    _check_trust(request)
-    folder = request.loaded.folder
-    scripted = config.input_model.type == "PyTorchModel"
-    smoke_twin = request.smoke and config.input_model.type == "HfModel"
-    if smoke_twin:
-        source = twin(config.input_model, folder)
-    else:
-        source = locate(config.input_model, request.info.model.sources if request.info and not scripted else (), folder, access)
-    steps = _steps(request, source, target, store, memo)
-    evaluation = _evaluation_fingerprint(request, steps, source, target, memo)
+    with missing.noted():
+        _check_trust(request)
+    with missing.noted():
+        _check_packages(request)
+    source = _source(request, access, missing)
+    steps = _steps(request, source, target, store, memo, missing)
+    evaluation = None
+    with missing.noted():
+        evaluation = _evaluation_fingerprint(request, steps, source, target, memo)
     return Plan(
         request,
         target,
@@ -154,23 +187,42 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         output=_output(request),
         places=places,
         threads=session_threads(request.threads),
-        notes=_notes(request),
+        notes=tuple(dict.fromkeys((*_notes(request, target, device_missing), *source.notes, *missing.notes))),
     )
+
+
+def _source(request: Request, access: Access, missing: _Missing) -> Source:
+    """Returns the model that the run starts from: under --smoke a tiny one in its place."""
+    config, folder = request.config, request.loaded.folder
+    if request.smoke and config.input_model.type != "PyTorchModel":
+        return smoke_source(config.input_model, folder, access)
+    source = Source(None, None, config.input_model.model_path or f"{config.input_model.model_loader}()")
+    scripted = config.input_model.type == "PyTorchModel"
+    with missing.noted():
+        source = locate(config.input_model, request.info.model.sources if request.info and not scripted else (), folder, access)
+    return source
 
 
 def _place(request: Request, *path: str | int) -> Place | None:
     return request.loaded.tree.deepest(path).origin.place
 
 
-def _notes(request: Request) -> tuple[str, ...]:
+def _notes(request: Request, target: Target, device_missing: tuple[str, str] | None) -> tuple[str, ...]:
     notes = list(request.loaded.notes)
     config = request.config
+    if device_missing:
+        done = "the model is built for it and checked on the CPU" if request.smoke else "a run stops there"
+        notes.append(f"{target.provider}: {device_missing[0]}; {done}")
+    for role in ("host", "target"):
+        system = config.system(getattr(config, role))
+        if system is not None and system.type != "LocalSystem":
+            notes.append(f"{role}: a {system.type} system is read as this machine; steps run in this environment")
     if config.search_strategy and not isinstance(config.search_strategy, bool):
-        notes.append("search_strategy: no pass option lists several values, so the one point is run")
+        notes.append("search_strategy: searches are not served yet, so the first point is run")
     if config.input_model.load_kwargs.get("trust_remote_code") and not request.trust:
         notes.append("trust_remote_code: the model's own code is not run unless --trust is given")
-    if request.smoke and config.input_model.type != "HfModel":
-        notes.append(f"--smoke: a {config.input_model.type} has no tiny twin; the model itself is run")
+    if request.smoke and config.input_model.type == "PyTorchModel":
+        notes.append("--smoke: a PyTorchModel has no tiny twin; the model itself is run")
     return tuple(notes)
 
 
@@ -208,6 +260,13 @@ def _check_steps(request: Request, target: Target) -> None:
         raise InvalidRecipe(*problems)
 
 
+def _check_packages(request: Request) -> None:
+    """What the evaluator needs must be installed, unless it is not going to run."""
+    problems = missing_packages(request.config, request.smoke)
+    if problems:
+        raise PackageMissing(*problems)
+
+
 SCRIPT_KEYS = ("model_script", "script_dir", "user_script")
 
 
@@ -224,7 +283,9 @@ def _check_trust(request: Request) -> None:
         raise NotTrusted(sorted({script for script, _ in named}), named[0][1].origin.place)
 
 
-def _steps(request: Request, source: Source, target: Target, store: Store, memo: DigestMemo) -> tuple[Step, ...]:
+def _steps(
+    request: Request, source: Source, target: Target, store: Store, memo: DigestMemo, missing: _Missing
+) -> tuple[Step, ...]:
     asked: list[tuple[str, Pass, dict[str, Any]]] = []
     if source.step is not None:
         asked.append((SOURCE_STEP, table.get(source.step[0]), source.step[1]))
@@ -233,9 +294,11 @@ def _steps(request: Request, source: Source, target: Target, store: Store, memo:
     steps: list[Step] = []
     digest = source.digest
     for name, pass_, options in asked:
-        data = _data_digests(request, pass_, options, memo)
-        ingredients = step_ingredients(pass_, options, digest or "unknown", target, data)
-        key = fingerprint(ingredients) if digest else None
+        data = None
+        with missing.noted():
+            data = _data_digests(request, pass_, options, memo)
+        ingredients = step_ingredients(pass_, options, digest or "unknown", target, data or {})
+        key = fingerprint(ingredients) if digest and data is not None else None
         steps.append(Step(name, pass_.name, options, key, ingredients, cached=False))
         digest = key
     return tuple(
@@ -254,7 +317,8 @@ def _data_digests(request: Request, pass_: Pass, options: Mapping[str, Any], mem
             continue
         data = request.config.data_config(named) if isinstance(named, str) else DataConfig.model_validate(named)
         if data is None:
-            raise DataUnavailable(f"{pass_.name}: there is no data config '{named}'", place=_place(request, "data_configs"))
+            cause = f"{pass_.name}: there is no data config '{named}'"
+            raise InvalidRecipe(Problem("unknown-name", cause, _place(request, "data_configs")))
         digests[option] = data_digest(data, folder) + (":smoke" if request.smoke else "")
     script = options.get("user_script")
     if isinstance(script, str):
@@ -273,14 +337,17 @@ def _evaluation_fingerprint(
     config = request.config
     evaluator = config.evaluators.get(config.evaluator or "")
     last = steps[-1].fingerprint if steps else source.digest
-    if evaluator is None or last is None:
+    if evaluator is None:
         return None
-    named = {metric.data_config for metric in evaluator.metrics if metric.data_config is not None}
     data = {}
-    for one in named:
-        resolved = config.data_config(one) if isinstance(one, str) else one
+    for metric in evaluator.metrics:
+        resolved = config.data_config(metric.data_config) if isinstance(metric.data_config, str) else metric.data_config
         if resolved is not None:
             data[resolved.name] = data_digest(resolved, request.loaded.folder)
+    for file in evaluation_files(config, request.loaded.folder):
+        data[file.name] = memo.of_file(file)
+    if last is None:
+        return None
     return fingerprint(
         {
             "version": EVALUATION_VERSION,
@@ -289,6 +356,7 @@ def _evaluation_fingerprint(
             "model": last,
             "source": source.digest,
             "target": target.name,
+            "measured_on": "cpu" if what_is_missing(target) else target.name,
             "smoke": request.smoke,
             "threads": session_threads(request.threads),
             "data": data,

@@ -17,8 +17,15 @@ from runner.engine.store import Entry, Store
 VERSION = 1
 
 
-def make_receipt(plan: Plan, entry: Entry, store: Store, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the receipt of a finished run as plain data; it names no user, host or absolute path."""
+def make_receipt(plan: Plan, entry: Entry, store: Store, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Returns the receipt of a finished run as plain data; it names no user, host or absolute path.
+
+    Args:
+        plan: what was decided.
+        entry: the last step's result.
+        store: where the other steps' results are.
+        evaluation: `metrics` and `notes` of the run's evaluator.
+    """
     request = plan.request
     return {
         "receipt": VERSION,
@@ -35,11 +42,11 @@ def make_receipt(plan: Plan, entry: Entry, store: Store, metrics: list[dict[str,
         "provider": plan.target.provider,
         "fingerprint": entry.fingerprint,
         "steps": [_step(store.get(step.fingerprint or ""), step.name, step.pass_name, step.options) for step in plan.steps],
-        "metrics": metrics,
+        "metrics": evaluation["metrics"],
         "files": entry.record["files"],
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": _environment(plan),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *evaluation["notes"]],
     }
 
 

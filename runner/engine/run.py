@@ -87,11 +87,11 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
             memo.forget()  # the worker has learned more
         entry = _last(plan, store)
         evaluation = store.get(plan.evaluation) if plan.evaluation else None
-        result = evaluation.record["result"] if evaluation else {"metrics": [], "missed": []}
+        result = evaluation.record["result"] if evaluation else {"metrics": [], "missed": [], "notes": []}
         written = log is not None or not is_current(entry, plan.output, memo)
         receipt = read_receipt(plan.output) or {}
         if written:
-            receipt = make_receipt(plan, entry, store, result["metrics"])
+            receipt = make_receipt(plan, entry, store, result)
             publish(entry, plan.output, receipt, memo)
         model = ModelHandle.from_json(entry.record["handle"], plan.output)
         source = _source(plan, store)

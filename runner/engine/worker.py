@@ -144,6 +144,7 @@ class Walk:
                     self.job.threads,
                     self.job.smoke,
                     self.job.scripts_allowed,
+                    self.job.target,
                 )
                 record = {"step": "evaluation", "pass": "evaluation", "handle": model.to_json(), "result": result.to_json(),
                           "seconds": time.perf_counter() - started, "ingredients": {}}  # fmt: skip

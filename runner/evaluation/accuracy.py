@@ -65,12 +65,13 @@ def collect(
             raise DataUnavailable("accuracy needs labels, and the data has none", "name the data's label column or file")
         choice, score = predictions(answer(inputs), post_process)
         truth = np.asarray(truth).reshape(choice.shape) if np.size(truth) == choice.size else np.asarray(truth)
+        truth, choice, score = _without_padding(truth, choice, score)
         if truth.shape != choice.shape:
             raise DataUnavailable(
                 f"labels have the shape {list(truth.shape)}, and the model's choices {list(choice.shape)}",
                 "register a post_process component that makes choices of the model's output",
             )
-        counted = truth >= 0
+        counted = truth >= 0 if truth.dtype.kind in "if" else np.ones(truth.shape, bool)
         labels.append(truth[counted])
         chosen.append(choice[counted])
         scores.append(score[counted] if score is not None else None)
@@ -78,6 +79,14 @@ def collect(
         raise DataUnavailable("accuracy needs data, and there are no batches")
     known = [score for score in scores if score is not None]
     return np.concatenate(labels), np.concatenate(chosen), np.concatenate(known) if len(known) == len(scores) else None
+
+
+def _without_padding(truth: Array, choice: Array, score: Array | None) -> tuple[Array, Array, Array | None]:
+    """Cuts what a model says behind the last label of a padded batch of token labels."""
+    if truth.ndim == 2 and choice.ndim == 2 and len(truth) == len(choice) and truth.shape[1] < choice.shape[1]:
+        length = truth.shape[1]
+        return truth, choice[:, :length], score[:, :length] if score is not None else None
+    return truth, choice, score
 
 
 def _accuracy(labels: Array, chosen: Array, _: Array | None) -> float:

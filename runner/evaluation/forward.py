@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import DataUnavailable
 from runner.models.handle import ModelHandle
+from runner.models.inputs import CACHE_WIDTH, cache_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,12 +71,12 @@ class TorchForward:
 
         import torch
 
-        from runner.models.torch_source import load_torch
+        from runner.data.scripted_model import load_module
 
         torch.set_num_threads(threads)
         self._torch = torch
         self._device = device
-        self._module = load_torch(model).to(device)
+        self._module = load_module(model).to(device)
         parameters = inspect.signature(self._module.forward).parameters
         takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         self._takes = None if takes_any else set(parameters)
@@ -113,6 +114,7 @@ class OnnxForward:
         from runner.models.session import open_session
 
         self._session = open_session(model, threads, (provider,))
+        self._cache_width = cache_width(model.folder) or 0
         self._inputs = {one.name: one for one in self._session.get_inputs()}
         self._outputs = [one.name for one in self._session.get_outputs() if not one.name.startswith("present")]
 
@@ -166,7 +168,8 @@ class OnnxForward:
             return np.zeros(ids.shape, dtype)
         if ids is not None and name.startswith("past"):
             shape = [
-                axis if isinstance(axis, int) else ids.shape[0] if not at else 0 for at, axis in enumerate(described.shape)
+                axis if isinstance(axis, int) else self._cache_width if axis == CACHE_WIDTH else 0 if at else ids.shape[0]
+                for at, axis in enumerate(described.shape)
             ]
             return np.zeros(shape, dtype)
         raise DataUnavailable(

@@ -35,7 +35,7 @@ def open_generator(model: ModelHandle, threads: int, provider: str = "CPUExecuti
         RecipeError: it does not load.
     """
     if model.kind == "genai":
-        return GenaiGenerator(model, threads)
+        return GenaiGenerator(model, threads, on_cpu=provider == "CPUExecutionProvider")
     return TorchGenerator(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
 
 
@@ -97,12 +97,13 @@ class _Clock:
 class GenaiGenerator:
     """A folder of onnxruntime-genai. Logits of every position come from a second session when the head is pruned."""
 
-    def __init__(self, model: ModelHandle, threads: int) -> None:
+    def __init__(self, model: ModelHandle, threads: int, on_cpu: bool = False) -> None:
         from runner.models.generation import GenerationSession
 
         self._folder = model.folder
         self._threads = threads
-        self._session: GenerationSession = GenerationSession(model.folder, threads)
+        self._on_cpu = on_cpu
+        self._session: GenerationSession = GenerationSession(model.folder, threads, on_cpu=on_cpu)
         self._scores = False
 
     def times(self, prompt: Sequence[int], new_tokens: int) -> list[float]:
@@ -118,7 +119,7 @@ class GenaiGenerator:
 
         if not self._scores:
             del self._session
-            self._session = GenerationSession(self._folder, self._threads, every_position=True)
+            self._session = GenerationSession(self._folder, self._threads, every_position=True, on_cpu=self._on_cpu)
             self._scores = True
         rows: np.ndarray[Any, Any] = self._session.all_logits(ids)
         return rows

@@ -54,10 +54,10 @@ class Parity:
             RunFailed: ``output-does-not-run``, ``output-not-finite`` or ``output-shape-differs``.
         """
         try:
-            inputs, expected, found = self._both(model)
+            inputs, expected, found = self.outputs(model)
             outputs = {
-                name: _difference(name, found[name], expected[name], inputs.get("attention_mask"))
-                for name in _common(found, expected)
+                name: _difference(name, found[name], expected[other], inputs.get("attention_mask"))
+                for name, other in output_pairs(found, expected).items()
             }
         except NoProbe as reason:
             if self.target == "cpu" and "no kernel" in str(reason):
@@ -65,7 +65,13 @@ class Parity:
             return {"numeric": False, "reason": str(reason), "outputs": {}}
         return {"numeric": True, "inputs": {name: list(array.shape) for name, array in inputs.items()}, "outputs": outputs}
 
-    def _both(self, model: ModelHandle) -> tuple[Arrays, Arrays, Arrays]:
+    def outputs(self, model: ModelHandle) -> tuple[Arrays, Arrays, Arrays]:
+        """Returns (inputs, the source's outputs, the model's outputs), each by name.
+
+        Raises:
+            NoProbe: no inputs are known, or the CPU has no kernels for the model.
+            RunFailed: it does not run.
+        """
         if model.kind == "onnx":
             session = open_graph(model, self.threads)
             inputs, expected = self._expected(graph_shapes(session))
@@ -111,26 +117,45 @@ def _fixed_axes(shape: Shape) -> list[int | None]:
     return [axis if isinstance(axis, int) else None for axis in shape]
 
 
-def _common(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    names = [name for name in expected if name in found]
-    if not names:
-        raise NoProbe(f"its outputs ({', '.join(found)}) are named otherwise than the source's ({', '.join(expected)})")
-    return names
+def output_pairs(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Returns which output is compared with which: those of one name, or all in their order where none has the same.
+
+    Raises:
+        NoProbe: neither names nor shapes are the same.
+    """
+    names = {name: name for name in expected if name in found}
+    if names:
+        return names
+    if [one.shape for one in found.values()] == [one.shape for one in expected.values()]:
+        return dict(zip(found, expected, strict=True))
+    raise NoProbe(f"its outputs ({', '.join(found)}) are named otherwise than the source's ({', '.join(expected)})")
 
 
-def _difference(name: str, found: NDArray[Any], expected: NDArray[Any], mask: NDArray[Any] | None) -> dict[str, float]:
+def comparable(
+    name: str, found: NDArray[Any], expected: NDArray[Any], mask: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns both outputs without what stands at padding, which is nobody's answer.
+
+    Raises:
+        RunFailed: ``output-shape-differs`` or ``output-not-finite``.
+    """
     if found.shape != expected.shape:
         raise RunFailed(
             "output-shape-differs", f"output '{name}' has shape {list(found.shape)}, the source's has {list(expected.shape)}"
         )
     if mask is not None and found.ndim > 2 and found.shape[:2] == mask.shape:
-        found, expected = found[mask > 0], expected[mask > 0]  # what stands at padding is nobody's answer
+        found, expected = found[mask > 0], expected[mask > 0]
     if not np.isfinite(found).all():
         raise RunFailed(
             "output-not-finite",
             f"output '{name}' holds {int(np.isnan(found).sum())} NaN and {int(np.isinf(found).sum())} infinite values",
             "try a wider precision, or keep the nodes that overflow in fp32",
         )
+    return found, expected
+
+
+def _difference(name: str, found: NDArray[Any], expected: NDArray[Any], mask: NDArray[Any] | None) -> dict[str, float]:
+    found, expected = comparable(name, found, expected, mask)
     one, other = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     measured = {

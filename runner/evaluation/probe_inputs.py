@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.evaluation.probe_speech import TASK, speech_inputs
 from runner.models.handle import ModelHandle
+from runner.models.tasks import task_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     Arrays = dict[str, NDArray[Any]]
 
 SEED = 7
+GENERATES = ("text-generation", "image-text-to-text")  # tasks whose models go on from a text
 PROMPT_TOKENS = 96  # longer than the window of a tiny twin, so that window layers show themselves
 PASSAGE = (
     "The library stood at the end of the street, between the bakery and the river. Every Thursday the old teacher came "
@@ -49,8 +52,11 @@ def probe_inputs(source: ModelHandle, wanted: Mapping[str, Shape] | None = None)
     shapes = dict(wanted or {})
     if source.kind == "pytorch":
         return _scripted(source)
+    if source.task == TASK and "input_ids" not in shapes:
+        return speech_inputs(source.folder)
     if any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
-        return _text(source, shapes.get("input_ids", ()))
+        text = _text(source, shapes.get("input_ids", ()))
+        return {**text, **_images(source.folder, shapes["pixel_values"])} if "pixel_values" in shapes else text
     if (source.folder / "preprocessor_config.json").is_file() or "pixel_values" in shapes:
         return _images(source.folder, shapes.get("pixel_values", ()))
     raise NoProbe("neither a tokenizer nor image settings lie beside the source model")
@@ -82,7 +88,7 @@ def _text(source: ModelHandle, shape: Shape) -> Arrays:
 
     tokenizer = load_tokenizer(source)
     length = _fixed(shape, 1)
-    if (source.task or "").startswith("text-generation"):
+    if task_of(source).startswith(GENERATES):
         tokens = tokenizer(PASSAGE)["input_ids"]
         wanted = length or min(PROMPT_TOKENS, len(tokens))
         repeated = (tokens * (wanted // len(tokens) + 1))[:wanted]
@@ -125,28 +131,29 @@ def _image_size(folder: Path) -> tuple[int, int]:
 
 def _scripted(source: ModelHandle) -> Arrays:
     """Inputs of a scripted model: what its own function gives, or random ones by its io_config."""
-    from runner.models.torch_source import script_function
+    from runner.data.scripted_model import example_inputs, io_config
 
-    script = Path(source.attributes["model_script"])
-    if source.attributes.get("dummy_inputs_func"):
-        given = script_function(script, source.attributes["dummy_inputs_func"])(source)
-        return _named_arrays(given, source)
-    config = source.attributes.get("io_config")
-    if isinstance(config, str):
-        config = script_function(script, config)(source)
-    if not isinstance(config, Mapping) or "input_shapes" not in config:
+    config = io_config(source)
+    given = example_inputs(source)
+    if given is not None:
+        return _named_arrays(given, config.input_names)
+    if not config.input_shapes:
         raise NoProbe("the script names neither dummy_inputs_func nor an io_config with input_shapes")
-    names = config.get("input_names", [])
-    types = dict(zip(names, config.get("input_types", []), strict=False))
-    return random_inputs(dict(zip(names, config["input_shapes"], strict=False)), types)
+    types = dict(zip(config.input_names, config.input_types, strict=False))
+    return random_inputs(dict(zip(config.input_names, config.input_shapes, strict=True)), types)
 
 
-def _named_arrays(given: Any, source: ModelHandle) -> Arrays:
-    if isinstance(given, Mapping):
-        return {str(name): np.asarray(value) for name, value in given.items()}
-    values = list(given) if isinstance(given, (tuple, list)) else [given]
-    config = source.attributes.get("io_config")
-    names = list(config.get("input_names", [])) if isinstance(config, Mapping) else []
-    if len(names) < len(values):
-        raise NoProbe("dummy_inputs_func gives unnamed inputs, and io_config names fewer of them")
-    return {str(name): np.asarray(value) for name, value in zip(names, values, strict=False)}
+def _named_arrays(given: Any, names: Sequence[str]) -> Arrays:
+    if not isinstance(given, Mapping):
+        values = list(given) if isinstance(given, (tuple, list)) else [given]
+        if len(names) < len(values):
+            raise NoProbe("dummy_inputs_func gives unnamed inputs, and io_config names fewer of them")
+        given = dict(zip(names, values, strict=False))
+    arrays: Arrays = {}
+    for name, value in given.items():
+        if isinstance(value, (Mapping, list, tuple)) or not hasattr(value, "shape"):
+            if value is None or isinstance(value, bool):
+                continue  # a switch of forward, which is no input of a graph
+            raise NoProbe(f"its input '{name}' is a {type(value).__name__} and no tensor")
+        arrays[str(name)] = np.asarray(value)
+    return arrays

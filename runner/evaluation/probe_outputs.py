@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner.errors import RunFailed
-from runner.evaluation.probe_inputs import NoProbe, Shape
+from runner.evaluation.probe_inputs import GENERATES, NoProbe, Shape
+from runner.evaluation.probe_speech import speech_outputs
+from runner.models.adapter_weights import inference_session
 from runner.models.handle import ModelHandle
 
 if TYPE_CHECKING:
@@ -27,14 +29,14 @@ def torch_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], thread
     """Returns the tensors that the source module gives; for a language model also the rows of the last tokens again."""
     import torch
 
-    from runner.models.torch_source import load_torch
+    from runner.data.scripted_model import load_module
 
-    module = load_torch(model)
+    module = load_module(model)
     torch.set_num_threads(threads)
     given = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
     with torch.inference_mode():
         result = module(**given) if _takes_by_name(module, given) else module(*given.values())
-    if (model.task or "").startswith("text-generation") and hasattr(result, "logits"):
+    if (model.task or "").startswith(GENERATES) and hasattr(result, "logits"):
         logits = result.logits.float().numpy()
         return {"logits": logits, WHILE_DECODING: logits[:, -DECODED:]}
     if isinstance(result, Mapping):
@@ -54,8 +56,9 @@ def _takes_by_name(module: torch.nn.Module, given: Mapping[str, Any]) -> bool:
 
 
 def _output_names(model: ModelHandle, count: int) -> list[str]:
-    described = model.attributes.get("io_config")
-    named = list(described.get("output_names") or []) if isinstance(described, Mapping) else []
+    from runner.data.scripted_model import io_config
+
+    named = list(io_config(model).output_names)
     return [*named, *(f"output_{at}" for at in range(len(named), count))]
 
 
@@ -68,7 +71,10 @@ def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], thread
     """
     from runner.models.generation import GenerationSession, genai_config
 
-    decoder = genai_config(model.folder)["model"]["decoder"]
+    parts = genai_config(model.folder)["model"]
+    if "encoder" in parts and "input_features" in inputs:
+        return speech_outputs(model, parts, inputs, threads)
+    decoder = parts["decoder"]
     if "logits" not in decoder.get("outputs", {}) or "input_ids" not in decoder.get("inputs", {}):
         raise NoProbe("the graph is one part of a model: it takes embeddings or gives no logits")
     tokens = [int(token) for token in inputs["input_ids"][0]]
@@ -96,7 +102,7 @@ def open_graph(model: ModelHandle, threads: int) -> onnxruntime.InferenceSession
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(model.path, options, providers=["CPUExecutionProvider"])
+        return inference_session(model, options, ["CPUExecutionProvider"])
     except states.NotImplemented as error:
         raise NoProbe(f"the CPU provider has no kernel for it: {first_line(error)}") from error
     except Exception as error:
@@ -105,8 +111,8 @@ def open_graph(model: ModelHandle, threads: int) -> onnxruntime.InferenceSession
         raise RunFailed("output-does-not-run", f"ONNX Runtime does not load {model.path}: {first_line(error)}") from error
 
 
-def graph_outputs(session: onnxruntime.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Returns what the graph gives for the inputs that it has.
+def graph_outputs(session: onnxruntime.InferenceSession, inputs: Mapping[str, NDArray[Any]], *, every: bool = False) -> Arrays:
+    """Returns what the graph gives for the inputs that it has; its key-value cache only when `every` output is asked for.
 
     Raises:
         NoProbe: the graph has an input for which nothing is at hand, or a kernel is missing.
@@ -115,7 +121,8 @@ def graph_outputs(session: onnxruntime.InferenceSession, inputs: Mapping[str, ND
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
     feed = {one.name: _input(one, inputs) for one in session.get_inputs()}
-    names = [one.name for one in session.get_outputs() if one.type.startswith("tensor(") and not one.name.startswith("present")]
+    tensors = [one.name for one in session.get_outputs() if one.type.startswith("tensor(")]
+    names = [name for name in tensors if every or not name.startswith("present")]
     try:
         results = session.run(names, feed)
     except states.NotImplemented as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable
+from runner.models.components import component_names
 from runner.models.digest import files_below
 from runner.models.handle import ModelHandle
 
@@ -31,6 +32,7 @@ _LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]{0,2}[\x00-\x7f])")
 _LINKED_FROM = 1_000_000
 # What stands beside a graph and says how to use it: configuration, tokenizer, image processor, pooling.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+_NOT_COMPANIONS = (".index.json", "adapter_config.json")  # of sharded weights; of an adapter
 # The same by name, for a graph in a folder of which nothing else is known; `*` stands for any ending.
 _COMPANION_NAMES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template.jinja",
@@ -130,12 +132,13 @@ def _named_weights(graph: Path) -> set[str]:
 def graphs_of(model: ModelHandle) -> tuple[str, ...]:
     """Returns the names of the ONNX graphs of an `onnx` or `genai` model, relative to its folder; its own `file` first.
 
+    An `onnx` model that was split lies in several, which its attribute `components` names.
     A genai folder may hold several, each a section of genai_config.json: decoder, encoder, embedding, vision, speech.
     """
     first = [model.file] if model.file else []
     config = model.folder / "genai_config.json"
     if model.kind != "genai" or not config.is_file():
-        return tuple(first)
+        return tuple(dict.fromkeys([*first, *component_names(model)]))
     described = json.loads(config.read_text(encoding="utf-8")).get("model", {})
     named = [name for name in _file_names(described) if name.endswith(".onnx") and (model.folder / name).is_file()]
     return tuple(dict.fromkeys([*first, *named]))
@@ -173,7 +176,7 @@ def carry(model: ModelHandle, output: Path, exclude: Collection[str] = (), *, gr
 def carry_companions(source: Path, output: Path) -> None:
     """Copies configuration, tokenizer and processor files of a Hugging Face folder; weights and code stay behind."""
     for name, path in files_below(source):
-        if name.endswith(_COMPANIONS) and not name.endswith(".index.json") and name.count("/") <= 1:
+        if name.endswith(_COMPANIONS) and not name.endswith(_NOT_COMPANIONS) and name.count("/") <= 1:
             link(path, output / name)
 
 

@@ -38,6 +38,20 @@ def download(source: HubSource, say: Callable[[str], None]) -> Path:
     Raises:
         ModelUnavailable: it is gated, not there, or the hub does not answer.
     """
+    return _download(source, [f"*{ending}" for ending in CHECKPOINT_FILES], say)
+
+
+def download_config(source: HubSource, say: Callable[[str], None]) -> Path:
+    """Downloads what a tiny twin is made from: a repository's configuration and tokenizer.
+
+    Raises:
+        ModelUnavailable: it is gated, not there, or the hub does not answer.
+    """
+    names = ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer*.json", "chat_template.jinja"]
+    return _download(source, names, say)
+
+
+def _download(source: HubSource, patterns: list[str], say: Callable[[str], None]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -45,7 +59,6 @@ def download(source: HubSource, say: Callable[[str], None]) -> Path:
     try:
         HfApi().model_info(source.hub, revision=source.revision, timeout=10)
         say(f"downloading {source.hub}")
-        patterns = [f"*{ending}" for ending in CHECKPOINT_FILES]
         return Path(snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns))
     except GatedRepoError:
         raise ModelUnavailable(

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import InvalidRecipe, Problem
 from runner.models.files import read_graph
 from runner.models.handle import ModelHandle
+from runner.models.tasks import IMAGE_ONLY, TEXT_ONLY, task_named, task_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-IMAGE_TASKS = ("image-classification", "image-feature-extraction")
+IMAGE_TASKS = IMAGE_ONLY
+TEXT_TASKS = TEXT_ONLY
+CACHE_WIDTH = "kv_cache_dim"  # name of that dimension
 _SEQUENCE = 32
 _IMAGE = 224
+_SAMPLES = 16_000  # a second of sound
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ def graph_inputs(graph: Path) -> tuple[GraphInput, ...]:
     import onnx
 
     read = read_graph(graph, weights=False).graph
+    width = cache_width(graph.parent)
     defaults = {tensor.name for tensor in read.initializer}
     found = []
     for value in read.input:
@@ -47,9 +52,24 @@ def graph_inputs(graph: Path) -> tuple[GraphInput, ...]:
             continue
         kind = value.type.tensor_type
         shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim)
+        if value.name.startswith("past"):
+            shape = tuple(width or axis if axis == CACHE_WIDTH else axis for axis in shape)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
         found.append(GraphInput(value.name, dtype, shape))
     return tuple(found)
+
+
+def cache_width(folder: Path) -> int | None:
+    """Returns the last dimension of the key-value cache, which onnxruntime-genai's builder leaves open in the graph."""
+    width = read_facts(folder, "genai_config.json").get("model", {}).get("decoder", {}).get("head_size")
+    return int(width) if width else None
+
+
+def vocabulary_size(folder: Path) -> int:
+    """Returns how many token ids the model in a folder knows; 1000 where nothing says so."""
+    facts = read_facts(folder)
+    known = facts.get("vocab_size") or (facts.get("text_config") or {}).get("vocab_size")
+    return int(known or read_facts(folder, "genai_config.json").get("model", {}).get("vocab_size") or 1000)
 
 
 def read_facts(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -69,7 +89,8 @@ def sequence_length(folder: Path, wanted: int) -> int:
 
 def image_size(folder: Path) -> tuple[int, int, int]:
     """Returns (channels, height, width) that the image model in a folder works on."""
-    facts = {**read_facts(folder, "preprocessor_config.json"), **read_facts(folder)}
+    own = read_facts(folder)
+    facts = {**read_facts(folder, "preprocessor_config.json"), **(own.get("vision_config") or {}), **own}
     asked = facts.get("crop_size") or facts.get("size") or facts.get("image_size") or _IMAGE
     if isinstance(asked, Mapping):
         edge = asked.get("shortest_edge", _IMAGE)
@@ -82,31 +103,47 @@ def image_size(folder: Path) -> tuple[int, int, int]:
 
 
 def source_inputs(model: ModelHandle) -> tuple[GraphInput, ...]:
-    """Returns the inputs of a transformers folder for its task: pixels, or token ids with a mask and what else it reads.
+    """Returns the inputs of a transformers folder for its task: pixels, sound, or token ids with a mask and what else it reads.
 
     Raises:
         InvalidRecipe: the task is not one whose inputs are known.
     """
-    if model.task in IMAGE_TASKS:
-        return (GraphInput("pixel_values", "float32", ("batch", *image_size(model.folder))),)
-    if model.task not in TEXT_TASKS:
+    task = task_of(model)
+    reads = task_named(task).reads
+    if "text" in reads and "image" in reads and not task.startswith("zero-shot"):
         raise InvalidRecipe(
             Problem(
                 "unknown-task",
-                f"the inputs of a model for '{model.task}' are not known",
-                remedy="use a PyTorchModel with dummy_inputs_func and io_config",
+                f"the inputs of a model for '{task}' are its processor's",
+                remedy="use ModelBuilder, or a PyTorchModel with dummy_inputs_func and io_config",
             )
         )
+    found: list[GraphInput] = []
+    if "text" in reads:
+        batch = "batch" if len(reads) == 1 or "decoder" in reads else "text_batch"
+        found += [GraphInput(name, "int64", (batch, "sequence")) for name in _text_names(model.folder)]
+    if "image" in reads:
+        batch = "batch" if len(reads) == 1 else "image_batch"
+        found.append(GraphInput("pixel_values", "float32", (batch, *image_size(model.folder))))
+    if "audio" in reads:
+        found.append(_audio_input(model.folder))
+    if "decoder" in reads and not str(model.attributes.get("architecture") or "").endswith("ForCTC"):
+        found.append(GraphInput("decoder_input_ids", "int64", ("batch", "decoder_sequence")))
+    return tuple(found)
+
+
+def _text_names(folder: Path) -> list[str]:
     names = ["input_ids", "attention_mask"]
-    if _reads_token_types(model.folder):
-        names.append("token_type_ids")
-    return tuple(GraphInput(name, "int64", ("batch", "sequence")) for name in names)
+    return [*names, "token_type_ids"] if _reads_token_types(folder) else names
 
 
-TEXT_TASKS = (
-    "fill-mask", "feature-extraction", "sentence-similarity", "text-classification", "sequence-classification",
-    "token-classification", "question-answering", "text-generation",
-)  # fmt: skip
+def _audio_input(folder: Path) -> GraphInput:
+    """A spectrogram of Whisper's fixed length, or samples of any length."""
+    facts = read_facts(folder)
+    if facts.get("num_mel_bins") and facts.get("max_source_positions"):
+        shape = ("batch", int(facts["num_mel_bins"]), 2 * int(facts["max_source_positions"]))
+        return GraphInput("input_features", "float32", shape)
+    return GraphInput("input_values", "float32", ("batch", "samples"))
 
 
 def _reads_token_types(folder: Path) -> bool:
@@ -132,8 +169,7 @@ def made_up(
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    facts = read_facts(folder)
-    vocabulary = int(facts.get("vocab_size") or (facts.get("text_config") or {}).get("vocab_size") or 1000)
+    vocabulary = vocabulary_size(folder)
     made = {}
     for one in inputs:
         shape = tuple(_size(dimension, at, one.name, sizes or {}) for at, dimension in enumerate(one.shape))
@@ -148,6 +184,8 @@ def _size(dimension: int | str | None, axis: int, name: str, sizes: Mapping[str,
         return sizes[dimension]
     if axis == 0 or (isinstance(dimension, str) and "batch" in dimension):
         return 1
+    if dimension == "samples":
+        return _SAMPLES
     return _IMAGE if "pixel" in name or "image" in name else _SEQUENCE
 
 

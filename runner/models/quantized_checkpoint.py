@@ -7,8 +7,8 @@ and `overrides` for the others. A quantised module keeps three tensors in place 
     NAME.scales   float32  [rows, columns / group_size]
     NAME.qzeros   uint8    [rows, groups * bits / 8, up]       codes of zero, packed likewise; absent where symmetric
 
-A weight is (code - zero) * scale; where symmetric, zero is half of the codes. An embedding and a head that are one quantised
-matrix are stored once, as the head.
+A weight is (code - zero) * scale; where symmetric, zero is half of the codes. A group_size of -1 means all columns of a row.
+An embedding and a head that are one quantised matrix are stored once, as the head.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 METHOD = "olive"
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+WHOLE_ROW = -1  # as a group size
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 
 
@@ -176,23 +177,38 @@ def _scheme(default: Scheme, told: Mapping[str, Any], name: str) -> Scheme:
 
 def _take(tensors: dict[str, torch.Tensor], name: str, scheme: Scheme) -> QuantizedMatrix:
     zeros = None if scheme.symmetric else tensors.pop(f"{name}.qzeros")
-    return QuantizedMatrix(scheme, tensors.pop(f"{name}.qweight"), tensors.pop(f"{name}.scales"), zeros)
+    codes = tensors.pop(f"{name}.qweight")
+    if scheme.group_size == WHOLE_ROW:
+        scheme = replace(scheme, group_size=codes.shape[1] * 8 // scheme.bits)
+    return QuantizedMatrix(scheme, codes, tensors.pop(f"{name}.scales"), zeros)
 
 
 def write_checkpoint(checkpoint: Checkpoint, source: Path, folder: Path) -> None:
     """Writes the weights into `folder`, with the configuration, tokenizer and other files of `source`."""
+    tensors = dict(checkpoint.floats)
+    for name, matrix in checkpoint.matrices.items():
+        tensors |= matrix.tensors(name)
+    changes = {"quantization_config": _told(checkpoint), "tie_word_embeddings": checkpoint.shared, "dtype": "float32"}
+    write_weights(tensors, changes, source, folder)
+
+
+def write_weights(tensors: Mapping[str, torch.Tensor], config_changes: Mapping[str, Any], source: Path, folder: Path) -> None:
+    """Writes a transformers folder of these weights, its other files and its configuration as in `source`.
+
+    Args:
+        tensors: all weights by name.
+        config_changes: entries that config.json has otherwise than that of the source.
+        source: the transformers folder that they were made from.
+        folder: an empty folder.
+    """
     from huggingface_hub import save_torch_state_dict
 
     for file in source.iterdir():
         if file.is_file() and not file.name.endswith(_WEIGHT_FILES):
             shutil.copyfile(file, folder / file.name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config |= {"quantization_config": _told(checkpoint), "tie_word_embeddings": checkpoint.shared, "dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.floats.items()}
-    for name, matrix in checkpoint.matrices.items():
-        tensors |= matrix.tensors(name)
-    save_torch_state_dict(tensors, folder, max_shard_size="5GB")
+    (folder / "config.json").write_text(json.dumps(config | dict(config_changes), indent=2), encoding="utf-8")
+    save_torch_state_dict({name: tensor.contiguous() for name, tensor in tensors.items()}, folder, max_shard_size="5GB")
 
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -200,6 +216,8 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     overrides = {}
     for name, matrix in checkpoint.matrices.items():
         own = {key: value for key, value in asdict(matrix.scheme).items() if value != default[key]}
+        if default["group_size"] == WHOLE_ROW and matrix.scales.shape[1] == 1:
+            del own["group_size"]
         if own:
             overrides[name] = own
     shared = checkpoint.shared and HEAD in checkpoint.matrices

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed, TargetUnavailable
+from runner.models.adapter_weights import inference_session
 from runner.models.handle import ModelHandle
 from runner.targets.target import usable_cores
 
@@ -92,9 +93,7 @@ def open_session(
             asked, "this installation of ONNX Runtime does not have it", "install the wheel that does; see 'recipe doctor'"
         )
     try:
-        session = onnxruntime.InferenceSession(
-            str(model.path), session_options(threads, tuned_options(model), asked), providers=list(providers)
-        )
+        session = inference_session(model, session_options(threads, tuned_options(model), asked), providers)
     except Exception as error:  # the binding raises one class a status code, all of them straight below Exception
         if not type(error).__module__.startswith("onnxruntime"):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from runner.models.checkpoint import (
 from runner.models.digest import DigestMemo
 from runner.models.files import graph_files
 from runner.models.handle import Kind, ModelHandle
-from runner.models.hub import cache_folder, cached_snapshot, download
+from runner.models.hub import cache_folder, cached_snapshot, download, download_config
 from runner.models.inputs import TEXT_TASKS
+from runner.models.twin import architecture_of, is_known
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
 
@@ -39,13 +40,15 @@ class Source:
         handle: the model on disk; None while it has not been fetched (a dry run fetches nothing).
         digest: identity of the content, as it enters the first step's fingerprint; None while unknown.
         told: where the model comes from, for people and the receipt.
-        step: name and options of the source step that makes a transformers folder of it; None where it is one.
+        step: name and options of the source step that makes the model that the first pass takes; None where it is one.
+        notes: what people should know of it.
     """
 
     handle: ModelHandle | None
     digest: str | None
     told: str
     step: tuple[str, dict[str, Any]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def locate(model: InputModel, sources: Sequence[HubSource | PackageSource], fold
     """
     if model.type == "PyTorchModel":
         return _scripted(model, folder, access)
+    if model.adapter_path:
+        model = model.model_copy(update={"adapter_path": str(_adapter(model.adapter_path, folder))})
     if not model.model_path:
         raise InvalidRecipe(
             Problem("missing-key", "'input_model.model_path' is missing", remedy="name a hub id, folder or file")
@@ -100,26 +105,82 @@ def locate(model: InputModel, sources: Sequence[HubSource | PackageSource], fold
     return _from_sources(model, list(sources) or [HubSource(hub=model.model_path)], access)
 
 
-def twin(model: InputModel, folder: Path) -> Source:
-    """Returns the source of a smoke run: a step that makes the tiny random-weight twin of the model.
+def _adapter(named: str, folder: Path) -> Path:
+    """Returns the folder of an adapter in peft's format, with an absolute path."""
+    local = _local_path(named, folder)
+    if local is None or not all((local / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):
+        raise ModelUnavailable(
+            "no-adapter",
+            f"'{named}' is no folder with adapter_config.json and adapter_model.safetensors",
+            "fetch the adapter, and check input_model.adapter_path",
+        )
+    return local.resolve()
+
+
+def smoke_source(model: InputModel, folder: Path, access: Access) -> Source:
+    """Returns the source of a smoke run: a step that makes a tiny random-weight model in place of the one that is named.
+
+    An ONNX file that lies here is taken as it is; one that another run has yet to make gets a small stand-in graph.
 
     Raises:
         InvalidRecipe: the architecture behind the id is not known.
     """
-    from runner.models.twin import architecture_of
-
     named = model.model_path or ""
-    local = _local_path(named, folder)
-    facts = architecture_of(str(local) if local else named)
-    options = {"model_id": str(local) if local else named, "task": model.task}
-    identity = (local / "config.json").read_bytes() if local else named.encode()
-    handle = ModelHandle("hf", local or Path(), task=model.task)
+    local = _local_path(named, folder) if named else None
+    if model.type == "ONNXModel":
+        if local is not None:
+            return replace(
+                _onnx(model, local, access), notes=("--smoke: an ONNXModel has no tiny twin; the model itself is run",)
+            )
+        return _stand_in_graph(model)
+    return _tiny_twin(model, named, local, access)
+
+
+def _stand_in_graph(model: InputModel) -> Source:
+    named = str(model.model_path)
     return Source(
-        handle,
+        ModelHandle("onnx", Path(), task=model.task),
+        hashlib.sha256(named.encode()).hexdigest(),
+        f"a small random-weight graph in place of {named}",
+        ("StandInGraph", {"name": named}),
+        (f"--smoke: '{named}' is not here, so a small graph with random weights stands in for it",),
+    )
+
+
+def _tiny_twin(model: InputModel, named: str, local: Path | None, access: Access) -> Source:
+    notes: tuple[str, ...] = ()
+    folder = local if local is not None and (local / "config.json").is_file() else None
+    if folder is None and not is_known(named):
+        folder = _published_config(named, access)
+    facts = architecture_of(str(folder) if folder else named)
+    if facts.stands_in:
+        notes = (f"--smoke: no facts are known of '{named}'; the architecture of {facts.pattern} stands in for it",)
+    if model.adapter_path:
+        notes += (f"--smoke: the adapter {model.adapter_path} does not fit a tiny model and is left out",)
+    identity = (folder / "config.json").read_bytes() if folder else named.encode()
+    options = {"model_id": str(folder) if folder else named, "task": model.task}
+    return Source(
+        ModelHandle("hf", folder or Path(), task=model.task),
         hashlib.sha256(identity).hexdigest(),
         f"tiny random-weight {facts.model_type} in place of {named}",
         ("TinyTwin", options),
+        notes,
     )
+
+
+def _published_config(named: str, access: Access) -> Path | None:
+    """Returns a folder with the configuration and tokenizer of an id, where the hub can be asked; None otherwise."""
+    if _looks_like_path(named):
+        return None
+    source = HubSource(hub=named)
+    if (snapshot := cached_snapshot(source)) is not None:
+        return snapshot
+    if access.offline or not access.fetch:
+        return None
+    try:
+        return download_config(source, access.say)
+    except ModelUnavailable:
+        return None  # the family stands in, with a note
 
 
 def _looks_like_path(text: str) -> bool:
@@ -188,11 +249,13 @@ def _scripted(model: InputModel, folder: Path, access: Access) -> Source:
         "model_loader": model.model_loader,
         "dummy_inputs_func": model.dummy_inputs_func,
         "io_config": model.io_config,
+        "script_dir": str(_local_path(model.script_dir, folder) or model.script_dir) if model.script_dir else None,
         "model_path": str(local) if local else model.model_path,
         "load_kwargs": model.load_kwargs,
         **model.model_attributes,
     }
-    identity = f"{access.memo.of_files(parts)}\0{model.model_loader}\0{model.model_path}"
+    said = model.model_dump(mode="json", exclude={"model_script"})
+    identity = f"{access.memo.of_files(parts)}\0{json.dumps(said, sort_keys=True)}"
     handle = ModelHandle("pytorch", script.parent, None, model.task, attributes)
     return Source(handle, hashlib.sha256(identity.encode()).hexdigest(), f"{model.model_loader} of {model.model_script}")
 
@@ -289,11 +352,15 @@ def _folder(model: InputModel, folder: Path, told: str, access: Access) -> Sourc
         "model_type": facts.get("model_type"),
         "architecture": (facts.get("architectures") or [None])[0],
         "load_kwargs": model.load_kwargs,
+        **({"io_config": model.io_config} if model.io_config else {}),
+        **({"adapter_path": model.adapter_path} if model.adapter_path else {}),
         "trust_remote_code": access.trust and needs_remote_code(facts),
         **model.model_attributes,
     }
     handle = ModelHandle("hf", folder, None, model.task, attributes)
     settings = json.dumps({"task": model.task, "load_kwargs": model.load_kwargs}, sort_keys=True)
+    if model.adapter_path:
+        settings += access.memo.of_files(checkpoint_files(Path(model.adapter_path)))
     return Source(handle, hashlib.sha256(f"{access.memo.of_files(files)}{settings}".encode()).hexdigest(), told)
 
 

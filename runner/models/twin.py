@@ -9,31 +9,118 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InvalidRecipe, ModelUnavailable, Problem, did_you_mean
 from runner.models.checkpoint import read_json
-from runner.models.twin_table import KNOWN, Twin
+from runner.models.twin_table import LANGUAGE_MODELS, Twin
+from runner.models.twin_table_media import MEDIA_MODELS
 from runner.models.twin_vocabulary import Style, Vocabulary
+
+# The first pattern that fits an id counts. An id of another owner is looked up by its name alone.
+KNOWN: tuple[Twin, ...] = (*MEDIA_MODELS, *LANGUAGE_MODELS)
+
+# Words in the name of a model that is not in the table -> the id whose architecture stands in. The first word found counts.
+_FAMILIES = {
+    "smollm3": "HuggingFaceTB/SmolLM3-3B",
+    "smollm": "HuggingFaceTB/SmolLM2-135M",
+    "qwen3.5": "Qwen/Qwen3.5-2B",
+    "qwen3.6": "Qwen/Qwen3.5-2B",
+    "qwen3-vl": "Qwen/Qwen3-VL-2B",
+    "qwen2.5-vl": "Qwen/Qwen2.5-VL-3B",
+    "qwen3": "Qwen/Qwen3-1.7B",
+    "qwen2.5": "Qwen/Qwen2.5-1.5B",
+    "qwen": "Qwen/Qwen2.5-1.5B",
+    "tinyllama": "TinyLlama/TinyLlama-1.1B",
+    "llama-2": "meta-llama/Llama-2-7b",
+    "llama2": "meta-llama/Llama-2-7b",
+    "llama-3.2": "meta-llama/Llama-3.2-1B",
+    "codellama": "codellama/CodeLlama-7b",
+    "vicuna": "meta-llama/Llama-2-7b",
+    "llama": "meta-llama/Llama-3.1-8B",
+    "phi-4-mini": "microsoft/Phi-4-mini",
+    "phi-3.5": "microsoft/Phi-3.5-mini",
+    "phi-3": "microsoft/Phi-3-mini-4k",
+    "phi3": "microsoft/Phi-3-mini-4k",
+    "phi-2": "microsoft/phi-2",
+    "phi-1": "microsoft/phi-1",
+    "phi": "microsoft/Phi-4",
+    "translategemma": "google/translategemma-4b",
+    "gemma-3": "google/gemma-3-1b",
+    "gemma-2": "google/gemma-2-2b",
+    "gemma2": "google/gemma-2-2b",
+    "gemma": "google/gemma-3-1b",
+    "ministral": "mistralai/Ministral-3-3B",
+    "mistral": "mistralai/Mistral-7B-v0.3",
+    "zephyr": "mistralai/Mistral-7B-v0.1",
+    "olmo-3": "allenai/Olmo-3-7B",
+    "olmo-2": "allenai/OLMo-2-1B",
+    "olmo": "allenai/OLMo-1B",
+    "hy-mt": "tencent/HY-MT1.5-1.8B",
+    "hunyuan": "tencent/HY-MT1.5-1.8B",
+    "lfm2": "LiquidAI/LFM2-350M",
+    "granite": "ibm-granite/granite-3.3-2b",
+    "nemotron": "nvidia/Nemotron-Mini-4B",
+    "minitron": "nvidia/Nemotron-Mini-4B",
+    "whisper": "openai/whisper-tiny",
+    "distilgpt2": "distilbert/distilgpt2",
+    "gpt2": "openai-community/gpt2",
+    "opt": "facebook/opt-125m",
+    "t5": "google-t5/t5-small",
+    "deberta-v3": "microsoft/deberta-v3-base",
+    "deberta": "microsoft/deberta-base",
+    "xlm-roberta": "FacebookAI/xlm-roberta-base",
+    "distilroberta": "FacebookAI/roberta-base",
+    "roberta": "FacebookAI/roberta-base",
+    "distilbert": "distilbert/distilbert-base-uncased",
+    "albert": "albert/albert-base-v2",
+    "electra": "google/electra-base-discriminator",
+    "mpnet": "sentence-transformers/all-mpnet-base-v2",
+    "minilm": "sentence-transformers/all-MiniLM-L6",
+    "bge": "BAAI/bge-small-en",
+    "e5": "intfloat/e5-small",
+    "gte": "BAAI/bge-small-en",
+    "bert": "google-bert/bert-base-uncased",
+    "clip": "openai/clip-vit-base-patch32",
+    "dinov2": "facebook/dinov2-small",
+    "vit": "google/vit-base-patch16-224",
+    "deit": "google/vit-base-patch16-224",
+    "resnet": "microsoft/resnet-50",
+    "convnext": "facebook/convnext-tiny-224",
+    "swin": "microsoft/swin-tiny-patch4-window7-224",
+    "mobilenet": "google/mobilenet_v2_1.0_224",
+    "wav2vec2": "facebook/wav2vec2-base",
+    "hubert": "facebook/hubert-base",
+    "deepseek": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+}
+_PLACEHOLDER = re.compile(r"<[^<>]+>|\$\{[^{}]+\}|\{\{[^{}]+\}\}")
+_STAND_IN = "meta-llama/Llama-3.2-1B"
 
 
 def architecture_of(model: str | Path) -> Twin:
     """Returns the facts of a model id that the table knows, or of a local folder with a config.json.
 
+    An id that no pattern fits gets the facts of its family, which a word in the name tells; a placeholder such as
+    ``<MODEL_PATH>`` those of a Llama. Both are marked as standing in.
+
     Raises:
-        InvalidRecipe: the id matches no pattern; names the nearest one.
+        InvalidRecipe: the id matches no pattern and names no family; names the nearest pattern.
         ModelUnavailable: the folder's config.json or tokenizer.json cannot be read.
     """
     folder = Path(model)
     if (folder / "config.json").is_file():
         return _of_folder(folder)
     name = str(model).lower()
-    for twin in (*KNOWN, *(replace(twin, pattern=f"*/{twin.pattern.partition('/')[2]}") for twin in KNOWN)):
-        if fnmatch.fnmatchcase(name, twin.pattern.lower()):
-            return twin
+    known = _known(name)
+    if known is not None:
+        return known
+    family = _STAND_IN if _PLACEHOLDER.fullmatch(name) else _family(name)
+    if family is not None and (known := _known(family.lower())) is not None:
+        return replace(known, stands_in=True)
     raise InvalidRecipe(
         Problem(
             "no-tiny-twin",
@@ -44,37 +131,126 @@ def architecture_of(model: str | Path) -> Twin:
     )
 
 
+def is_known(model_id: str) -> bool:
+    """Says whether the table has facts of a model id."""
+    return _known(model_id.lower()) is not None
+
+
+def _known(name: str) -> Twin | None:
+    for twin in (*KNOWN, *(replace(twin, pattern=f"*/{twin.pattern.partition('/')[2]}") for twin in KNOWN)):
+        if fnmatch.fnmatchcase(name, twin.pattern.lower()):
+            return twin
+    return None
+
+
+def _family(name: str) -> str | None:
+    """Returns the id that stands for the family whose word begins a part of the name."""
+    return next((id_ for word, id_ in _FAMILIES.items() if re.search(rf"(?<![a-z0-9]){re.escape(word)}", name)), None)
+
+
 # --- shrinking -------------------------------------------------------------------------------------------------------
 
 LAYERS = 2
 CONTEXT = 4096
 WINDOW = 64
 _STEP = 64  # widths are multiples of it: an even number of quantisation blocks
-_HEAD, _PARTIAL_HEAD = 32, 64  # a partially rotated head is wider, so that its rotated part stays a multiple of 16
-_DISTILBERT = {
-    "n_heads": "num_attention_heads",
-    "dim": "hidden_size",
-    "hidden_dim": "intermediate_size",
-    "n_layers": "num_hidden_layers",
+_HEAD = 32
+_PARTIAL_HEADS = (64, 80, 96, 128, 160)  # of a partially rotated head: its rotated part stays a multiple of 16
+# What some architectures call the entries that the others agree on.
+_NAMES = {
+    "distilbert": {
+        "n_heads": "num_attention_heads",
+        "dim": "hidden_size",
+        "hidden_dim": "intermediate_size",
+        "n_layers": "num_hidden_layers",
+    },
+    "gpt2": {
+        "n_head": "num_attention_heads",
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_positions": "max_position_embeddings",
+    },
+    "opt": {"ffn_dim": "intermediate_size"},
+    "t5": {
+        "num_heads": "num_attention_heads",
+        "d_model": "hidden_size",
+        "d_kv": "head_dim",
+        "d_ff": "intermediate_size",
+        "num_layers": "num_hidden_layers",
+    },
 }
+# Convolutional and hierarchical models: their whole shape at toy size.
+_FIXED: Mapping[str, Mapping[str, Any]] = {
+    "resnet": {"embedding_size": 16, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 2, 1]},
+    "convnext": {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1]},
+    "swin": {"embed_dim": 32, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]},
+    "mobilenet_v2": {"depth_multiplier": 0.35},
+}
+_PATCHED_VISION = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 def shrink(model_type: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns config entries of the same architecture at toy size."""
+    """Returns config entries of the same architecture at toy size.
+
+    Raises:
+        InvalidRecipe: the entries do not say how wide the architecture is.
+    """
     config = dict(facts)
-    if model_type == "resnet":
-        return {**config, "embedding_size": 16, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 2, 1]}
+    if model_type in _FIXED:
+        return {**config, **_FIXED[model_type]}
+    if model_type == "whisper":
+        return _shrink_whisper(config)
     if "text_config" in config:
-        text = config["text_config"]
-        config["text_config"] = shrink(text.get("model_type", f"{model_type}_text"), text)
-        if "vision_config" in config:
-            vision = config["vision_config"]
-            config["vision_config"] = shrink(vision.get("model_type", "siglip_vision_model"), vision)
+        return _shrink_parts(model_type, config)
+    names = _NAMES.get(model_type, {})
+    named = {names.get(key, key): value for key, value in config.items()}
+    if "num_attention_heads" not in named or "hidden_size" not in named:
+        raise InvalidRecipe(
+            Problem(
+                "no-tiny-twin",
+                f"no tiny twin is made of a '{model_type}': its config.json names no hidden_size and num_attention_heads",
+                remedy="name a model of another architecture, or run without --smoke",
+            )
+        )
+    small = _shrink_transformer(named)
+    back = {name: key for key, name in names.items()}
+    small = {back.get(key, key): value for key, value in small.items() if not names or key in named or key not in back}
+    if "word_embed_proj_dim" in small:
+        small["word_embed_proj_dim"] = small["hidden_size"]
+    if "num_decoder_layers" in small:
+        small["num_decoder_layers"] = LAYERS
+    if "conv_dim" in small or model_type in ("wav2vec2", "hubert"):
+        small["conv_dim"] = [32] * len(small.get("conv_dim", range(7)))
+    return small
+
+
+def _shrink_whisper(config: dict[str, Any]) -> dict[str, Any]:
+    width = _STEP * 2
+    tiny = {"d_model": width, "encoder_ffn_dim": 4 * width, "decoder_ffn_dim": 4 * width}
+    tiny |= dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), LAYERS)
+    return config | tiny
+
+
+def _shrink_parts(model_type: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A model of a language part and a part that sees."""
+    text = config["text_config"]
+    small = shrink(text.get("model_type", f"{model_type}_text"), text)
+    config["text_config"] = small
+    if (vision := config.get("vision_config")) is None:
         return config
-    if model_type == "distilbert":
-        named = {_DISTILBERT.get(key, key): value for key, value in config.items()}
-        return {key: shrink("bert", named).get(_DISTILBERT.get(key, key)) for key in config}
-    return _shrink_transformer(config)
+    if model_type in _PATCHED_VISION:
+        config["vision_config"] = _shrink_patched_vision(vision, small["hidden_size"])
+    else:
+        config["vision_config"] = shrink(vision.get("model_type", "siglip_vision_model"), vision)
+    if "projection_dim" in config:
+        config["projection_dim"] = _STEP
+    return config
+
+
+def _shrink_patched_vision(vision: Mapping[str, Any], width: int) -> dict[str, Any]:
+    tiny = {"hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "depth": LAYERS, "out_hidden_size": width}
+    kept = [key for key in ("fullatt_block_indexes", "deepstack_visual_indexes") if key in vision]
+    return {**vision, **tiny, **{key: [LAYERS - 1] for key in kept}}
 
 
 def _shrink_transformer(config: dict[str, Any]) -> dict[str, Any]:
@@ -82,9 +258,9 @@ def _shrink_transformer(config: dict[str, Any]) -> dict[str, Any]:
     partial = float(config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0)
     heads, kv = int(config["num_attention_heads"]), int(config.get("num_key_value_heads") or config["num_attention_heads"])
     hidden = int(config["hidden_size"])
-    head = int(config.get("head_dim") or hidden // heads)
+    head = int(config.get("head_dim") or max(1, hidden // heads))
 
-    tiny_head = _HEAD if partial == 1.0 else _PARTIAL_HEAD
+    tiny_head = _HEAD if partial == 1.0 else next(width for width in _PARTIAL_HEADS if width * partial % 16 == 0)
     tiny_kv = 1 if kv == 1 else 4 if kv == heads else 2
     tiny_heads = tiny_kv * (heads // kv)
     tiny_hidden = _near(tiny_heads * tiny_head * hidden / (heads * head), math.lcm(_STEP, tiny_heads))
@@ -93,11 +269,23 @@ def _shrink_transformer(config: dict[str, Any]) -> dict[str, Any]:
         config["num_key_value_heads"] = tiny_kv
     if config.get("head_dim") or head * heads != hidden:
         config["head_dim"] = tiny_head
+    if "embedding_size" in config:
+        config["embedding_size"] = tiny_hidden if config["embedding_size"] == hidden else _STEP
     if "intermediate_size" in config:
         config["intermediate_size"] = _near(tiny_hidden * min(config["intermediate_size"] / hidden, 4.0), _STEP)
     if config.get("query_pre_attn_scalar"):
         config["query_pre_attn_scalar"] = tiny_head
-    return config | _shrink_positions(config, rope, int(tiny_head * partial)) | _shrink_layer_kinds(config)
+    rotated = int(tiny_head * partial)
+    return config | _shrink_linear_attention(config) | _shrink_positions(config, rope, rotated) | _shrink_layer_kinds(config)
+
+
+def _shrink_linear_attention(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps how many value heads share a key head."""
+    if "linear_num_key_heads" not in config:
+        return {}
+    share = config["linear_num_value_heads"] // config["linear_num_key_heads"]
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 2 * share}
+    return {**heads, "linear_key_head_dim": _HEAD, "linear_value_head_dim": _HEAD}
 
 
 def _near(size: float, step: int) -> int:
@@ -129,12 +317,22 @@ def _shrink_positions(config: Mapping[str, Any], rope: Mapping[str, Any], rotate
     for key in ("short_factor", "long_factor"):
         if isinstance(scaled.get(key), list):
             scaled[key] = _resample(scaled[key], rotated // 2)
+    if scaled.get("mrope_section"):
+        scaled["mrope_section"] = _divide(rotated // 2, scaled["mrope_section"])
     changes["rope_parameters" if config.get("rope_parameters") else "rope_scaling"] = scaled
     return changes
 
 
 def _resample(values: list[float], count: int) -> list[float]:
     return [values[at * (len(values) - 1) // max(count - 1, 1)] for at in range(count)]
+
+
+def _divide(total: int, shares: Sequence[int]) -> list[int]:
+    """Returns whole numbers in the proportion of `shares` that sum to `total`; the earlier ones take what is left over."""
+    parts = [total * share // sum(shares) for share in shares]
+    for at in range(total - sum(parts)):
+        parts[at] += 1
+    return parts
 
 
 def _shrink_layer_kinds(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +355,9 @@ def _shrink_layer_kinds(config: Mapping[str, Any]) -> dict[str, Any]:
 
 _TASK_OF_HEAD = {
     "ForCausalLM": "text-generation",
-    "ForConditionalGeneration": "text-generation",
+    "WhisperForConditionalGeneration": "automatic-speech-recognition",
+    "T5ForConditionalGeneration": "text2text-generation",
+    "ForConditionalGeneration": "image-text-to-text",
     "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -199,6 +399,10 @@ def _of_folder(folder: Path) -> Twin:
             "bad-config", f"{folder / 'config.json'} names no model_type", "take the model's own config.json"
         )
     facts = {key: value for key, value in config.items() if key not in _NOT_SHAPE}
+    for part in ("text_config", "vision_config"):
+        if isinstance(facts.get(part), dict):
+            kept = {key: value for key, value in facts[part].items() if key == "model_type" or key not in _NOT_SHAPE}
+            facts[part] = kept
     processor = folder / "preprocessor_config.json"
     return Twin(
         str(folder),

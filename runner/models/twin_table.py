@@ -1,4 +1,4 @@
-"""Which architecture a published model id stands for, with the facts of its config.json that shape its graph."""
+"""Which architecture a published language model's id stands for, with the facts of its config.json that shape its graph."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.models.twin_vocabulary import (
+    ALBERT,
     BERT,
+    DEBERTA,
     DEEPSEEK,
     DISTILBERT,
     GEMMA,
+    HUNYUAN,
+    LFM2,
     LLAMA2,
     LLAMA3,
     MISTRAL,
+    OLMO,
     PHI3,
     PHI4,
     PHI4_MINI,
+    PLAIN_BYTES,
     QWEN,
     QWEN3,
     ROBERTA,
     SMOLLM,
+    T5,
     TINYLLAMA,
     Vocabulary,
 )
@@ -34,7 +41,8 @@ class Twin:
         pattern: the table's pattern, or the folder, that the model was found by.
         model_type: transformers' name of the architecture.
         task: its usual Hugging Face task.
-        facts: the entries of its config.json that shape its graph.
+        facts: the entries of its config.json that shape its graph; an entry `*_token_id` (or `*_token_index`) may hold the
+            token's text.
         vocabulary: its tokenizer; None for images.
         processor: its preprocessor_config.json; None for text.
     """
@@ -45,6 +53,9 @@ class Twin:
     facts: Mapping[str, Any]
     vocabulary: Vocabulary | None = None
     processor: Mapping[str, Any] | None = None
+
+    stands_in: bool = False
+    """The id is not in the table: this is the closest architecture of its family."""
 
 
 Heads = tuple[int, int, int]  # query heads, key-value heads, width of one head
@@ -95,6 +106,17 @@ def _decoder(
     return Twin(pattern, model_type, "text-generation", {**facts, **more}, words)
 
 
+_YARN_8 = {
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": 8192,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "attention_factor": 1.2079441541679836,
+}
+_NTK_ALPHA = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0}
+
+
 def _llama(pattern: str, *shape: Any, **more: Any) -> Twin:
     return _decoder(pattern, "llama", *shape, rms_norm_eps=1e-5, **more)
 
@@ -140,6 +162,44 @@ def _mistral(pattern: str, hidden: int, context: int, theta: float, window: int 
     return _decoder(pattern, "mistral", *shape, sliding_window=window, rms_norm_eps=1e-5)
 
 
+def _olmo3(pattern: str, heads: Heads, hidden: int, feed_forward: int) -> Twin:
+    return _decoder(
+        pattern, "olmo3", OLMO, heads, hidden, feed_forward, 65536, 5e5, rope=_YARN_8, sliding_window=4096, rms_norm_eps=1e-6,
+        layer_types=[*["sliding_attention"] * 3, "full_attention"],
+    )  # fmt: skip
+
+
+def _olmo2(pattern: str, heads: Heads, hidden: int, feed_forward: int) -> Twin:
+    return _decoder(pattern, "olmo2", OLMO, heads, hidden, feed_forward, 4096, 5e5, rms_norm_eps=1e-6)
+
+
+def _hunyuan(pattern: str, heads: Heads, hidden: int, feed_forward: int) -> Twin:
+    return _decoder(
+        pattern, "hunyuan_v1_dense", HUNYUAN, heads, hidden, feed_forward, 262144, 1e4, tied=True, rope=_NTK_ALPHA,
+        head_dim=heads[2], rms_norm_eps=1e-5,
+    )  # fmt: skip
+
+
+def _lfm2(pattern: str, heads: Heads, hidden: int, feed_forward: int, adjusted: bool = True) -> Twin:
+    return _decoder(
+        pattern, "lfm2", LFM2, heads, hidden, feed_forward, 128000, 1e6, tied=True, norm_eps=1e-5, conv_L_cache=3,
+        conv_bias=False, block_auto_adjust_ff_dim=adjusted, block_multiple_of=256, block_ffn_dim_multiplier=1.0,
+        layer_types=["conv", "conv", "full_attention"],
+    )  # fmt: skip
+
+
+def _granite(pattern: str, heads: Heads, hidden: int, feed_forward: int, theta: float, attention: float, logits: float) -> Twin:
+    return _decoder(
+        pattern, "granite", PLAIN_BYTES, heads, hidden, feed_forward, 131072, theta, tied=True, embedding_multiplier=12.0,
+        residual_multiplier=0.22, attention_multiplier=attention, logits_scaling=logits, rms_norm_eps=1e-5,
+    )  # fmt: skip
+
+
+def _gpt2(pattern: str, heads: int, hidden: int) -> Twin:
+    shape = {"n_head": heads, "n_embd": hidden, "n_layer": 12, "n_positions": 1024, "tie_word_embeddings": True}
+    return Twin(pattern, "gpt2", "text-generation", shape, PLAIN_BYTES)
+
+
 def _encoder(pattern: str, model_type: str, words: Vocabulary, task: str, heads: int, hidden: int, **more: Any) -> Twin:
     facts = {
         "num_attention_heads": heads,
@@ -154,36 +214,25 @@ def _distilbert(pattern: str, task: str) -> Twin:
     return Twin(pattern, "distilbert", task, {"n_heads": 12, "dim": 768, "hidden_dim": 3072, "n_layers": 6}, DISTILBERT)
 
 
-_SCALED = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
-_IMAGENET = {**_SCALED, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-_HALF = {**_SCALED, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+_XLM_R = {"max_position_embeddings": 514, "type_vocab_size": 1}
+_DISENTANGLED = {
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": ["c2p", "p2c"],
+    "max_relative_positions": -1,
+    "type_vocab_size": 0,
+}
+_DEBERTA_V3 = {
+    **_DISENTANGLED,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_buckets": 256,
+}
 
+_TANH: dict[str, Any] = {"hidden_act": "gelu_pytorch_tanh"}
 
-def _resnet(pattern: str, layer: str) -> Twin:
-    processor = {
-        **_IMAGENET,
-        "image_processor_type": "ConvNextImageProcessor",
-        "size": {"shortest_edge": 224},
-        "crop_pct": 0.875,
-    }
-    return Twin(pattern, "resnet", "image-classification", {"layer_type": layer, "num_labels": 1000}, processor=processor)
-
-
-def _vit(pattern: str, task: str, heads: int, hidden: int, **more: Any) -> Twin:
-    processor = {**_HALF, "image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}
-    shape = {"num_attention_heads": heads, "hidden_size": hidden, "intermediate_size": 4 * hidden}
-    return Twin(pattern, "vit", task, {**shape, "patch_size": 16, "image_size": 224, **more}, processor=processor)
-
-
-def _dinov2(pattern: str, heads: int, hidden: int) -> Twin:
-    size = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
-    processor = {**_IMAGENET, **size, "image_processor_type": "BitImageProcessor"}
-    shape = {"num_attention_heads": heads, "hidden_size": hidden, "mlp_ratio": 4, "patch_size": 14, "image_size": 518}
-    return Twin(pattern, "dinov2", "image-feature-extraction", shape, processor=processor)
-
-
-# The first pattern that fits an id counts. An id of another owner is looked up by its name alone.
-KNOWN: tuple[Twin, ...] = (
+LANGUAGE_MODELS: tuple[Twin, ...] = (
     # vocabulary, (query heads, key-value heads, head width), hidden size, feed-forward size, context, base of the rotation
     _llama("HuggingFaceTB/SmolLM2-135M*", SMOLLM, (9, 3, 64), 576, 1536, 8192, 1e5, tied=True),
     _llama("HuggingFaceTB/SmolLM2-360M*", SMOLLM, (15, 5, 64), 960, 2560, 8192, 1e5, tied=True),
@@ -245,6 +294,54 @@ KNOWN: tuple[Twin, ...] = (
     _mistral("mistralai/Mistral-7B-*v0.1", 4096, 32768, 1e4, window=4096),
     _mistral("mistralai/Mistral-7B-*v0.[23]", 4096, 32768, 1e6),
     _mistral("mistralai/Mistral-Nemo*", 5120, 131072, 1e6),
+    # heads, hidden size, feed-forward size
+    _olmo3("allenai/Olmo-3*-7B*", (32, 32, 128), 4096, 11008),
+    _olmo3("allenai/Olmo-3*-32B*", (40, 8, 128), 5120, 27648),
+    _olmo2("allenai/OLMo-2*-1B*", (16, 16, 128), 2048, 8192),
+    _olmo2("allenai/OLMo-2*-7B*", (32, 32, 128), 4096, 11008),
+    _olmo2("allenai/OLMo-2*-13B*", (40, 40, 128), 5120, 13824),
+    _decoder("allenai/OLMo-1B*", "olmo", OLMO, (16, 16, 128), 2048, 8192, 2048, 1e4, tied=True),
+    _decoder("amd/AMD-OLMo-1B*", "olmo", OLMO, (16, 16, 128), 2048, 8192, 2048, 1e4, tied=True),
+    _decoder("allenai/OLMo-7B*", "olmo", OLMO, (32, 32, 128), 4096, 11008, 2048, 1e4),
+    _hunyuan("tencent/HY-MT1.5-1.8B*", (16, 4, 128), 2048, 6144),
+    _hunyuan("tencent/HY-MT1.5-7B*", (32, 8, 128), 4096, 14336),
+    _hunyuan("tencent/Hunyuan-1.8B*", (16, 4, 128), 2048, 6144),
+    _hunyuan("tencent/Hunyuan-7B*", (32, 8, 128), 4096, 14336),
+    _lfm2("LiquidAI/LFM2*-350M*", (16, 8, 64), 1024, 6656),
+    _lfm2("LiquidAI/LFM2*-700M*", (24, 8, 64), 1536, 10240),
+    _lfm2("LiquidAI/LFM2*-1.2B*", (32, 8, 64), 2048, 12288),
+    _lfm2("LiquidAI/LFM2*-2.6B*", (32, 8, 64), 2048, 10752, adjusted=False),
+    _granite("ibm-granite/granite-3.*-2b*", (32, 8, 64), 2048, 8192, 5e6, 0.015625, 8.0),
+    _granite("ibm-granite/granite-3.*-8b*", (32, 8, 128), 4096, 12800, 1e7, 0.0078125, 16.0),
+    _decoder("google/gemma-2b*", "gemma", GEMMA, (8, 1, 256), 2048, 16384, 8192, 1e4, tied=True, **_TANH),
+    _decoder("google/gemma-7b*", "gemma", GEMMA, (16, 16, 256), 3072, 24576, 8192, 1e4, tied=True, **_TANH),
+    _decoder(
+        "nvidia/*Minitron-4B*", "nemotron", LLAMA2, (24, 8, 128), 3072, 9216, 4096, 1e4, head_dim=128,
+        partial_rotary_factor=0.5, hidden_act="relu2", norm_eps=1e-5,
+    ),
+    _decoder(
+        "nvidia/Nemotron-Mini-4B*", "nemotron", LLAMA2, (24, 8, 128), 3072, 9216, 4096, 1e4, head_dim=128,
+        partial_rotary_factor=0.5, hidden_act="relu2", norm_eps=1e-5,
+    ),
+    # the language part of a model that also reads videos; its own code is not in transformers
+    _qwen2("OpenGVLab/VideoChat-Flash-Qwen2_5-7B*", QWEN, (28, 4, 128), 3584, 18944, 32768, 1e6),
+    _llama("codellama/CodeLlama-7b*", LLAMA2, (32, 32, 128), 4096, 11008, 16384, 1e6),
+    _decoder("microsoft/phi-2*", "phi", PLAIN_BYTES, (32, 32, 80), 2560, 10240, 2048, 1e4, partial_rotary_factor=0.4),
+    _decoder("microsoft/phi-1*", "phi", PLAIN_BYTES, (32, 32, 64), 2048, 8192, 2048, 1e4, partial_rotary_factor=0.5),
+    _gpt2("sshleifer/tiny-gpt2", 2, 2),
+    _gpt2("openai-community/gpt2", 12, 768),
+    _gpt2("openai-community/gpt2-medium", 16, 1024),
+    _gpt2("distilbert/distilgpt2", 12, 768),
+    Twin(
+        "facebook/opt-125m", "opt", "text-generation",
+        {"num_attention_heads": 12, "hidden_size": 768, "ffn_dim": 3072, "word_embed_proj_dim": 768,
+         "max_position_embeddings": 2048, "tie_word_embeddings": True},
+        ROBERTA,
+    ),
+    Twin(
+        "google-t5/t5-small", "t5", "text2text-generation",
+        {"num_heads": 8, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": 6}, T5,
+    ),
     # architecture, vocabulary, task, heads, hidden size
     _encoder("Intel/bert-base-uncased-mrpc", "bert", BERT, "text-classification", 12, 768),
     _encoder("*/bert-base-*", "bert", BERT, "fill-mask", 12, 768),
@@ -259,12 +356,19 @@ KNOWN: tuple[Twin, ...] = (
     _encoder(
         "FacebookAI/roberta-large*", "roberta", ROBERTA, "fill-mask", 16, 1024, max_position_embeddings=514, type_vocab_size=1
     ),
+    _encoder("FacebookAI/xlm-roberta-base*", "xlm-roberta", ROBERTA, "fill-mask", 12, 768, **_XLM_R),
+    _encoder("FacebookAI/xlm-roberta-large*", "xlm-roberta", ROBERTA, "fill-mask", 16, 1024, **_XLM_R),
+    _encoder("intfloat/multilingual-e5-small*", "bert", BERT, "feature-extraction", 12, 384),
+    _encoder(
+        "sentence-transformers/all-mpnet-base*", "mpnet", ROBERTA, "feature-extraction", 12, 768, max_position_embeddings=514
+    ),
+    _encoder("microsoft/deberta-base-mnli*", "deberta", DEBERTA, "text-classification", 12, 768, num_labels=3, **_DISENTANGLED),
+    _encoder("microsoft/deberta-base*", "deberta", DEBERTA, "fill-mask", 12, 768, **_DISENTANGLED),
+    _encoder("microsoft/deberta-v3-base*", "deberta-v2", DEBERTA, "fill-mask", 12, 768, **_DEBERTA_V3),
+    _encoder("microsoft/deberta-v3-small*", "deberta-v2", DEBERTA, "fill-mask", 12, 768, **_DEBERTA_V3),
+    _encoder("albert/albert-base-v2*", "albert", ALBERT, "fill-mask", 12, 768, embedding_size=128, hidden_act="gelu_new"),
+    _encoder("google/electra-small-discriminator*", "electra", BERT, "feature-extraction", 4, 256, embedding_size=128),
+    _encoder("google/electra-base-discriminator*", "electra", BERT, "feature-extraction", 12, 768, embedding_size=768),
     _distilbert("distilbert/distilbert-base-*sst-2-english", "text-classification"),
     _distilbert("distilbert/distilbert-base-*", "fill-mask"),
-    _resnet("microsoft/resnet-18", "basic"),
-    _resnet("microsoft/resnet-*", "bottleneck"),
-    _vit("google/vit-base-patch16-224-in21k", "image-feature-extraction", 12, 768),
-    _vit("google/vit-base-patch16-224*", "image-classification", 12, 768, num_labels=1000),
-    _dinov2("facebook/dinov2-small*", 6, 384),
-    _dinov2("facebook/dinov2-base*", 12, 768),
 )  # fmt: skip

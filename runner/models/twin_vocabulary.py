@@ -172,3 +172,63 @@ ROBERTA = Vocabulary(
         "mask_token": "<mask>",
     },
 )
+DEBERTA = replace(
+    ROBERTA,
+    special=("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"),
+    roles={
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    },
+)
+ALBERT = BERT
+CLIP = Vocabulary(
+    "byte-bpe",
+    ("<|startoftext|>", "<|endoftext|>"),
+    {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+    adds_bos=True,
+)
+T5 = Vocabulary(
+    "metaspace-bpe",
+    ("<pad>", "</s>", "<unk>"),
+    {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+)
+OLMO = Vocabulary(
+    "byte-bpe",
+    ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"),
+    {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>", "unk_token": "<|endoftext|>"},
+    template=_CHATML,
+)
+HUNYUAN = Vocabulary(
+    "byte-bpe",
+    ("<｜hy_begin▁of▁sentence｜>", "<｜hy_place▁holder▁no▁2｜>", "<｜hy_▁pad▁｜>", "<｜hy_User｜>", "<｜hy_Assistant｜>"),
+    {"bos_token": "<｜hy_begin▁of▁sentence｜>", "eos_token": "<｜hy_place▁holder▁no▁2｜>", "pad_token": "<｜hy_▁pad▁｜>"},
+    template=_chat(
+        f"'<｜hy_User｜>' + {_TEXT}",
+        "<｜hy_Assistant｜>",
+        answer=f"'<｜hy_Assistant｜>' + {_TEXT} + eos_token",
+        starts_with_bos=True,
+    ),
+)
+LFM2 = Vocabulary(
+    "byte-bpe",
+    ("<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    {"bos_token": "<|startoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>"},
+    adds_bos=True,
+    template="{{ bos_token }}" + _CHATML,
+)
+GEMMA_VISION = replace(GEMMA, special=(*GEMMA.special, "<start_of_image>", "<end_of_image>", "<image_soft_token>"))
+QWEN_VISION = replace(QWEN3, special=(*QWEN.special, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"))
+MISTRAL_VISION = replace(MISTRAL, special=(*MISTRAL.special, "[IMG]", "[IMG_BREAK]", "[IMG_END]"))
+WHISPER = Vocabulary(
+    "byte-bpe",
+    (
+        "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|fr|>", "<|translate|>", "<|transcribe|>",
+        "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>", "<|0.00|>",
+    ),
+    {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+)  # fmt: skip

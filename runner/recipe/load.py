@@ -134,6 +134,7 @@ def _set(node: Node, parts: list[str], value: Node, text: str, above: str = "") 
 def _check(root: Node, files: tuple[Path, ...], options_of: OptionsOf, notes: list[str]) -> LoadedConfig:
     problems: list[Problem] = []
     place = Place(str(files[0]))
+    root = _first_point(root, options_of, problems, notes, place)
     config = check(RunConfig, root, problems, place)
     steps: dict[str, PassConfig] = {}
     passes = root.members.get("passes")
@@ -160,6 +161,53 @@ def in_reading_order(problems: Sequence[Problem], files: Sequence[Path]) -> list
         return (order.get(place.file, len(order)), place.line or 0) if place else (len(order) + 1, 0)
 
     return sorted(dict.fromkeys(problems), key=key)
+
+
+def _first_point(root: Node, options_of: OptionsOf, problems: list[Problem], notes: list[str], place: Place) -> Node:
+    """Returns the document with one pass a step and one value an option, where a search would try several."""
+    search, passes = root.members.get("search_strategy"), root.members.get("passes")
+    if search is None or not search.value or passes is None:
+        return root
+    steps = {name: _first_of_several(name, node, options_of, problems, notes, place) for name, node in passes.members.items()}
+    return root.with_members(passes=Node(steps, passes.origin))
+
+
+def _first_of_several(
+    name: str, node: Node, options_of: OptionsOf, problems: list[Problem], notes: list[str], place: Place
+) -> Node:
+    """Returns the first point of a step that a search would vary; the other points are checked, too."""
+    if isinstance(node.value, list) and node.items:
+        for other in node.items[1:]:
+            _check_pass(name, other, options_of, problems, [], place)
+        notes.append(f"{node.origin}: '{name}' lists {len(node.items)} passes; searches are not served yet, the first is run")
+        node = node.items[0]
+    options = node.members.get("options")
+    known = options_of(str(node.members["type"].value))[0] if "type" in node.members else None
+    if options is None or known is None:
+        return node
+    several = {
+        key: child
+        for key, child in options.members.items()
+        if child.items and _takes_one(known[1], known[1].renamed.get(key, key))
+    }
+    for key, child in several.items():
+        for item in child.items[1:]:
+            other = options.with_members(**{one: held.items[0] for one, held in several.items()}).with_members(**{key: item})
+            _check_pass(name, node.with_members(options=other), options_of, problems, [], place)
+        notes.append(f"{child.origin}: '{key}' lists {len(child.items)} values; searches are not served yet, the first is run")
+    return node.with_members(options=options.with_members(**{key: child.items[0] for key, child in several.items()}))
+
+
+def _takes_one(options_type: type[PassOptions], option: str) -> bool:
+    """Says whether an option holds one value, so that a list of them is for a search."""
+    field = options_type.model_fields.get(option)
+    return field is not None and not _takes_many(field.annotation)
+
+
+def _takes_many(annotation: Any) -> bool:
+    if annotation is Any or get_origin(annotation) in (list, tuple, set, dict):
+        return True
+    return any(_takes_many(argument) for argument in get_args(annotation))
 
 
 def _check_pass(
@@ -256,7 +304,10 @@ def _problem(
     where, by_override = _where(found, place), _by(found)
     name = _dotted(path)
     if detail["type"] == "extra_forbidden":
-        known = {name for owner in _models_in(_annotation_at(model, path[:-1])) for name in owner.model_fields}
+        owners = _models_in(_annotation_at(model, path[:-1]))
+        if case := [owner for owner in owners if owner.__name__ in detail["loc"]]:  # of a union told apart by a name
+            owners, subject = case, f"{subject}{case[0].__name__} "
+        known = {name for owner in owners for name in owner.model_fields}
         rule, cause = (
             ("unknown-option", f"{subject}has no '{path[-1]}'") if subject else ("unknown-key", f"unknown key '{name}'")
         )

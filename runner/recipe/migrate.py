@@ -61,7 +61,10 @@ _LEVELS = {"joint": "joint", "pass-by-pass": "pass-by-pass", "pass_by_pass": "pa
 def migrate(root: Node) -> tuple[Node, tuple[str, ...]]:
     """Returns the document in the current form, and a note for each thing that was read but does nothing any more."""
     notes: list[str] = []
-    for rewrite in (_engine, _retired, _input_model, _systems, _data_configs, _evaluators, _search, _passes):
+    for rewrite in (
+        _engine, _retired, _input_model, _systems, _data_configs, _metrics, _evaluators, _search, _pass_list, _pass_flows,
+        _passes,
+    ):  # fmt: skip
         root = rewrite(root, notes)
     return root, tuple(notes)
 
@@ -125,7 +128,7 @@ def _input_model(root: Node, notes: list[str]) -> Node:
     model = root.members.get("input_model")
     if model is None or not isinstance(model.value, dict):
         return root
-    model = _replace_text(_unnest(model), "type", MODEL_TYPES)
+    model = _model_reference(_replace_text(_unnest(model), "type", MODEL_TYPES), notes)
     hf_config = model.members.get("hf_config")
     if hf_config is not None and isinstance(hf_config.value, dict):
         model = _from_hf_config(model.with_members(hf_config=None), hf_config, notes)
@@ -136,6 +139,31 @@ def _input_model(root: Node, notes: list[str]) -> Node:
     if trust is not None:
         model = _into_load_kwargs(model.with_members(trust_remote_code=None), {"trust_remote_code": trust})
     return root.with_members(input_model=_retire(model, {"is_file": "the path tells", "is_aml_model": "runs are local"}, notes))
+
+
+# Azure ML's registries write a hub id with a hyphen in place of the slash.
+_OWNERS = (
+    "microsoft", "meta-llama", "mistralai", "google", "openai", "facebook", "intel", "nvidia", "qwen", "deepseek-ai",
+    "huggingface", "stabilityai", "databricks", "ibm-granite", "distilbert", "sentence-transformers",
+)  # fmt: skip
+
+
+def _model_reference(model: Node, notes: list[str]) -> Node:
+    """`model_path` as a mapping: a local path, a hub id, or a model of an Azure ML workspace or registry."""
+    written = model.members.get("model_path")
+    if written is None or not isinstance(written.value, dict):
+        return model
+    reference = _unnest(written).members
+    kind = str(reference["type"].value) if "type" in reference else ""
+    named = next((reference[key] for key in ("path", "name") if key in reference), None)
+    if named is None or not isinstance(named.value, str):
+        return model
+    if "azureml" not in kind:
+        return model.with_members(model_path=named)
+    owner = next((known for known in _OWNERS if named.value.lower().startswith(f"{known}-")), None)
+    name = f"{owner}/{named.value[len(owner) + 1 :]}" if owner else named.value
+    notes.append(f"{written.origin}: the model '{named.value}' of Azure ML is looked up as '{name}' on the hub")
+    return model.with_members(model_path=Node(name, named.origin))
 
 
 def _from_hf_config(model: Node, hf_config: Node, notes: list[str]) -> Node:
@@ -249,6 +277,35 @@ def _data_configs(root: Node, notes: list[str]) -> Node:
     return root.with_members(data_configs=_map_items(data, lambda node: _data_config(node, notes)))
 
 
+def _metrics(root: Node, notes: list[str]) -> Node:
+    """`metrics` at the top level: evaluators name them; where there is no evaluator, they are the run's."""
+    listed = root.members.get("metrics")
+    if listed is None or not isinstance(listed.value, (dict, list)):
+        return root
+    metrics = {
+        name: metric if "name" in metric.members else metric.with_members(name=Node(name, metric.origin))
+        for name, metric in listed.members.items()
+    }
+    metrics |= {str(metric.members["name"].value): metric for metric in listed.items if "name" in metric.members}
+    root = root.with_members(metrics=None)
+    evaluators = root.members.get("evaluators")
+    if evaluators is None:
+        found = Node(
+            {"evaluator": Node({"metrics": Node(list(metrics.values()), listed.origin)}, listed.origin)}, listed.origin
+        )
+        return root.with_members(evaluators=found, evaluator=root.members.get("evaluator") or Node("evaluator", listed.origin))
+    return root.with_members(evaluators=_map_members(evaluators, lambda node: _named_metrics(node, metrics)))
+
+
+def _named_metrics(evaluator: Node, known: dict[str, Node]) -> Node:
+    """Puts the metrics in the places where an evaluator names them; an unknown name is left for validation."""
+    written = evaluator.members.get("metrics")
+    if written is None:
+        return evaluator
+    named = written.items if isinstance(written.value, list) else [written]
+    return evaluator.with_members(metrics=Node([known.get(str(one.value), one) for one in named], written.origin))
+
+
 def _evaluator(node: Node, notes: list[str]) -> Node:
     metrics = node.members.get("metrics")
     if metrics is None or not isinstance(metrics.value, list):
@@ -298,6 +355,36 @@ RETIRED_PASS_LEVEL = {
 }
 
 
+def _pass_list(root: Node, notes: list[str]) -> Node:
+    """`passes` as a list: the steps in order, each called by its `name` or its pass."""
+    passes = root.members.get("passes")
+    if passes is None or not isinstance(passes.value, list):
+        return root
+    named: dict[str, Node] = {}
+    for node in passes.items:
+        given = node.members.get("name") or node.members.get("type")
+        name = str(given.value) if given is not None else "step"
+        while name in named:
+            name += "_"
+        named[name] = node.with_members(name=None)
+    return root.with_members(passes=Node(named, passes.origin))
+
+
+def _pass_flows(root: Node, notes: list[str]) -> Node:
+    """`pass_flows`: orders in which to apply the passes. The first is run."""
+    flows = root.members.get("pass_flows")
+    passes = root.members.get("passes")
+    if flows is None or passes is None or not flows.items:
+        return root.with_members(pass_flows=None)
+    first = [str(node.value) for node in flows.items[0].items]
+    if len(flows.items) > 1:
+        notes.append(f"{flows.origin}: the first of {len(flows.items)} pass_flows is run: {' > '.join(first)}")
+    if any(name not in passes.members for name in first):
+        return root  # validation says that it does not know pass_flows, at its line
+    steps = {name: passes.members[name] for name in first}
+    return root.with_members(pass_flows=None, passes=Node(steps, passes.origin))
+
+
 def _passes(root: Node, notes: list[str]) -> Node:
     passes = root.members.get("passes")
     if passes is None or not isinstance(passes.value, dict):
@@ -306,6 +393,8 @@ def _passes(root: Node, notes: list[str]) -> Node:
     def one(node: Node) -> Node:
         if isinstance(node.value, list) and len(node.value) == 1:
             node = node.value[0]
+        if isinstance(node.value, list):
+            return _map_items(node, one)
         if not isinstance(node.value, dict):
             return node
         node = _retire(_unnest(node), RETIRED_PASS_LEVEL, notes)

@@ -96,7 +96,7 @@ def _pattern(name: str) -> str:
 def _pass_forms(name: str, options: type[PassOptions], definitions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The schemas of a step: options beside `type`, and options under `config`."""
     own = options.model_json_schema(ref_template=_REFERENCE, schema_generator=_Described)
-    definitions.update(own.pop("$defs", {}))
+    definitions.update(_names_in_any_case(own, own.pop("$defs", {})))
     fields: dict[str, Any] = {**own.get("properties", {}), **_respelt(options, own.get("properties", {}))}
     for old, new in options.renamed.items():
         fields[old] = {**fields.get(new, {}), "description": f"Olive's name of {new}"}
@@ -118,6 +118,15 @@ def _pass_forms(name: str, options: type[PassOptions], definitions: dict[str, An
     return flat, nested
 
 
+def _names_in_any_case(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Returns the definitions with the names that tell cases apart accepted as the loader reads them."""
+    for field in schema.get("properties", {}).values():
+        told_by = field.get("items", {}).pop("discriminator", {})
+        for name, reference in told_by.get("mapping", {}).items():
+            definitions[reference.rpartition("/")[2]]["properties"][told_by["propertyName"]] = _any_case([name])
+    return definitions
+
+
 def _respelt(options: type[PassOptions], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that a validator spells right before they are checked: any text, with the right spellings to complete from."""
     decorators = options.__pydantic_decorators__.field_validators.values()
@@ -129,9 +138,28 @@ def _about(field: Mapping[str, Any]) -> dict[str, Any]:
     return {key: field[key] for key in ("description", "default") if key in field}
 
 
+def case_rows(options: type[PassOptions]) -> list[tuple[str, str, list[tuple[str, str, str, str]]]]:
+    """Returns (name, what it does, rows as of `option_rows`) of every case of an option whose items are told apart by name.
+
+    Those are the surgeons of GraphSurgeries.
+    """
+    schema = options.model_json_schema(schema_generator=_Described)
+    found = []
+    for field in schema.get("properties", {}).values():
+        told_by = field.get("items", {}).get("discriminator", {})
+        for name, reference in sorted(told_by.get("mapping", {}).items()):
+            case = schema["$defs"][reference.rpartition("/")[2]]
+            rows = [row for row in _rows(case) if row[0] != told_by["propertyName"]]
+            found.append((name, " ".join(case.get("description", "").split()), rows))
+    return found
+
+
 def option_rows(options: type[PassOptions]) -> list[tuple[str, str, str, str]]:
     """Returns (name, type, default, meaning) of every option, in the order of declaration."""
-    schema = options.model_json_schema(schema_generator=_Described)
+    return _rows(options.model_json_schema(schema_generator=_Described))
+
+
+def _rows(schema: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return [
         (name, _type_text(field), json.dumps(field["default"]) if "default" in field else "required",
          field.get("description", ""))
@@ -143,6 +171,8 @@ def _type_text(field: dict[str, Any]) -> str:
     """A field's type in a few words: `int`, `fp32 | int8`, `list of str`, `none` left out."""
     if "anyOf" in field:
         return " | ".join(_type_text(one) for one in field["anyOf"] if one.get("type") != "null")
+    if "discriminator" in field:
+        return f"mapping with {field['discriminator']['propertyName']}"
     if "enum" in field:
         return " | ".join(str(one) for one in field["enum"])
     if "const" in field:

@@ -53,6 +53,9 @@ _BY_PROVIDER = {target.provider: target for target in TARGETS.values()}
 _ALIASES = {"gpu": "cuda", "dml": "directml"}
 
 
+_ELSEWHERE = f"this runner serves {', '.join(sorted(_BY_PROVIDER))}; the recipe belongs to another runner"
+
+
 def target_named(name: str) -> Target:
     """Returns the target called `cpu`, `cuda` (or `gpu`), `directml` (or `dml`).
 
@@ -72,20 +75,14 @@ def target_of(system: System | None, place: Place | None = None) -> Target:
     """Returns the target that a system asks for: its first accelerator's first provider; CPU where it says nothing.
 
     Raises:
-        InvalidRecipe: the system is not on this machine, its provider is not among the targets, or its device is another's.
+        InvalidRecipe: its provider is not among the targets, or its device is another's.
     """
-    if system is None:
-        return TARGETS["cpu"]
-    if system.type != "LocalSystem":
-        raise InvalidRecipe(
-            Problem(
-                "unsupported-system", f"runs are local; systems of type {system.type} are not served", place, "use LocalSystem"
-            )
-        )
-    if not system.accelerators:
+    if system is None or not system.accelerators:
         return TARGETS["cpu"]
     accelerator = system.accelerators[0]
     if not accelerator.execution_providers:
+        if accelerator.device == "npu":
+            raise InvalidRecipe(Problem("unsupported-provider", "no target runs on an npu", place, _ELSEWHERE))
         return TARGETS["cuda" if accelerator.device == "gpu" else "cpu"]
     provider = accelerator.execution_providers[0]
     if provider not in _BY_PROVIDER:
@@ -94,7 +91,7 @@ def target_of(system: System | None, place: Place | None = None) -> Target:
                 "unsupported-provider",
                 f"{provider} is not among the targets",
                 place,
-                f"this runner serves {', '.join(sorted(_BY_PROVIDER))}",
+                _ELSEWHERE,
             )
         )
     target = _BY_PROVIDER[provider]

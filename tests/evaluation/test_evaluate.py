@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.evaluation.evaluate import check_evaluator, evaluate
+from runner.evaluation.check import check_evaluator, evaluation_files, missing_packages
+from runner.evaluation.evaluate import evaluate
 from runner.evaluation.forward import open_forward, outputs_of
+from runner.models.handle import ModelHandle
 from runner.models.torch_source import load_tokenizer
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
 from runner.recipe.config import RunConfig
+from runner.targets.target import TARGETS
 
 SENTENCES = ("the cat sat on the mat", "a dog ran over the hill", "red ball", "the old house by the river")
 
@@ -29,26 +32,59 @@ def test_a_configuration_without_evaluator_has_no_problems():
     assert check_evaluator(RunConfig.model_validate({"input_model": {"type": "HfModel"}})) == []
 
 
+def evaluator(**keys: Any) -> RunConfig:
+    return RunConfig.model_validate({"input_model": {"type": "HfModel"}, "evaluators": {"e": keys}, "evaluator": "e"})
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"type": "LMEvaluator"}, "'tasks' must list the tasks"),
+        ({"type": "LMEvaluator", "tasks": ["arc"], "batchsize": 2}, "unknown key 'batchsize'"),
+        ({"type": "LMEvaluator", "tasks": ["arc"], "model_class": "ortgenia"}, "model_class ortgenia does not exist"),
+        ({"type": "MTEBEvaluator", "tasks": ["STS17"], "limit": 3}, "unknown key 'limit'"),
+        ({"type": "LMEvaluater", "tasks": ["arc"]}, "type LMEvaluater does not exist"),
+    ],
+)
+def test_what_is_wrong_with_an_evaluator_is_told_before_any_work(keys, told):
+    (problem,) = check_evaluator(evaluator(**keys))
+    assert told in problem.cause
+
+
 @pytest.mark.parametrize("kind", ["LMEvaluator", "MTEBEvaluator"])
-def test_evaluators_that_are_not_served_say_so_before_any_work(kind):
-    asked = RunConfig.model_validate(
-        {"input_model": {"type": "HfModel"}, "evaluators": {"e": {"type": kind, "tasks": ["arc"]}}, "evaluator": "e"}
-    )
-    (problem,) = check_evaluator(asked)
-    assert problem.rule == "evaluator-not-served"
-    assert kind in problem.cause
-    assert "recipe bench" in str(problem.remedy)
+def test_evaluators_of_benchmark_tasks_are_right(kind):
+    assert check_evaluator(evaluator(type=kind, tasks=["one"], batch_size=2, type_args={"max_length": 9})) == []
+
+
+def test_a_missing_package_is_no_mistake_of_the_configuration(monkeypatch):
+    monkeypatch.setattr("runner.evaluation.check.find_spec", lambda name: None)
+    asked = evaluator(type="MTEBEvaluator", tasks=["STS17"])
+    assert check_evaluator(asked) == []
+    (problem,) = missing_packages(asked)
+    assert (problem.rule, problem.remedy) == ("package-missing", "pip install mteb")
+    assert missing_packages(asked, smoke=True) == []
+    metric = {
+        "name": "right",
+        "type": "accuracy",
+        "data_config": "d",
+        "backend": "torch_metrics",
+        "sub_types": [{"name": "wer"}],
+    }
+    (problem,) = missing_packages(config(metric))
+    assert problem.remedy == "pip install torchmetrics"
+    own = {"name": "right", "type": "accuracy", "data_config": "d", "sub_types": [{"name": "accuracy_score"}]}
+    assert missing_packages(config(own)) == []
 
 
 def test_every_problem_of_the_metrics_is_told_at_once():
     problems = check_evaluator(
         config(
-            {"name": "speed", "type": "latency", "sub_types": [{"name": "averge"}]},
-            {"name": "right", "type": "accuracy", "sub_types": [{"name": "accuracy_score"}]},
-            {"name": "mine", "type": "custom"},
+            {"name": "speed", "type": "latency", "sub_types": [{"name": "averge"}], "user_config": {"warmup": 3}},
+            {"name": "right", "type": "accuracy", "sub_types": [{"name": "accuracy_score"}], "backend": "tensor_metrics"},
+            {"name": "mine", "type": "custom", "sub_types": [{"name": "a"}], "user_config": {"user_script": "s.py"}},
         )
     )
-    assert [one.rule for one in problems] == ["unknown-sub-type", "missing-key", "metric-not-served"]
+    assert [one.rule for one in problems] == ["unknown-key", "unknown-sub-type", "bad-value", "missing-key", "missing-key"]
 
 
 def test_latency_throughput_and_size_of_both_models(tiny_bert, exported_bert, tmp_path):
@@ -86,6 +122,30 @@ def test_goals_are_held_against_the_source_model(tiny_bert, exported_bert, tmp_p
     assert reached.missed == ()
     smoke = evaluate(exported_bert, tiny_bert, asked("percent-min-improvement", 99), tmp_path, 2, smoke=True)
     assert smoke.missed == ()
+
+
+def test_a_smoke_run_measures_on_the_cpu_in_place_of_an_absent_device(tiny_bert, exported_bert, tmp_path):
+    metric = {"name": "speed", "type": "latency", "user_config": {"warmup_num": 0, "repeat_test_num": 1}}
+    asked = config(metric, evaluate_input_model=False)
+    found = evaluate(exported_bert, tiny_bert, asked, tmp_path, 2, smoke=True, made_for=TARGETS["directml"])
+    assert [one.name for one in found.metrics] == ["speed-avg"]
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(b"no graph")
+    found = evaluate(
+        ModelHandle("onnx", tmp_path, "model.onnx"), tiny_bert, asked, tmp_path, 2, smoke=True, made_for=TARGETS["directml"]
+    )
+    assert found.metrics == ()
+    assert "directml is not on this machine" in found.notes[0]
+
+
+def test_scripts_and_task_files_count_for_the_evaluation(tmp_path):
+    for name in ("metric.py", "mine.yaml", "questions.jsonl", "other.txt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "mine.yaml").write_text("task: mine\ndata_files: questions.jsonl\n")
+    metric = {"name": "a", "type": "custom", "user_config": {"user_script": "metric.py", "evaluate_func": "f"}}
+    assert [file.name for file in evaluation_files(config(metric), tmp_path)] == ["metric.py"]
+    found = evaluation_files(evaluator(type="LMEvaluator", tasks=["mine", "mmlu"]), tmp_path)
+    assert [file.name for file in found] == ["mine.yaml", "questions.jsonl"]
 
 
 def test_accuracy_comes_from_the_recipes_labelled_data(tiny_classifier, apply_pass, tmp_path: Path):

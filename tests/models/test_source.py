@@ -15,7 +15,7 @@ from runner.models.checkpoint import check_safetensors
 from runner.models.digest import DigestMemo, files_below
 from runner.models.files import ExternalData, carry, read_graph, write_graph
 from runner.models.handle import ModelHandle
-from runner.models.source import Access, Source, locate, twin
+from runner.models.source import Access, Source, locate, smoke_source
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
 
@@ -214,14 +214,19 @@ def test_a_path_that_is_not_there_may_stand_behind_the_flag(tmp_path: Path, kind
         locate(InputModel(type=kind, model_path="/nowhere/at/all"), (), tmp_path, access)
 
 
+def no_network(folder: Path) -> Access:
+    return Access(folder / "models", DigestMemo(folder / "digests.json"), offline=True)
+
+
 def test_the_twin_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRecipe):
-        twin(InputModel(type="HfModel", model_path="Nobody/NothingLikeIt"), tmp_path)
+        smoke_source(InputModel(type="HfModel", model_path="Nobody/NothingAtAll"), tmp_path, no_network(tmp_path))
 
 
 def test_twins_differ_by_id(tmp_path: Path) -> None:
     one, other = (
-        twin(InputModel(type="HfModel", model_path=name), tmp_path) for name in ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B")
+        smoke_source(InputModel(type="HfModel", model_path=name), tmp_path, no_network(tmp_path))
+        for name in ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B")
     )
     assert one.step is not None
     assert one.step[0] == "TinyTwin"

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InvalidRecipe, ModelUnavailable
-from runner.models.twin import architecture_of, shrink
-from runner.models.twin_table import KNOWN
+from runner.models.twin import KNOWN, architecture_of, shrink
 from runner.models.twin_tokenizer import train_tokenizer
 from runner.passes.export.tiny_twin import make_twin
 
@@ -58,14 +57,31 @@ def test_an_id_of_another_owner_is_known_by_its_name():
 
 def test_unknown_id_names_the_nearest_pattern():
     with pytest.raises(InvalidRecipe) as caught:
-        architecture_of("Qwen/Qwen3-77B")
+        architecture_of("microsoft/rasnet-50")
     assert caught.value.problems[0].rule == "no-tiny-twin"
-    assert "Qwen/Qwen3-" in caught.value.problems[0].remedy
+    assert "microsoft/resnet-" in caught.value.problems[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("model_id", "model_type"),
+    [
+        ("Qwen/Qwen3-77B", "qwen3"),
+        ("LiquidAI/LFM2.5-230M", "lfm2"),
+        ("nvidia/Llama-3.1-Nemotron-Nano-8B-v1", "llama"),
+        ("somebody/my-whisper-finetune", "whisper"),
+        ("<MODEL_PATH>", "llama"),
+        ("./models/phi-3-mini-finetuned", "phi3"),
+    ],
+)
+def test_a_family_stands_in_for_an_unknown_id(model_id: str, model_type: str):
+    twin = architecture_of(model_id)
+    assert (twin.model_type, twin.stands_in) == (model_type, True)
+    assert not architecture_of(twin.pattern.replace("*", "x")).stands_in
 
 
 def test_every_decoder_keeps_its_head_groups_and_fits_block_quantisation():
     for twin in KNOWN:
-        if twin.task != "text-generation":
+        if twin.task != "text-generation" or "num_key_value_heads" not in twin.facts:
             continue
         small = shrink(twin.model_type, twin.facts)
         group = twin.facts["num_attention_heads"] // twin.facts["num_key_value_heads"]
@@ -81,6 +97,16 @@ def test_phi_4_mini_keeps_partial_long_rotation():
     assert small["partial_rotary_factor"] == 0.75
     assert len(small["rope_scaling"]["short_factor"]) == len(small["rope_scaling"]["long_factor"]) == rotated / 2
     assert small["original_max_position_embeddings"] < small["max_position_embeddings"]
+
+
+def test_what_a_model_of_text_and_images_keeps():
+    small = tiny("Qwen/Qwen3.5-2B")["text_config"]
+    assert small["layer_types"] == ["linear_attention", "full_attention"]
+    assert sum(small["rope_parameters"]["mrope_section"]) * 2 == 64 * 0.25
+    assert small["linear_num_value_heads"] == small["linear_num_key_heads"]
+    wide = tiny("Qwen/Qwen3.5-27B")["text_config"]
+    assert wide["linear_num_value_heads"] == 3 * wide["linear_num_key_heads"]
+    assert tiny("Qwen/Qwen3-VL-4B-Instruct")["vision_config"]["deepstack_visual_indexes"] == [1]
 
 
 def test_windows():

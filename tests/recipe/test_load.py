@@ -294,7 +294,7 @@ def test_whatever_stands_in_a_file_gives_a_config_or_problems(tmp_path: Path, co
     [
         ("OpenVINOConversion", "needs openvino"),
         ("qnnpreprocess", "Qualcomm"),
-        ("SparseGPT", "not served here yet"),
+        ("VocabReducer", "not served here yet"),
         ("Pant", "did you mean 'Paint'"),
     ],
 )

@@ -50,7 +50,14 @@ def make_twin(twin: Twin, task: str, folder: Path) -> ModelHandle:
     tokenizer = train_tokenizer(twin.vocabulary) if twin.vocabulary else None
     tiny = shrink(twin.model_type, twin.facts)
     if tokenizer is not None:
-        tiny |= _token_ids(tokenizer, twin)
+        ids = _token_ids(tokenizer, twin)
+        tiny = _named_ids(tiny, tokenizer, ids["vocab_size"])
+        if "text_config" in tiny:
+            tiny["text_config"] = {**_named_ids(tiny["text_config"], tokenizer, ids["vocab_size"]), **ids}
+        else:
+            tiny |= ids
+    if "vision_config" in twin.facts and task.startswith("text-generation"):
+        task = twin.task  # the language part alone would be another architecture
     module = _module(AutoConfig.for_model(twin.model_type, **tiny), task)
     module.save_pretrained(folder, safe_serialization=True)
     if tokenizer is not None:
@@ -76,6 +83,18 @@ def _token_ids(tokenizer: PreTrainedTokenizerFast, twin: Twin) -> dict[str, Any]
     return ids
 
 
+def _named_ids(config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, size: int) -> dict[str, Any]:
+    """Returns the entries with ids in place of tokens; an id of the real vocabulary that the small one lacks is left out."""
+    resolved = {}
+    for key, value in config.items():
+        if key.endswith(("_token_id", "_token_index")):
+            value = tokenizer.convert_tokens_to_ids(value) if isinstance(value, str) else value
+            if isinstance(value, int) and value >= size:
+                continue
+        resolved[key] = value
+    return resolved
+
+
 def _module(config: PretrainedConfig, task: str) -> PreTrainedModel:
     import torch
     from transformers import GenerationConfig
@@ -98,12 +117,11 @@ def _fill(module: PreTrainedModel, random: torch.Generator) -> None:
     output = module.get_output_embeddings()
     tied_or_head = {id(output.weight)} if output is not None else set()
     for part in module.modules():
-        zero_centred = "Gemma" in type(part).__name__ and "Norm" in type(part).__name__
         for name, weight in part.named_parameters(recurse=False):
             if id(weight) in tied_or_head:
                 weight.normal_(0.0, LOGIT_SPREAD / math.sqrt(weight.shape[-1]), generator=random)
             elif "Norm" in type(part).__name__ and name == "weight":
-                weight.normal_(0.0 if zero_centred else 1.0, 0.1, generator=random)
+                weight.normal_(float(weight.mean()), 0.1, generator=random)  # fresh ones are all 1, or 0 where 1 is added
             elif weight.dim() > 1:
                 fan_in = weight[0].numel() if not isinstance(part, torch.nn.Embedding) else weight.shape[-1]
                 gain = math.sqrt(2.0) if isinstance(part, torch.nn.Conv2d) else 1.0

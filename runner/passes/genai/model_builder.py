@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from runner.errors import InvalidRecipe, Problem, RunFailed
+from runner.models.adapter import adapter_folder
 from runner.models.files import carry
 from runner.models.generation import import_genai
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, quantization_of
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.genai.architectures import mended
 from runner.passes.genai.quantized_source import write_for_builder
 from runner.passes.genai.shared_embedding import look_up_in_codes, look_up_in_head
 from runner.recipe.config import Model
@@ -30,6 +32,8 @@ Selector = Literal["last_matmul", "mixed_layers", "linear_attn"]
 ALL_LAYERS_SLIDE = ("mistral", "phi3")  # architectures whose sliding_window holds for every layer
 QUANTISED = ("int4", "int8")
 SCHEME = ("block_size", "accuracy_level", "is_symmetric", "algo_config", "matmul_mixed_precision")
+
+_HEAD_NODE = "/lm_head/MatMul"
 
 # Olive's names of options that the builder calls otherwise today.
 RENAMED = {
@@ -74,6 +78,12 @@ class BuilderOptions(Model):
     use_webgpu_fp32: bool | None = Field(None, description="fp32 inputs and outputs on WebGPU")
     use_8bits_moe: bool | None = Field(None, description="8-bit experts; moe_quant_type says it today")
     moe_quant_type: Literal["int2", "int4", "int8", "mxfp4", "nvfp4"] | None = Field(None, description="weights of experts")
+
+    @field_validator("matmul_mixed_precision", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        """Takes the builder's own spelling as well: ``last_matmul:int8,mixed_layers:int8``."""
+        return dict(part.split(":", 1) for part in value.split(",")) if isinstance(value, str) and ":" in value else value
 
 
 class ExtraOptions(BuilderOptions):
@@ -199,19 +209,23 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     chosen.setdefault("hf_token", False)
     if model.attributes.get("trust_remote_code"):
         chosen.setdefault("hf_remote", True)
-    if model.attributes.get("adapter_path"):
-        chosen.setdefault("adapter_path", model.attributes["adapter_path"])
+    if adapter := adapter_folder(model):
+        chosen.setdefault("adapter_path", str(adapter))
     source, checkpoint = model.folder, None
     if model.kind == "hf" and quantization_of(model.folder):
         source, checkpoint = _quantised_source(model, options, context)
     share_head = not options.metadata_only and _shares_rows_of_head(options, chosen, checkpoint)
     if share_head or (checkpoint and EMBEDDING in checkpoint.matrices):
         chosen["shared_embeddings"] = False
-    if options.precision == "int4" and not options.metadata_only:
+    if checkpoint and HEAD not in checkpoint.matrices:
+        context.say("the head stays in floating point; Rtn with lm_head would quantise it")
+        chosen["nodes_to_exclude"] = [*chosen.get("nodes_to_exclude", ()), _HEAD_NODE]
+    precision = "int4" if checkpoint else options.precision  # by which the builder packs codes of any bits
+    if precision == "int4" and not options.metadata_only:
         _keep_shared_loadable(source, chosen, context)
         _keep_blocks_even(model, chosen, context)
     context.say(f"building an {options.precision} graph for {context.target.provider}")
-    _build(source, options.precision, chosen, context)
+    _build(source, precision, chosen, context)
     gc.collect()  # the builder's graph and weights refer to one another
     if share_head:
         context.say("the embedding reads the rows of the quantised head")
@@ -229,12 +243,12 @@ def _quantised_source(model: ModelHandle, options: ModelBuilderOptions, context:
     Raises:
         InvalidRecipe: the precision asked for is not of a quantised graph.
     """
-    if options.precision != "int4":
+    if options.precision not in QUANTISED:
         raise InvalidRecipe(
             Problem(
                 "bad-combination",
-                f"ModelBuilder: the weights of this model are quantised already, and precision {options.precision} is not int4",
-                remedy="set precision to int4: each weight keeps its own bits",
+                f"ModelBuilder: the weights of this model are quantised already, and precision {options.precision} is not",
+                remedy="set precision to int4 or int8: each weight keeps its own bits",
             )
         )
     folder = context.scratch / "quantised-source"
@@ -332,22 +346,26 @@ def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: Pas
     arguments = (None, str(source), str(context.output), precision, context.target.genai_provider, str(work))
     with _builder() as builder:
         try:
-            prepared = builder.parse_extra_options(*arguments, [f"{name}={_written(value)}" for name, value in chosen.items()])
+            prepared = builder.parse_extra_options(
+                *arguments, [f"{name}={_written(name, value)}" for name, value in chosen.items()]
+            )
         except (ValueError, NotImplementedError) as error:
             raise InvalidRecipe(Problem("bad-combination", f"ModelBuilder: {error}")) from error
         config = prepared["hf_details"]["hf_config"]
         _prepare(config)
         try:
-            builder.create_model(*arguments, **prepared)
+            with mended(builder, config):
+                builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(
                 "unsupported-architecture",
                 f"onnxruntime-genai's builder cannot build this model: {error}",
                 "export it with OnnxConversion instead",
             ) from error
-    scaled = (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "linear"
-    if config.model_type == "gemma3_text" and scaled and not chosen.get("config_only"):
-        _restore_local_rotation(context.output / chosen["filename"], config.rope_local_base_freq)
+    text = getattr(config, "text_config", config)
+    scaled = (getattr(text, "rope_parameters", None) or {}).get("rope_type") == "linear"
+    if text.model_type == "gemma3_text" and scaled and not chosen.get("config_only"):
+        _restore_local_rotation(context.output / chosen["filename"], text.rope_local_base_freq)
 
 
 def _restore_local_rotation(graph: Path, theta: float) -> None:
@@ -371,6 +389,7 @@ def _restore_local_rotation(graph: Path, theta: float) -> None:
 
 def _prepare(config: Any) -> None:
     """Says in a transformers configuration what the builder does not find in it by itself."""
+    config = getattr(config, "text_config", config)
     nested = getattr(config, "rope_parameters", None) or {}
     if config.model_type == "gemma3_text" and "full_attention" in nested:
         # transformers 5 keeps one rotary setting for each kind of layer, the builder reads the older flat form
@@ -382,12 +401,14 @@ def _prepare(config: Any) -> None:
         config.layer_types = ["sliding_attention"] * config.num_hidden_layers
 
 
-def _written(value: Any) -> str:
-    """A value as the builder's command line spells it."""
+def _written(name: str, value: Any) -> str:
+    """The value of an option as the builder's command line spells it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
         return ",".join(f"{key}:{item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ("/" if name == "op_types_to_quantize" else ",").join(value)
     return str(value)
 
 
@@ -432,6 +453,7 @@ def _handle(model: ModelHandle, folder: Path, file: str, precision: str, config:
     decoder = config["model"]["decoder"]
     facts = {key: decoder[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads") if key in decoder}
     kept = {key: value for key, value in model.attributes.items() if key != "load_kwargs"}
+    file = decoder.get("filename") or file  # Whisper: encoder.onnx and decoder.onnx
     return ModelHandle("genai", folder, file, model.task or "text-generation", {**kept, **facts, "precision": precision})
 
 

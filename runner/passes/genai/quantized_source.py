@@ -1,14 +1,15 @@
 """Makes a checkpoint with quantised weights readable for onnxruntime-genai's builder.
 
 Its loader of Olive's layout (0.18) takes fused projections apart and miscounts their packed zero points, asks for zero points
-in attention even where a scheme has none, and does not know a quantised embedding. The folder written here holds the same
-codes with projections apart, zero points everywhere and the embedding in floating point; `shared_embedding` brings its codes
-back.
+in attention even where a scheme has none, does not know a quantised embedding, and hands group sizes on that MatMulNBits does
+not serve. The folder written here holds the same codes with projections apart, zero points everywhere, groups cut to blocks
+that are served and the embedding in floating point; `shared_embedding` brings its codes back.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,23 +27,27 @@ from runner.models.quantized_checkpoint import (
 )
 
 _PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".o_proj", ".gate_proj", ".up_proj", ".down_proj")
+_BLOCKS = (256, 128, 64, 32, 16)  # that MatMulNBits serves, largest first
+
+# Outside the numbered layers the loader takes these alone.
+_PLACES = re.compile(r"model\.(layers\.\d+\.|embed_tokens\.|norm\.)|lm_head\.|transformer\.")
 
 
 def write_for_builder(source: Path, folder: Path) -> Checkpoint:
     """Writes the checkpoint in `source` as the builder reads it and returns what it held.
 
     Raises:
-        InvalidRecipe: parts of it are in floating point or differ in a way that the builder does not serve.
+        InvalidRecipe: projections of it are in floating point.
     """
     checkpoint = read_checkpoint(source)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     matrices = {
-        name: _with_zeros(part)
+        name: _in_blocks(_with_zeros(part))
         for whole, matrix in checkpoint.matrices.items()
         if whole != EMBEDDING
         for name, part in _apart(whole, matrix, config)
     }
-    _check(checkpoint, matrices)
+    _check(checkpoint)
     floats = dict(checkpoint.floats)
     if f"{EMBEDDING}.weight" not in floats:
         embedding = checkpoint.matrices.get(EMBEDDING) or checkpoint.matrices[HEAD]
@@ -75,17 +80,35 @@ def _with_zeros(matrix: QuantizedMatrix) -> QuantizedMatrix:
     return replace(matrix, scheme=replace(matrix.scheme, symmetric=False), qzeros=pack(matrix.zeros(), matrix.scheme.bits))
 
 
-def _check(checkpoint: Checkpoint, matrices: dict[str, QuantizedMatrix]) -> None:
-    problems = []
-    for name in checkpoint.floats:
-        if name.removesuffix(".weight").endswith((*_PROJECTIONS, ".qkv_proj", ".gate_up_proj")):
-            problems.append(f"{name.removesuffix('.weight')} is in floating point")
-    for name, matrix in matrices.items():
-        if name.endswith(".q_proj"):
-            above = name.removesuffix("q_proj")
-            if any(matrices[f"{above}{other}"].scheme != matrix.scheme for other in ("k_proj", "v_proj")):
-                problems.append(f"the query, key and value projections of {above.rstrip('.')} are quantised differently")
-    if problems:
-        raise InvalidRecipe(
-            *(Problem("not-buildable", f"ModelBuilder: {one}", remedy="quantise all of them alike") for one in problems)
+def _in_blocks(matrix: QuantizedMatrix) -> QuantizedMatrix:
+    """Returns the matrix with groups that are a power of two: larger ones cut into equal blocks with the same scale."""
+    size = matrix.scheme.group_size
+    block = next((one for one in _BLOCKS if size % one == 0), size)
+    if block == size:
+        return matrix
+    scales = matrix.scales.repeat_interleave(size // block, 1)
+    zeros = pack(matrix.zeros().repeat_interleave(size // block, 1), matrix.scheme.bits)
+    return replace(matrix, scheme=replace(matrix.scheme, group_size=block), scales=scales, qzeros=zeros)
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    problems = [
+        Problem(
+            "not-buildable",
+            f"ModelBuilder: {name.removesuffix('.weight')} is in floating point among quantised projections",
+            remedy="quantise it as well, Rtn with 8 bits keeps it nearly as it is",
         )
+        for name in checkpoint.floats
+        if name.removesuffix(".weight").endswith((*_PROJECTIONS, ".qkv_proj", ".gate_up_proj"))
+    ]
+    problems += [
+        Problem(
+            "not-buildable",
+            f"ModelBuilder: the builder's loader of quantised weights does not know '{name}'",
+            remedy="leave Rtn and Gptq out, and let ModelBuilder quantise this architecture itself (precision int4 or int8)",
+        )
+        for name in checkpoint.floats
+        if not _PLACES.match(name)
+    ][:1]
+    if problems:
+        raise InvalidRecipe(*problems)

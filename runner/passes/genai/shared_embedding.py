@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import RunFailed
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_ir as ir
 
     from runner.models.quantized_checkpoint import QuantizedMatrix
@@ -27,7 +26,6 @@ def look_up_in_head(path: Path) -> None:
     Raises:
         RunFailed: the graph has no quantised head or no embedding to replace.
     """
-    import numpy as np
     import onnx_ir as ir
 
     model = ir.load(path)
@@ -35,13 +33,7 @@ def look_up_in_head(path: Path) -> None:
     head = next((one for one in model.graph if one.op_type == "MatMulNBits" and (one.name or "").startswith(HEAD)), None)
     if head is None:
         raise RunFailed("no-quantised-head", f"{path.name} has no quantised head that the embedding could share")
-    bits, rows = head.attributes["bits"].as_int(), head.attributes["N"].as_int()
-    codes, *rest = [value for value in head.inputs[1:4] if value is not None]
-    for value in rest:
-        _shape_by_rows(value, rows)
-    shape = _initializer(model, f"{_PREFIX}.shape", np.array([rows, -1], np.int64))
-    reshape = ir.node("Reshape", [codes, shape], name="/model/embed_tokens/Reshape")
-    _replace(model, gather, [reshape], [reshape.outputs[0], *rest], bits, head.attributes["block_size"].as_int())
+    read_rows_of_head(model, gather, head)
     _save(model, path)
 
 
@@ -54,14 +46,36 @@ def look_up_in_codes(path: Path, matrix: QuantizedMatrix) -> None:
     import onnx_ir as ir
 
     model = ir.load(path)
-    gather = _gather(model)
-    scales = gather.inputs[0].const_value.numpy().dtype
+    read_codes(model, _gather(model), matrix)
+    _save(model, path)
+
+
+def read_rows_of_head(model: ir.Model, gather: ir.Node, head: ir.Node) -> None:
+    """Lets an embedding, a Gather or GatherBlockQuantized, read the codes of a MatMulNBits."""
+    import numpy as np
+    import onnx_ir as ir
+
+    from runner.passes.graph.surgeons.editing import add_weight
+
+    bits, rows = head.attributes["bits"].as_int(), head.attributes["N"].as_int()
+    codes, *rest = [value for value in head.inputs[1:4] if value is not None]
+    for value in rest:
+        _shape_by_rows(value, rows)
+    shape = add_weight(model.graph, f"{_PREFIX}.shape", np.array([rows, -1], np.int64))
+    reshape = ir.node("Reshape", [codes, shape], name="/model/embed_tokens/Reshape")
+    _replace(model, gather, [reshape], [reshape.outputs[0], *rest], bits, head.attributes["block_size"].as_int())
+
+
+def read_codes(model: ir.Model, gather: ir.Node, matrix: QuantizedMatrix) -> None:
+    """Lets an embedding, the Gather of a matrix, read codes; scales take the type of what it puts out."""
+    from runner.passes.graph.surgeons.editing import add_weight
+
+    scales = next(value.dtype.numpy() for value in (gather.inputs[0], *gather.outputs) if value.dtype is not None)
     values = {"qweight": matrix.qweight.numpy(), "scales": matrix.scales.numpy().astype(scales)}
     if matrix.qzeros is not None:
         values["qzeros"] = matrix.qzeros.numpy()
-    inputs = [_initializer(model, f"{_PREFIX}.{name}", value) for name, value in values.items()]
+    inputs = [add_weight(model.graph, f"{_PREFIX}.{name}", value) for name, value in values.items()]
     _replace(model, gather, [], inputs, matrix.scheme.bits, matrix.scheme.group_size)
-    _save(model, path)
 
 
 def _gather(model: ir.Model) -> ir.Node:
@@ -86,19 +100,10 @@ def _replace(model: ir.Model, gather: ir.Node, before: list[ir.Node], inputs: li
     old, new = gather.outputs[0], lookup.outputs[0]
     new.shape, new.type, new.name = old.shape, old.type, old.name
     model.graph.insert_before(gather, [*before, lookup])
-    old.replace_all_uses_with(new)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
     model.graph.remove(gather, safe=True)
-    if not matrix.uses():
+    if matrix.is_initializer() and not matrix.uses():
         del model.graph.initializers[matrix.name]
-
-
-def _initializer(model: ir.Model, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
-    import onnx_ir as ir
-
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    model.graph.register_initializer(value)
-    return value
 
 
 def _shape_by_rows(value: ir.Value, rows: int) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from runner.models.files import carry, read_graph, write_graph
+from runner.errors import RunFailed
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.each_graph import rewrite_each
 from runner.passes.external_data import ExternalDataOptions
+from runner.passes.graph.scopes import graphs_below
+
+if TYPE_CHECKING:
+    import onnx
+
+_SMALL = 64  # numbers of a tensor that may be a shape or axes
 
 
 class OnnxFloatToFloat16Options(ExternalDataOptions):
@@ -25,43 +33,134 @@ class OnnxFloatToFloat16Options(ExternalDataOptions):
         True, description="find types with ONNX Runtime's shape inference, which knows fused operators"
     )
     disable_shape_infer: bool = Field(False, description="take the types that the graph states")
-    op_block_list: list[str] | None = Field(None, description="operator types that stay in fp32")
+    op_block_list: list[str] | None = Field(
+        None, description="operator types that stay in fp32, besides those that have no kernel in half precision"
+    )
+    op_include_list: list[str] | None = Field(None, description="convert only these operator types")
     node_block_list: list[str] | None = Field(None, description="nodes that stay in fp32")
+    node_include_list: list[str] | None = Field(None, description="convert only these nodes")
     force_fp16_initializers: bool = Field(False, description="convert weights that only fp32 operators use as well")
     force_fp16_inputs: dict[str, list[int]] | None = Field(None, description="inputs that become half in any case, by index")
+
+    @model_validator(mode="after")
+    def _one_list(self) -> OnnxFloatToFloat16Options:
+        for kind in ("op", "node"):
+            if getattr(self, f"{kind}_block_list") is not None and getattr(self, f"{kind}_include_list") is not None:
+                raise ValueError(f"give either {kind}_block_list or {kind}_include_list")
+        return self
 
     renamed: ClassVar[Mapping[str, str]] = {"force_fp32_ops": "op_block_list", "force_fp32_nodes": "node_block_list"}
 
 
-def convert(model: ModelHandle, options: OnnxFloatToFloat16Options, context: PassContext) -> ModelHandle:
-    """Writes the graph in half precision; the other files go along."""
+def _apply(model: ModelHandle, options: OnnxFloatToFloat16Options, context: PassContext) -> ModelHandle:
+    def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
+        if is_half(graph):
+            context.say(f"{name} is in half precision already")
+            return graph
+        return to_half(graph, **_arguments(graph, options))
+
+    return rewrite_each(model, context, change, options.external_data(), precision="fp16")
+
+
+def is_half(model: onnx.ModelProto) -> bool:
+    """Returns whether a graph holds weights in half precision and none of more than a few numbers in fp32."""
+    import onnx
+
+    tensors = [tensor for graph in graphs_below(model.graph) for tensor in graph.initializer]
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in tensors)
+    return halves and not any(tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) > 1 for tensor in tensors)
+
+
+def to_half(model: onnx.ModelProto, *, use_symbolic_shape_infer: bool = True, **arguments: Any) -> onnx.ModelProto:
+    """Returns a graph in half precision, by ONNX Runtime's converter, its nodes in order.
+
+    Args:
+        model: the graph; it is used up.
+        use_symbolic_shape_infer: find types with ONNX Runtime's shape inference.
+        arguments: the converter's.
+
+    Raises:
+        RunFailed: the converter gives up.
+    """
+    import onnx_ir as ir
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    file = model.file or "model.onnx"
-    graph = OnnxModel(read_graph(model.path))
-    graph.convert_float_to_float16(
-        use_symbolic_shape_infer=options.use_symbolic_shape_infer and not options.disable_shape_infer,
-        **_converter_arguments(options),
-    )
-    write_graph(graph.model, context.output / file, options.external_data())
-    carry(model, context.output, exclude={file})
-    return ModelHandle(model.kind, context.output, file, model.task, {**model.attributes, "precision": "fp16"})
+    state_types(model)
+    converter = OnnxModel(model)
+    try:
+        converter.convert_float_to_float16(use_symbolic_shape_infer=use_symbolic_shape_infer, **arguments)
+    except AssertionError as error:
+        raise RunFailed(
+            "half-precision",
+            f"ONNX Runtime's converter does not take this graph{f': {error}' if str(error) else ''}",
+            "branches that hold weights of the same name are the usual cause: put GraphSurgeries with "
+            "DeduplicateSubgraphInitializers before",
+        ) from error
+    ordered = ir.serde.from_proto(converter.model)
+    ordered.graph.sort()
+    return ir.serde.to_proto(ordered)
 
 
-def _converter_arguments(options: OnnxFloatToFloat16Options) -> dict[str, Any]:
-    names = (
-        "min_positive_val", "max_finite_val", "keep_io_types", "disable_shape_infer", "op_block_list", "node_block_list",
-        "force_fp16_initializers", "force_fp16_inputs",
-    )  # fmt: skip
-    return {name: getattr(options, name) for name in names}
+def state_types(model: onnx.ModelProto) -> None:
+    """States the types that ONNX's own inference finds: the converter puts no Cast at a value whose type is not stated.
+
+    What is stated of initializers is dropped: the converter changes it even where the initializer stays as it is.
+    """
+    import onnx
+
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    known = {value.name for value in graph.value_info}
+    for value in [value for value in graph.value_info if value.name in constants]:
+        graph.value_info.remove(value)
+    for value in onnx.shape_inference.infer_shapes(without_weights(model)).graph.value_info:
+        if value.name not in known | constants and value.type.tensor_type.elem_type:
+            value.type.tensor_type.ClearField("shape")
+            graph.value_info.append(value)
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a copy of a graph without the values of its larger weights, which types and shapes do not depend on."""
+    import onnx
+
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = light.graph
+    graph.name = model.graph.name
+    for part in ("node", "input", "output", "value_info"):
+        getattr(graph, part).extend(getattr(model.graph, part))
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            graph.initializer.append(tensor)
+        elif all(value.name != tensor.name for value in graph.input):
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return light
+
+
+def _arguments(model: onnx.ModelProto, options: OnnxFloatToFloat16Options) -> dict[str, Any]:
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
+
+    nodes = [node for graph in graphs_below(model.graph) for node in graph.node]
+    blocked = list(DEFAULT_OP_BLOCK_LIST) + list(options.op_block_list or ())
+    if options.op_include_list is not None:
+        blocked = sorted({node.op_type for node in nodes} - set(options.op_include_list))
+    left = options.node_block_list
+    if options.node_include_list is not None:
+        left = [node.name for node in nodes if node.name not in options.node_include_list]
+    names = ("min_positive_val", "max_finite_val", "keep_io_types", "force_fp16_initializers", "force_fp16_inputs")
+    return {
+        **{name: getattr(options, name) for name in names},
+        "use_symbolic_shape_infer": options.use_symbolic_shape_infer and not options.disable_shape_infer,
+        "op_block_list": blocked,
+        "node_block_list": left,
+    }
 
 
 PASS = Pass(
     name="OnnxFloatToFloat16",
     summary="Converts a graph from fp32 to half precision.",
     options=OnnxFloatToFloat16Options,
-    apply=convert,
-    takes=("onnx",),
-    gives="onnx",
+    apply=_apply,
+    takes=("onnx", "genai"),
+    gives=None,
     packages=("onnxruntime", "onnx"),
 )

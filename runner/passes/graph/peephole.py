@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from runner.models.files import carry, read_graph, write_graph
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.each_graph import rewrite_each
 from runner.passes.external_data import ExternalDataOptions
 
 if TYPE_CHECKING:
@@ -23,48 +23,77 @@ class OnnxPeepholeOptimizerOptions(ExternalDataOptions):
     """Options of OnnxPeepholeOptimizer."""
 
     onnxscript_optimize: bool = Field(True, description="fold constants, drop unused nodes, share equal subgraphs (onnxscript)")
+    onnxoptimizer_optimize: bool = Field(
+        True,
+        description="share equal weights and subgraphs, drop Identity: by the package onnxoptimizer, or onnx-ir without it",
+    )
     fuse_reshape_operations: bool = Field(True, description="one Reshape in place of two in a row, where the second flattens")
-    cast_chain_elimination: bool = Field(True, description="one Cast in place of two in a row, where the first loses nothing")
-    fix_com_microsoft_opset: bool = Field(True, description="declare version 1 of ONNX Runtime's own operators")
+    cast_chain_elimination: bool = Field(
+        True,
+        description="no Casts to another floating-point type and back, and one in place of two where the first loses nothing",
+    )
+    fix_com_microsoft_opset: bool = Field(
+        True, description="declare version 1 of ONNX Runtime's own operators, in the functions of the model as well"
+    )
 
     split_skip_layer_normalization: bool = Field(
         False, description="Add and LayerNormalization in place of SkipLayerNormalization, whose kernel on CPU is slower"
     )
 
     retired: ClassVar[Mapping[str, str]] = {
-        "onnxoptimizer_optimize": "the package onnxoptimizer is not needed: onnxscript_optimize does its work",
         "patch_unsupported_argmax_operator": "ONNX Runtime takes every ArgMax today",
         "fuse_transpose_qat": "onnxscript_optimize folds transposed constants",
     }
 
 
 def optimize(model: ModelHandle, options: OnnxPeepholeOptimizerOptions, context: PassContext) -> ModelHandle:
-    """Writes the cleaned graph; the other files go along."""
+    """Writes the cleaned graph, or graphs; the other files go along."""
+    return rewrite_each(model, context, lambda proto, _: _cleaned(proto, options, context), options.external_data())
+
+
+def _cleaned(proto: onnx.ModelProto, options: OnnxPeepholeOptimizerOptions, context: PassContext) -> onnx.ModelProto:
     import onnx_ir as ir
 
-    file = model.file or "model.onnx"
-    graph = ir.serde.deserialize_model(read_graph(model.path))
-    before = sum(1 for _ in graph.graph.all_nodes())
+    before = len(proto.graph.node)
+    if options.onnxoptimizer_optimize:
+        proto = _optimized(proto, context)
+    graph = ir.serde.deserialize_model(proto)
     if options.onnxscript_optimize:
         _fold(graph)
-    if options.cast_chain_elimination:
-        _merge_casts(graph)
-    if options.fuse_reshape_operations:
-        _merge_reshapes(graph)
+    changed = _merge_casts(graph) if options.cast_chain_elimination else 0
+    changed += _merge_reshapes(graph) if options.fuse_reshape_operations else 0
     if options.split_skip_layer_normalization:
         _split_skip_layer_normalization(graph)
-    _drop_unused(graph)
+    if changed or options.onnxscript_optimize or options.split_skip_layer_normalization:
+        _drop_unused(graph)
     if options.fix_com_microsoft_opset:
         _declare_microsoft(graph)
     context.say(f"{before} nodes before, {sum(1 for _ in graph.graph.all_nodes())} after")
-    write_graph(_proto(graph), context.output / file, options.external_data())
-    carry(model, context.output, exclude={file})
-    return ModelHandle(model.kind, context.output, file, model.task, model.attributes)
+    return ir.serde.serialize_model(graph)
 
 
-def _proto(graph: ir.Model) -> onnx.ModelProto:
+def _optimized(proto: onnx.ModelProto, context: PassContext) -> onnx.ModelProto:
+    """Returns what onnxoptimizer makes of a graph; without that package, what onnx-ir's passes of that purpose make of it."""
+    try:
+        import onnxoptimizer  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        context.say("onnxoptimizer is not installed: equal weights and subgraphs are shared by onnx-ir instead")
+        return _shared(proto)
+    return onnxoptimizer.optimize(proto)  # type: ignore[no-any-return,unused-ignore]
+
+
+def _shared(proto: onnx.ModelProto) -> onnx.ModelProto:
     import onnx_ir as ir
+    import onnx_ir.passes.common as passes
 
+    graph = ir.serde.deserialize_model(proto)
+    for one in (
+        passes.IdentityEliminationPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+    ):
+        one(graph)
     return ir.serde.serialize_model(graph)
 
 
@@ -85,17 +114,34 @@ def _only_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _merge_casts(graph: ir.Model) -> None:
-    """Cast(Cast(x, wide), to) becomes Cast(x, to), where `wide` holds every value of x exactly."""
+def _merge_casts(graph: ir.Model) -> int:
+    """Cast(Cast(x, wide), to) becomes Cast(x, to), where `wide` holds every value of x exactly; returns how many did.
+
+    Cast(Cast(x, narrow), to) becomes x, where x and `to` are of one floating-point type: the narrow type is what an exporter
+    computes in, and no part of the model.
+    """
+    import onnx_ir as ir
+
+    merged = 0
     for node in list(graph.graph.all_nodes()):
         if node.op_type != "Cast" or node.domain or node.inputs[0] is None:
             continue
         first = node.inputs[0].producer()
         if first is None or first.op_type != "Cast" or first.domain or first.inputs[0] is None:
             continue
-        source = first.inputs[0]
-        if source.dtype is not None and _holds(source.dtype, first.attributes["to"].as_int()):
+        source, between, to = first.inputs[0], first.attributes["to"].as_int(), node.attributes["to"].as_int()
+        if source.dtype is None:
+            continue
+        if source.dtype == to and source.dtype.is_floating_point() and ir.DataType(between).is_floating_point():
+            if not node.outputs[0].is_graph_output():
+                ir.convenience.replace_all_uses_with(node.outputs[0], source)
+            else:
+                node.replace_input_with(0, source)
+            merged += 1
+        elif _holds(source.dtype, between):
             node.replace_input_with(0, source)
+            merged += 1
+    return merged
 
 
 def _holds(narrow: ir.DataType, wide: int) -> bool:
@@ -115,8 +161,9 @@ def _holds(narrow: ir.DataType, wide: int) -> bool:
         return False
 
 
-def _merge_reshapes(graph: ir.Model) -> None:
-    """Reshape(Reshape(x, any), [-1]) becomes Reshape(x, [-1])."""
+def _merge_reshapes(graph: ir.Model) -> int:
+    """Reshape(Reshape(x, any), [-1]) becomes Reshape(x, [-1]); returns how many did."""
+    merged = 0
     for node in list(graph.graph.all_nodes()):
         if node.op_type != "Reshape" or node.domain or node.inputs[0] is None or node.inputs[1] is None:
             continue
@@ -125,6 +172,8 @@ def _merge_reshapes(graph: ir.Model) -> None:
             continue
         if shape.numpy().tolist() == [-1] and _only_use(node.inputs[0]):
             node.replace_input_with(0, first.inputs[0])
+            merged += 1
+    return merged
 
 
 def _split_skip_layer_normalization(graph: ir.Model) -> None:
@@ -157,6 +206,10 @@ def _split_skip_layer_normalization(graph: ir.Model) -> None:
 def _declare_microsoft(graph: ir.Model) -> None:
     if any(node.domain == _MICROSOFT for node in graph.graph.all_nodes()):
         graph.opset_imports[_MICROSOFT] = 1
+    for function in graph.functions.values():
+        if any(node.domain == _MICROSOFT for node in function.all_nodes()):
+            function.opset_imports[_MICROSOFT] = 1
+            graph.opset_imports[_MICROSOFT] = 1
 
 
 PASS = Pass(
@@ -164,7 +217,8 @@ PASS = Pass(
     summary="Cleans a graph up: folded constants, merged casts and reshapes, no dead nodes.",
     options=OnnxPeepholeOptimizerOptions,
     apply=optimize,
-    takes=("onnx",),
-    gives="onnx",
+    takes=("onnx", "genai"),
+    gives=None,
     packages=("onnxscript", "onnx-ir", "onnx"),
+    version=2,
 )

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from runner.errors import RunFailed
+from runner.errors import InvalidRecipe, Problem, RunFailed
+from runner.models.components import component_names
 from runner.models.files import carry
 from runner.models.handle import ModelHandle
 from runner.models.inputs import graph_inputs, made_up, sequence_length
@@ -80,6 +81,14 @@ def tune(model: ModelHandle, options: OrtSessionParamsTuningOptions, context: Pa
 
     One property after the other is varied from the default, each trial in a process of its own; see `_CLEARLY`.
     """
+    if component_names(model):
+        raise InvalidRecipe(
+            Problem(
+                "split-model",
+                "OrtSessionParamsTuning: the model lies in several graphs",
+                remedy="put ComposeOnnxModels before it, or tune before SplitModel",
+            )
+        )
     inputs = _saved_inputs(model, options, context)
     base: dict[str, Any] = {"intra_op_num_threads": context.threads}
     if options.extra_session_config:

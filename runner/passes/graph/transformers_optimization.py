@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from runner.errors import InvalidRecipe, Problem, did_you_mean
-from runner.models.files import carry, unlinked, write_graph
+from runner.models.files import carry, external_files, graphs_of, read_graph, unlinked, write_graph
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.external_data import ExternalDataOptions
@@ -42,6 +43,11 @@ _FUSION_SWITCHES = (
     "enable_gelu_approximation", "enable_gemm_fast_gelu", "enable_group_norm", "enable_layer_norm", "enable_nhwc_conv",
     "enable_packed_kv", "enable_packed_qkv", "enable_qordered_matmul", "enable_rotary_embeddings", "enable_shape_inference",
     "enable_skip_group_norm", "enable_skip_layer_norm", "group_norm_channels_last", "use_multi_head_attention",
+)  # fmt: skip
+# Fusions into operators that the CPU provider has no kernels for.
+_GPU_ONLY = (
+    "enable_bias_add", "enable_bias_splitgelu", "enable_group_norm", "enable_nhwc_conv", "enable_packed_kv",
+    "enable_packed_qkv", "enable_skip_group_norm",
 )  # fmt: skip
 
 
@@ -112,14 +118,27 @@ class OrtTransformersOptimizationOptions(ExternalDataOptions):
 
 
 def optimize(model: ModelHandle, options: OrtTransformersOptimizationOptions, context: PassContext) -> ModelHandle:
-    """Writes the fused graph; everything else of the folder goes along.
+    """Writes the fused graph (or graphs, where the model was split); everything else of the folder goes along.
 
     Raises:
         InvalidRecipe: the model's architecture is none that fusions are known for, and none was named.
     """
     if model.kind == "genai":
         return _finish_fused(model, options, context)
-    fused = _fuse(model, options, context)
+    names = graphs_of(model)
+    weights = {file for name in names for file in external_files(model.folder / name)}
+    for name in names:
+        write_graph(_optimized(model, name, options, context), context.output / name, options.external_data())
+    carry(model, context.output, exclude={*names, *weights}, graph=True)
+    return ModelHandle(model.kind, context.output, names[0], model.task, model.attributes)
+
+
+def _optimized(
+    model: ModelHandle, name: str, options: OrtTransformersOptimizationOptions, context: PassContext
+) -> onnx.ModelProto:
+    before = _fused_operators(read_graph(model.folder / name, weights=False))
+    fused = _fuse(model, name, options, context)
+    context.say(_told(before, _fused_operators(fused.model)))
     if options.float16:
         fused.convert_float_to_float16(
             keep_io_types=options.keep_io_types,
@@ -130,10 +149,7 @@ def optimize(model: ModelHandle, options: OrtTransformersOptimizationOptions, co
     if options.input_int32:
         _take_int32(fused.model)
     fused.topological_sort()
-    context.say(_told(fused))
-    write_graph(fused.model, context.output / _file(model), options.external_data())
-    carry(model, context.output, exclude={_file(model)})
-    return ModelHandle(model.kind, context.output, _file(model), model.task, model.attributes)
+    return fused.model
 
 
 def _take_int32(graph: onnx.ModelProto) -> None:
@@ -151,10 +167,6 @@ def _take_int32(graph: onnx.ModelProto) -> None:
                     node.input[at] = wide
         cast = onnx.helper.make_node("Cast", [value.name], [wide], name=f"/{wide}/Cast", to=onnx.TensorProto.INT64)
         graph.graph.node.insert(0, cast)
-
-
-def _file(model: ModelHandle) -> str:
-    return model.file or "model.onnx"
 
 
 def _finish_fused(model: ModelHandle, options: OrtTransformersOptimizationOptions, context: PassContext) -> ModelHandle:
@@ -177,28 +189,33 @@ def _finish_fused(model: ModelHandle, options: OrtTransformersOptimizationOption
     return ModelHandle(model.kind, context.output, model.file, model.task, model.attributes)
 
 
-def _fuse(model: ModelHandle, options: OrtTransformersOptimizationOptions, context: PassContext) -> OnnxModel:
+def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOptions, context: PassContext) -> OnnxModel:
     from onnxruntime.transformers.optimizer import optimize_model
 
-    kind = _kind(model, options)
+    kind = _kind(model, name, options)
     only_runtime = options.only_onnxruntime or kind is None
+    asked = [switch for switch in _GPU_ONLY if (options.optimization_options or {}).get(switch)]
+    if asked and context.target.device == "cpu" and not only_runtime:
+        context.say(f"{', '.join(asked)}: left out, since the CPU has no kernels for them")
     if kind is None and not options.only_onnxruntime:
         context.say(f"no fusions are known for {_own_type(model)}; ONNX Runtime's own optimisation is used")
-    level = options.opt_level
-    if only_runtime and level is None:
-        level = 1
+    level = 1 if only_runtime and options.opt_level is None else options.opt_level
     use_gpu = context.target.device == "gpu" if options.use_gpu is None else options.use_gpu
-    provider = context.target.provider.removesuffix("ExecutionProvider").lower() if use_gpu and level else None
+    here = _provider_here(context)
+    if not here and (level is None or level > 1):
+        if level is not None:
+            context.say(f"{context.target.provider} is not here: opt_level 1 in place of {level}, whose operators it may lack")
+        level = 1
     return optimize_model(
-        str(unlinked(model.path, context.scratch / "unlinked")),
+        str(unlinked(model.folder / name, context.scratch)),
         model_type=kind or "bert",
         num_heads=options.num_heads or int(model.attributes.get("num_attention_heads") or 0),
         hidden_size=options.hidden_size or int(model.attributes.get("hidden_size") or 0),
-        optimization_options=_fusion_options(kind or "bert", options.optimization_options),
+        optimization_options=_fusion_options(kind or "bert", options.optimization_options, context.target.device),
         opt_level=level,
-        use_gpu=use_gpu and _provider_here(context),
+        use_gpu=use_gpu and here and context.target.device == "gpu",
         only_onnxruntime=only_runtime,
-        provider=provider if _provider_here(context) else None,
+        provider=context.target.provider.removesuffix("ExecutionProvider").lower() if use_gpu and here and level else None,
     )
 
 
@@ -213,7 +230,7 @@ def _own_type(model: ModelHandle) -> str:
     return str(model.attributes.get("model_type") or "").lower()
 
 
-def _kind(model: ModelHandle, options: OrtTransformersOptimizationOptions) -> str | None:
+def _kind(model: ModelHandle, name: str, options: OrtTransformersOptimizationOptions) -> str | None:
     """Returns the graph's kind in onnxruntime.transformers' words; None where none is known.
 
     Raises:
@@ -229,16 +246,22 @@ def _kind(model: ModelHandle, options: OrtTransformersOptimizationOptions) -> st
             )
         )
     named = LOOKS_LIKE.get(named, named)
+    if named == "phi" and not read_graph(model.folder / name, weights=False).functions:
+        named = "gpt2"  # the fusions of phi look for functions, which torch's exporter writes no more
     return named if named in MODEL_TYPES else None
 
 
-def _fusion_options(kind: str, switches: Mapping[str, Any] | None) -> FusionOptions:
+def _fusion_options(kind: str, switches: Mapping[str, Any] | None, device: str) -> FusionOptions:
     from onnxruntime.transformers.fusion_options import AttentionOpType, FusionOptions
 
     made = FusionOptions(kind)
     if kind == "bert":  # its default reads the mask as a length, which is right for padding on the right only
         made.use_raw_attention_mask(True)
+    for name in _GPU_ONLY if device == "cpu" else ():
+        setattr(made, name, False)
     for name, value in (switches or {}).items():
+        if device == "cpu" and name in _GPU_ONLY:
+            continue
         if name == "attention_op_type":
             made.set_attention_op_type(AttentionOpType(value))
         elif name == "attention_mask_format":
@@ -248,12 +271,17 @@ def _fusion_options(kind: str, switches: Mapping[str, Any] | None) -> FusionOpti
     return made
 
 
-def _told(fused: OnnxModel) -> str:
-    counts: dict[str, int] = {}
-    for node in fused.model.graph.node:
-        if node.domain == "com.microsoft" or node.op_type in ("Attention", "Gelu", "LayerNormalization"):
-            counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return "fused operators: " + (", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none")
+def _fused_operators(graph: onnx.ModelProto) -> Counter[str]:
+    return Counter(
+        node.op_type for node in graph.graph.node if node.domain == "com.microsoft" or node.op_type in ("Attention", "Gelu")
+    )
+
+
+def _told(before: Counter[str], after: Counter[str]) -> str:
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(after.items())) or "none"
+    if after == before:
+        return f"nothing was fused that was not before; fused operators: {listed}"
+    return f"fused operators: {listed}"
 
 
 PASS = Pass(

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from runner.models.quantized_checkpoint import QuantizedMatrix, Scheme
+
 Parts = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]
 
 if TYPE_CHECKING:
     import torch
-
-    from runner.models.quantized_checkpoint import Scheme
 
 _SHARES = tuple(1 - 0.04 * step for step in range(12))  # of a block's range, tried one after the other
 _ROWS = 8192  # given to a thread at a time at most
@@ -89,6 +89,17 @@ def _fit_rows(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor) ->
             least = torch.where(better, error, least)
             scales, zeros = torch.where(better, scale, scales), torch.where(better, zero, zeros)
     return scales.view(rows, -1), zeros.view(rows, -1)
+
+
+def round_to_nearest(weight: torch.Tensor, scheme: Scheme) -> QuantizedMatrix:
+    """Returns a weight, float32 [rows, columns], with each value at the code nearest to it."""
+
+    def nearest(rows: torch.Tensor) -> Parts:
+        scales, zeros = fit_grid(rows, scheme)
+        return nearest_codes(rows, scales, zeros, scheme.levels), scales, zeros
+
+    codes, scales, zeros = over_rows(nearest, weight)
+    return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
 
 
 def nearest_codes(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, levels: int) -> torch.Tensor:

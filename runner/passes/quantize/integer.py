@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import DataUnavailable, InvalidRecipe, Problem, did_you_mean
-from runner.models.files import LARGE, carry, external_files, read_graph, unlinked, write_graph
+from runner.errors import DataUnavailable
+from runner.models.files import LARGE, external_files, read_graph
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Batches, PassContext
+from runner.passes.each_graph import rewrite_each
+from runner.passes.graph.node_names import check_node_names, meant
 from runner.passes.quantize.options import CalibrationOptions, QuantizationOptions
 from runner.recipe.config import DataConfig
 
@@ -29,25 +30,25 @@ _MICROSOFT = "com.microsoft"
 
 
 def quantize_dynamic(model: ModelHandle, options: QuantizationOptions, context: PassContext) -> ModelHandle:
-    """Quantises weights; the ranges of activations are found at run time."""
+    """Quantises the weights of every graph; the ranges of activations are found at run time."""
     from onnxruntime import quantization
 
-    source, graph = _prepared(model, options, context)
-    types = _types(options, DYNAMIC_TYPES)
-    written = context.scratch / "quantized.onnx"
-    quantization.quantize_dynamic(
-        source,
-        written,
-        op_types_to_quantize=types,
-        per_channel=options.per_channel,
-        reduce_range=options.reduce_range,
-        weight_type=quantization.QuantType[options.weight_type],
-        nodes_to_quantize=_chosen(options.nodes_to_quantize, graph, "nodes_to_quantize"),
-        nodes_to_exclude=_excluded(options, graph),
-        use_external_data_format=_is_large(source),
-        extra_options=_extra(options, graph),
-    )
-    return _publish(model, written, options, context)
+    def quantize(name: str, written: Path) -> None:
+        source, graph = _prepared(model.folder / name, options, context.scratch / name)
+        quantization.quantize_dynamic(
+            source,
+            written,
+            op_types_to_quantize=_types(options, DYNAMIC_TYPES),
+            per_channel=options.per_channel,
+            reduce_range=options.reduce_range,
+            weight_type=quantization.QuantType[options.weight_type],
+            nodes_to_quantize=_chosen(options.nodes_to_quantize, graph),
+            nodes_to_exclude=_excluded(options, graph),
+            use_external_data_format=_is_large(source),
+            extra_options=_extra(options, graph),
+        )
+
+    return _each(model, options, context, quantize)
 
 
 def quantize_static(model: ModelHandle, options: CalibrationOptions, context: PassContext) -> ModelHandle:
@@ -58,31 +59,80 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
     """
     from onnxruntime import quantization
 
-    source, graph = _prepared(model, options, context)
-    transformer = any(node.op_type in _TRANSFORMER_SIGNS for node in graph.graph.node)
-    weights_only = options.extra().get("MatMulConstBOnly", transformer)
-    reader = calibration_reader(_batches(options, context))
-    context.say(f"calibrating on {len(reader)} batches")
-    written = context.scratch / "quantized.onnx"
-    quantization.quantize_static(
-        source,
-        written,
-        reader,
-        quant_format=quantization.QuantFormat[options.quant_format],
-        op_types_to_quantize=_types(options, TRANSFORMER_TYPES if transformer else None),
-        per_channel=options.per_channel,
-        reduce_range=options.reduce_range,
-        activation_type=quantization.QuantType[options.activation_type],
-        weight_type=quantization.QuantType[options.weight_type],
-        nodes_to_quantize=_chosen(options.nodes_to_quantize, graph, "nodes_to_quantize"),
-        nodes_to_exclude=_excluded(options, graph) + (_products_of_activations(graph) if weights_only else []),
-        use_external_data_format=_is_large(source),
-        calibrate_method=quantization.CalibrationMethod[options.calibrate_method],
-        calibration_providers=options.calibration_providers,
-        # One batch at a time: bounds the memory of the histograms, and lets batches differ in shape.
-        extra_options={**(_TRANSFORMER_EXTRA if transformer else {}), **_extra(options, graph), "CalibStridedMinMax": 1},
-    )
-    return _publish(model, written, options, context)
+    def quantize(name: str, written: Path) -> None:
+        source, graph = _prepared(model.folder / name, options, context.scratch / name)
+        transformer = any(node.op_type in _TRANSFORMER_SIGNS for node in graph.graph.node)
+        weights_only = options.extra().get("MatMulConstBOnly", transformer)
+        reader = calibration_reader(_batches(options, context))
+        context.say(f"calibrating on {len(reader)} batches")
+        quantization.quantize_static(
+            source,
+            written,
+            reader,
+            quant_format=quantization.QuantFormat[options.quant_format],
+            op_types_to_quantize=_types(options, TRANSFORMER_TYPES if transformer else None),
+            per_channel=options.per_channel,
+            reduce_range=options.reduce_range,
+            activation_type=quantization.QuantType[options.activation_type],
+            weight_type=quantization.QuantType[options.weight_type],
+            nodes_to_quantize=_chosen(options.nodes_to_quantize, graph),
+            nodes_to_exclude=_excluded(options, graph) + (_products_of_activations(graph) if weights_only else []),
+            use_external_data_format=_is_large(source),
+            calibrate_method=quantization.CalibrationMethod[options.calibrate_method],
+            calibration_providers=options.calibration_providers,
+            # One batch at a time: bounds the memory of the histograms, and lets batches differ in shape.
+            extra_options={
+                **(_TRANSFORMER_EXTRA if transformer else {}),
+                **_extra(options, graph),
+                **_overrides(model, options),
+                "CalibStridedMinMax": 1,
+            },
+        )
+
+    return _each(model, options, context, quantize)
+
+
+def _each(
+    model: ModelHandle, options: QuantizationOptions, context: PassContext, quantize: Callable[[str, Path], None]
+) -> ModelHandle:
+    """Quantises the graphs of a model that hold a node to quantise.
+
+    Args:
+        model: of kind `onnx` or `genai`.
+        options: name nodes and say how weights are stored.
+        context: its scratch folder gets what comes between.
+        quantize: `quantize(name, path)` writes the quantised form of the graph of that name to the path.
+
+    Raises:
+        InvalidRecipe: an option names a node that no graph has.
+    """
+    asked = {"nodes_to_quantize": options.nodes_to_quantize, "nodes_to_exclude": options.nodes_to_exclude}
+    check_node_names(model, asked, context)
+
+    def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
+        if options.nodes_to_quantize and not _chosen(options.nodes_to_quantize, graph):
+            return graph  # to ONNX Runtime, no name means all of them
+        folder = context.scratch / name
+        folder.mkdir(parents=True)
+        quantize(name, folder / "quantized.onnx")
+        made = read_graph(folder / "quantized.onnx")
+        context.say(f"{name}: {_told(made)}")
+        return made
+
+    precision = options.weight_type.removeprefix("Q").lower()
+    return rewrite_each(model, context, change, options.external_data(), precision=precision)
+
+
+def _overrides(model: ModelHandle, options: CalibrationOptions) -> dict[str, Any]:
+    """Returns the quantisation of single tensors, from the options and from what MixedPrecisionOverrides left."""
+    from onnxruntime.quantization import QuantType
+
+    def typed(settings: dict[str, Any]) -> dict[str, Any]:
+        return {key: QuantType[value] if key == "quant_type" else value for key, value in settings.items()}
+
+    given = {**model.attributes.get("mixed_precision_overrides", {}), **(options.tensor_quant_overrides or {})}
+    overrides = {tensor: [typed(settings) for settings in entries] for tensor, entries in given.items()}
+    return {"TensorQuantOverrides": overrides} if overrides else {}
 
 
 def _batches(options: CalibrationOptions, context: PassContext) -> Batches:
@@ -121,20 +171,19 @@ def calibration_reader(batches: Iterable[dict[str, Any]]) -> Any:
     return Reader()
 
 
-def _prepared(model: ModelHandle, options: QuantizationOptions, context: PassContext) -> tuple[Path, onnx.ModelProto]:
-    """Returns the graph's file to quantise, constants folded and types inferred, and the graph without its weights."""
-    graph_file = unlinked(model.path, context.scratch / "unlinked")
+def _prepared(path: Path, options: QuantizationOptions, folder: Path) -> tuple[Path, onnx.ModelProto]:
+    """Returns the file to quantise, its constants folded and types inferred, and its graph without the weights."""
     if not options.quant_preprocess:
-        return graph_file, read_graph(graph_file, weights=False)
+        return path, read_graph(path, weights=False)
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = context.scratch / "prepared.onnx"
+    prepared = folder / "prepared.onnx"
     quant_pre_process(
-        str(graph_file),
+        str(path),
         str(prepared),
         # Types are what the quantisers need; symbolic shapes fail on operators newer than its tables.
         skip_symbolic_shape=True,
-        save_as_external_data=bool(external_files(model.path)),
+        save_as_external_data=bool(external_files(path)),
     )
     graph = _with_types(read_graph(prepared, weights=False))
     prepared.write_bytes(graph.SerializeToString())
@@ -182,30 +231,14 @@ def _static_types() -> list[str]:
     return sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
-def _chosen(asked: Sequence[str] | None, graph: onnx.ModelProto, option: str) -> list[str] | None:
-    """Returns the names of the nodes that a list of names and patterns means.
-
-    Raises:
-        InvalidRecipe: an entry means no node at all.
-    """
-    if not asked:
-        return None
-    names = [node.name for node in graph.graph.node]
-    known = set(names)
-    found: list[str] = []
-    for entry in asked:
-        meant = [entry] if entry in known else [name for name in names if fnmatchcase(name, entry)]
-        if not meant:
-            raise InvalidRecipe(
-                Problem("unknown-node", f"{option}: the graph has no node '{entry}'", remedy=did_you_mean(entry, names))
-            )
-        found += meant
-    return found
+def _chosen(asked: Sequence[str] | None, graph: onnx.ModelProto) -> list[str] | None:
+    """Returns the names of the nodes that a list of names and patterns means; None where there is no list."""
+    return [node.name for node in graph.graph.node if meant(node.name, asked)] if asked else None
 
 
 def _excluded(options: QuantizationOptions, graph: onnx.ModelProto) -> list[str]:
     """Returns the nodes to leave alone: those asked for, and those whose operator has no integer form."""
-    asked = _chosen(options.nodes_to_exclude, graph, "nodes_to_exclude") or []
+    asked = _chosen(options.nodes_to_exclude, graph) or []
     return asked + [node.name for node in graph.graph.node if node.op_type == "Attention" and node.domain != _MICROSOFT]
 
 
@@ -218,16 +251,6 @@ def _products_of_activations(graph: onnx.ModelProto) -> list[str]:
 def _extra(options: QuantizationOptions, graph: onnx.ModelProto) -> dict[str, Any]:
     """Returns onnxruntime.quantization's extra options, with what a tensor is taken for whose type is not stated."""
     return {"DefaultTensorType": _float_type(graph), **options.extra()}
-
-
-def _publish(model: ModelHandle, written: Path, options: QuantizationOptions, context: PassContext) -> ModelHandle:
-    file = model.file or "model.onnx"
-    graph = read_graph(written)
-    context.say(_told(graph))
-    write_graph(graph, context.output / file, options.external_data())
-    carry(model, context.output, exclude={file})
-    attributes = {**model.attributes, "precision": options.weight_type.removeprefix("Q").lower()}
-    return ModelHandle(model.kind, context.output, file, model.task, attributes)
 
 
 def _told(graph: onnx.ModelProto) -> str:

@@ -54,7 +54,11 @@ class QuantizationOptions(ExternalDataOptions):
     )
     MatMulConstBOnly: bool | None = Field(None, description="quantise MatMul only where its second input is a weight")
 
-    renamed: ClassVar[Mapping[str, str]] = {"precision": "weight_type"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "precision": "weight_type",
+        "activation_symmetric": "ActivationSymmetric",
+        "weight_symmetric": "WeightSymmetric",
+    }
     retired: ClassVar[Mapping[str, str]] = {
         "optimize_model": "quant_preprocess does it",
         "extra.Sigmoid.nnapi": "it stands in extra_options",
@@ -91,13 +95,57 @@ class CalibrationOptions(QuantizationOptions):
     quant_format: Literal["QDQ", "QOperator"] = Field(
         "QDQ", description="QuantizeLinear and DequantizeLinear around operators, or quantised operators"
     )
+    min_real_range: float | None = Field(None, gt=0, description="narrower ranges of activations are widened to this")
+    tensor_quant_overrides: dict[str, list[dict[str, Any]]] | None = Field(
+        None, description="how single tensors are quantised: quant_type, scale, zero_point, rmin, rmax, symmetric, by name"
+    )
     calibration_providers: list[str] | None = Field(None, description="execution providers to calibrate with; CPU by default")
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        **QuantizationOptions.renamed,
+        "calibration_data_config": "data_config",
+        "MinimumRealRange": "min_real_range",
+    }
+    retired: ClassVar[Mapping[str, str]] = {
+        **QuantizationOptions.retired,
+        "dataloader_func": "data_config says where data comes from",
+        "dataloader_func_kwargs": "data_config says where data comes from",
+        "data_dir": "data_config says where data comes from",
+        "batch_size": "data_config says it",
+    }
+
     _activation_type_name = field_validator("activation_type", mode="before")(_type_name)
+
+    @field_validator("tensor_quant_overrides")
+    @classmethod
+    def _known_types(cls, given: dict[str, list[dict[str, Any]]] | None) -> dict[str, list[dict[str, Any]]] | None:
+        """Spells the types as onnxruntime.quantization does."""
+        if given is None:
+            return None
+        made = {
+            tensor: [
+                {**one, **({"quant_type": _type_name(one["quant_type"])} if "quant_type" in one else {})} for one in entries
+            ]
+            for tensor, entries in given.items()
+        }
+        for entries in made.values():
+            for one in entries:
+                if one.get("quant_type", "QInt8") not in _TYPES.values():
+                    raise ValueError(
+                        f"there is no quant_type '{one['quant_type']}'; {did_you_mean(str(one['quant_type']), _TYPES)}"
+                    )
+        return made
+
+    def extra(self) -> dict[str, Any]:
+        """Returns onnxruntime.quantization's extra_options; a switch that has an option of its own wins."""
+        least = {} if self.min_real_range is None else {"MinimumRealRange": self.min_real_range}
+        return {**super().extra(), **least}
 
 
 class StaticOptions(CalibrationOptions):
     """Options of OnnxStaticQuantization."""
+
+    quant_mode: Literal["static"] = Field("static", description="the name of the pass says it")
 
     @model_validator(mode="after")
     def _has_data(self) -> StaticOptions:

@@ -34,8 +34,8 @@ PASS = Pass(
     summary="Quantises weights, and activations either while the model runs or with ranges from calibration data.",
     options=OnnxQuantizationOptions,
     apply=quantize,
-    takes=("onnx",),
-    gives="onnx",
+    takes=("onnx", "genai"),
+    gives=None,
     packages=("onnxruntime", "onnx"),
     data_options=("data_config",),
 )

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from runner.models.handle import ModelHandle
-from runner.models.quantized_checkpoint import EMBEDDING, HEAD, QuantizedMatrix
+from runner.models.quantized_checkpoint import EMBEDDING, HEAD
 from runner.passes.declaration import Pass, PassContext
-from runner.passes.quantize.grid import Parts, fit_grid, nearest_codes, over_rows
+from runner.passes.quantize.grid import round_to_nearest
 from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject
-
-if TYPE_CHECKING:
-    import torch
 
 
 class RtnOptions(WeightOnlyOptions):
@@ -32,7 +27,7 @@ def _apply(model: ModelHandle, options: RtnOptions, context: PassContext) -> Mod
     names = [*subject.linears(), *_outer(subject, options)]
     context.say(f"rounding {len(names)} matrices")
     for name in names:
-        subject.matrices[name] = _round(subject, name, options)
+        subject.matrices[name] = round_to_nearest(subject.module.get_submodule(name).weight, subject.scheme(name, options))
     return leave(subject, context.output)
 
 
@@ -46,17 +41,6 @@ def _outer(subject: Subject, options: RtnOptions) -> list[str]:
         if subject.shared:
             return [HEAD]
     return [name for name in asked if name not in subject.matrices]
-
-
-def _round(subject: Subject, name: str, options: RtnOptions) -> QuantizedMatrix:
-    scheme = subject.scheme(name, options)
-
-    def nearest(rows: torch.Tensor) -> Parts:
-        scales, zeros = fit_grid(rows, scheme)
-        return nearest_codes(rows, scales, zeros, scheme.levels), scales, zeros
-
-    codes, scales, zeros = over_rows(nearest, subject.module.get_submodule(name).weight)
-    return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
 
 
 PASS = Pass(

@@ -11,8 +11,8 @@ PASS = Pass(
     summary="Quantises weights and activations, with ranges found on calibration data.",
     options=StaticOptions,
     apply=quantize_static,
-    takes=("onnx",),
-    gives="onnx",
+    takes=("onnx", "genai"),
+    gives=None,
     packages=("onnxruntime", "onnx"),
     data_options=("data_config",),
 )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from runner.errors import InvalidRecipe, Problem, did_you_mean
+from runner.models.adapter import ADAPTER_ATTRIBUTES, adapter_folder
+from runner.models.files import link
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import (
     EMBEDDING,
     HEAD,
+    WHOLE_ROW,
     Checkpoint,
     QuantizedMatrix,
     Scheme,
@@ -29,9 +33,11 @@ if TYPE_CHECKING:
     import torch
 
 Bits = Literal[4, 8]
-GroupSize = Literal[16, 32, 64, 128, 256]
+GroupSize = Literal[-1, 16, 32, 64, 128, 256]
+MIXED_PRECISION = "mixed_precision_info"  # the attribute that SelectiveMixedPrecision leaves
 _GROUP_SIZES = (256, 128, 64, 32, 16)
 _PATTERN = "re:"
+_IN_SCHEME = {"sym": "symmetric"}  # an option's name -> the field of a scheme
 
 
 class Override(Model):
@@ -42,11 +48,23 @@ class Override(Model):
     symmetric: bool | None = None
 
 
+class MixedPrecision(Model):
+    """What an earlier step decided on the precision of modules.
+
+    Attributes:
+        default: for modules that have no entry of their own.
+        overrides: by a module's name, or a regular expression that begins with re:.
+    """
+
+    default: Override = Override()
+    overrides: dict[str, Override] = Field({})
+
+
 class WeightOnlyOptions(PassOptions):
     """Options that Gptq and Rtn have in common."""
 
     bits: Bits = Field(4, description="bits of a weight")
-    group_size: GroupSize = Field(128, description="weights of a row that share one scale")
+    group_size: GroupSize = Field(128, description="weights of a row that share one scale; -1 for all of a row")
     sym: bool = Field(False, description="quantise without zero points")
     lm_head: bool = Field(False, description="quantise the head as well")
     overrides: dict[str, Override] | None = Field(
@@ -82,26 +100,22 @@ class Subject:
     def scheme(self, name: str, options: WeightOnlyOptions) -> Scheme:
         """Returns how a pass with these options quantises the weight of module `name`.
 
+        What an earlier step decided on mixed precision counts where the options leave something open: its overrides give way
+        to the options' overrides, its default to what the options say themselves.
+
         Raises:
-            InvalidRecipe: the group size does not divide the rows of the weight.
+            InvalidRecipe: the group size does not divide the rows of the weight, or the earlier decision cannot be read.
         """
-        asked = Scheme(options.bits, options.group_size, options.sym)
-        for key, override in (options.overrides or {}).items():
-            if key == name or (key.startswith(_PATTERN) and re.fullmatch(key.removeprefix(_PATTERN), name)):
-                asked = replace(asked, **override.model_dump(exclude_none=True))
-        columns = int(self.module.get_submodule(name).weight.shape[1])
-        if columns % asked.group_size == 0:
-            return asked
-        fit = [size for size in _GROUP_SIZES if columns % size == 0]
-        if "twin_of" in self.model.attributes and fit:
-            return replace(asked, group_size=next((size for size in fit if size <= asked.group_size), fit[-1]))
-        raise InvalidRecipe(
-            Problem(
-                "group-size",
-                f"group_size {asked.group_size} does not divide the {columns} weights of a row of {name}",
-                remedy=f"choose {' or '.join(map(str, fit))}" if fit else f"leave {name} out",
-            )
-        )
+        mixed = mixed_precision_of(self.model)
+        own = Scheme(options.bits, options.group_size, options.sym)
+        given = {_IN_SCHEME.get(key, key) for key in options.model_fields_set}
+        open_ = {key: value for key, value in _set_values(mixed.default).items() if key not in given}
+        asked = replace(own, **open_)
+        for overrides in (mixed.overrides, options.overrides or {}):
+            for key, override in overrides.items():
+                if names_module(key, name):
+                    asked = replace(asked, **_set_values(override))
+        return fit_rows(asked, name, int(self.module.get_submodule(name).weight.shape[1]), self.model)
 
     def linears(self) -> dict[str, torch.nn.Module]:
         """Returns the linear layers of the decoder that are not quantised yet, by name."""
@@ -115,6 +129,55 @@ class Subject:
         }
 
 
+def _set_values(override: Override) -> dict[str, Any]:
+    return override.model_dump(exclude_none=True)
+
+
+def names_module(key: str, name: str) -> bool:
+    """Says whether an override's key, a name or a regular expression behind re:, means the module `name`."""
+    return key == name or (key.startswith(_PATTERN) and re.fullmatch(key.removeprefix(_PATTERN), name) is not None)
+
+
+def fit_rows(asked: Scheme, name: str, columns: int, model: ModelHandle) -> Scheme:
+    """Returns the scheme for rows of so many columns: the asked one with the group size in columns.
+
+    A tiny twin is narrower than the model it stands for, so its groups may be smaller than asked.
+
+    Raises:
+        InvalidRecipe: the group size does not divide the columns.
+    """
+    fit = [size for size in _GROUP_SIZES if columns % size == 0]
+    if asked.group_size == WHOLE_ROW and fit:
+        return replace(asked, group_size=columns)
+    if asked.group_size in fit:
+        return asked
+    if "twin_of" in model.attributes and fit:
+        return replace(asked, group_size=next((size for size in fit if size <= asked.group_size), fit[-1]))
+    raise InvalidRecipe(
+        Problem(
+            "group-size",
+            f"group_size {asked.group_size} does not divide the {columns} weights of a row of {name}",
+            remedy=f"choose {' or '.join(map(str, fit))}" if fit else "quantise the ONNX model instead",
+        )
+    )
+
+
+def mixed_precision_of(model: ModelHandle) -> MixedPrecision:
+    """Returns what an earlier step decided on mixed precision; nothing where there was none.
+
+    Raises:
+        InvalidRecipe: the model's attributes hold something else under that name.
+    """
+    try:
+        return MixedPrecision.model_validate(model.attributes.get(MIXED_PRECISION) or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (MIXED_PRECISION, *first["loc"])))
+        raise InvalidRecipe(
+            Problem("mixed-precision", f"{place}: {first['msg']}", remedy="let SelectiveMixedPrecision write it")
+        ) from error
+
+
 def open_subject(model: ModelHandle, options: WeightOnlyOptions) -> Subject:
     """Loads a Hugging Face model, quantised in part or not at all.
 
@@ -123,7 +186,7 @@ def open_subject(model: ModelHandle, options: WeightOnlyOptions) -> Subject:
     """
     from runner.models.torch_source import load_torch
 
-    module = load_torch(model)
+    module = load_torch(with_head(model))
     _check_overrides(module, options)
     if quantization_of(model.folder):
         found = read_checkpoint(model.folder)
@@ -132,13 +195,23 @@ def open_subject(model: ModelHandle, options: WeightOnlyOptions) -> Subject:
     return Subject(model, module, Scheme(options.bits, options.group_size, options.sym), {}, tied)
 
 
+def with_head(model: ModelHandle) -> ModelHandle:
+    """Returns the handle as the language model that its files hold, whatever it is used for; adapters stay off.
+
+    Embedding models such as Qwen3-Embedding are published with their head, by which the builder knows them.
+    """
+    config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+    causal = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    attributes = {key: value for key, value in model.attributes.items() if key not in ADAPTER_ATTRIBUTES}
+    return replace(model, task="text-generation" if causal else model.task, attributes=attributes)
+
+
 def _check_overrides(module: torch.nn.Module, options: WeightOnlyOptions) -> None:
     names = [name for name, one in module.named_modules() if getattr(one, "weight", None) is not None]
     problems = []
     for key in options.overrides or {}:
-        pattern = key.removeprefix(_PATTERN)
-        if key not in names and not (key != pattern and any(re.fullmatch(pattern, name) for name in names)):
-            remedy = "name another module" if key != pattern else did_you_mean(key, names)
+        if not any(names_module(key, name) for name in names):
+            remedy = "name another module" if key.startswith(_PATTERN) else did_you_mean(key, names)
             problems.append(Problem("unknown-module", f"overrides: the model has no module '{key}'", remedy=remedy))
     if problems:
         raise InvalidRecipe(*problems)
@@ -173,4 +246,14 @@ def leave(subject: Subject, folder: Path) -> ModelHandle:
             quantized.add(f"{EMBEDDING}.weight")
     floats = {name: tensor for name, tensor in subject.module.state_dict().items() if name not in quantized}
     write_checkpoint(Checkpoint(subject.default, subject.matrices, floats, subject.shared), subject.model.folder, folder)
+    carry_adapter(subject.model, folder)
     return replace(subject.model, folder=folder)
+
+
+def carry_adapter(model: ModelHandle, folder: Path) -> None:
+    """Puts the adapter that lies beside a model, where it has one, beside what a pass made of the model."""
+    adapter = adapter_folder(model)
+    if adapter is not None and adapter.is_relative_to(model.folder):
+        for file in adapter.rglob("*"):
+            if file.is_file():
+                link(file, folder / file.relative_to(model.folder))

@@ -7,12 +7,12 @@ import onnx
 import pytest
 import torch
 
+from runner.data.scripted_model import load_module
 from runner.errors import InvalidRecipe, RunFailed, TargetUnavailable
 from runner.models.handle import ModelHandle
 from runner.models.session import open_session
-from runner.models.torch_source import load_torch
 
-EXPORTERS = [{}, {"target_opset": 18}, {"use_dynamo_exporter": False}]
+EXPORTERS = [{}, {"target_opset": 18, "use_dynamo_exporter": True}, {"use_dynamo_exporter": False}]
 
 
 def padded(batch: int, length: int, side: str = "right") -> dict[str, np.ndarray]:
@@ -26,7 +26,7 @@ def padded(batch: int, length: int, side: str = "right") -> dict[str, np.ndarray
 
 def in_torch(model: ModelHandle, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
     with torch.no_grad():
-        result = load_torch(model)(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        result = load_module(model)(**{name: torch.from_numpy(array) for name, array in inputs.items()})
     return result[output].numpy()
 
 
@@ -175,7 +175,7 @@ def test_scripted_model(tmp_path, apply_pass, options, attributes):
     made = apply_pass("OnnxConversion", model, **options)
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     ours = open_session(made, 1).run(["y"], {"x": x})[0]
-    np.testing.assert_allclose(ours, load_torch(model)(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(ours, load_module(model)(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
     assert "model_script" not in made.attributes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 
@@ -13,8 +14,11 @@ from pydantic import ValidationError
 from runner.errors import InvalidRecipe, RunFailed
 from runner.models.handle import ModelHandle
 from runner.models.session import TUNED_FILE, open_session, tuned_options
-from runner.passes.graph.peephole import OnnxPeepholeOptimizerOptions
-from runner.passes.graph.transformers_optimization import OrtTransformersOptimizationOptions
+from runner.passes.graph.transformers_optimization import (
+    _FUSION_SWITCHES,
+    MODEL_TYPES,
+    OrtTransformersOptimizationOptions,
+)
 from runner.targets.target import usable_cores
 
 
@@ -109,6 +113,35 @@ class TestTransformersOptimization:
         with pytest.raises(ValidationError, match=told):
             OrtTransformersOptimizationOptions.model_validate(options)
 
+    def test_lists_are_the_librarys(self):
+        from onnxruntime.transformers import fusion_options, optimizer
+
+        assert set(optimizer.MODEL_TYPES) <= set(MODEL_TYPES)
+        for kind in ("bert", "unet"):
+            assert set(vars(fusion_options.FusionOptions(kind))) <= set(_FUSION_SWITCHES)
+
+    @pytest.mark.parametrize("exported", ["exported_bert", "traced_bert"])
+    def test_half_precision_for_a_device_that_is_not_here(self, exported, request, apply_pass):
+        model = request.getfixturevalue(exported)
+        options = {"float16": True, "use_gpu": True, "opt_level": 99, "keep_io_types": False, "model_type": "bert"}
+        made = apply_pass("OrtTransformersOptimization", model, target="directml", **options)
+        assert any("opt_level 1 in place of 99" in text for text in apply_pass.said)
+        assert open_session(made, 1).get_outputs()[0].type == "tensor(float16)"
+        same(model, made, atol=3e-2)
+
+    def test_a_graph_without_anything_to_fuse_is_told(self, exported_resnet, apply_pass):
+        options = {"model_type": "bert", "opt_level": 0, "num_heads": 4, "hidden_size": 32}
+        apply_pass("OrtTransformersOptimization", exported_resnet, **options)
+        assert "nothing was fused" in apply_pass.said[-1]
+
+    def test_every_part_of_a_split_model(self, traced_bert, apply_pass):
+        parts = apply_pass("SplitModel", traced_bert, split_assignments={"encoder.layer.0": 0, "encoder.layer.1": 1})
+        made = apply_pass("OrtTransformersOptimization", parts)
+        assert sorted(path.name for path in made.folder.glob("*.onnx")) == ["split_0.onnx", "split_1.onnx"]
+        same(traced_bert, made)
+        with pytest.raises(InvalidRecipe, match="ComposeOnnxModels"):
+            apply_pass("OrtSessionParamsTuning", made, seconds=0.05)
+
     def test_genai_folder_is_kept(self, tiny_llama, apply_pass, tmp_path):
         og = pytest.importorskip("onnxruntime_genai")
         built = apply_pass("ModelBuilder", tiny_llama, precision="int4")
@@ -137,6 +170,7 @@ class TestPeephole:
         made = apply_pass("OnnxPeepholeOptimizer", chained(tmp_path), onnxscript_optimize=False)
         found = operators(made)
         assert (found["Cast"], found["Reshape"]) == (3, 1)  # float -> int32 -> int64 keeps the cast that cuts
+        assert found["Neg"] == 1
         x = np.arange(-3, 3, dtype=np.float32).reshape(2, 3) / 2
         ours, wanted = open_session(made, 1).run(None, {"x": x}), open_session(chained(tmp_path), 1).run(None, {"x": x})
         for one, other in zip(ours, wanted, strict=True):
@@ -148,19 +182,54 @@ class TestPeephole:
         made = apply_pass("OnnxPeepholeOptimizer", ModelHandle("onnx", tmp_path, "model.onnx"), onnxscript_optimize=False)
         assert {(one.domain, one.version) for one in onnx.load(made.path).opset_import} >= {("com.microsoft", 1)}
 
-    def test_what_is_not_needed_is_a_note(self):
-        assert "onnxoptimizer_optimize" in OnnxPeepholeOptimizerOptions.retired
+    def test_without_onnxoptimizer_onnx_ir_shares_what_is_equal(self, tmp_path, apply_pass):
+        pytest.importorskip("onnx_ir")
+        if importlib.util.find_spec("onnxoptimizer"):
+            pytest.skip("onnxoptimizer is installed")
+        text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {1, 2}> {
+            same = Identity (x)
+            one = Add (same, a)
+            other = Add (x, b)
+            y = Mul (one, other)
+        }
+        """
+        onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+        alone = {"onnxscript_optimize": False, "cast_chain_elimination": False, "fuse_reshape_operations": False}
+        model = ModelHandle("onnx", tmp_path, "model.onnx")
+        made = apply_pass("OnnxPeepholeOptimizer", model, **alone)
+        assert operators(made) == {"Add": 1, "Mul": 1}
+        assert any("not installed" in text for text in apply_pass.said)
+        off = apply_pass("OnnxPeepholeOptimizer", model, **alone, onnxoptimizer_optimize=False)
+        assert operators(off) == operators(model)
+
+    def test_opset_of_onnxruntimes_operators_in_functions(self, tmp_path, apply_pass):
+        function = onnx.parser.parse_function(
+            '<opset_import: ["" : 17], domain: "local"> f (x) => (y) { y = com.microsoft.Gelu(x) }'
+        )
+        graph = onnx.parser.parse_graph("g (float[2] x) => (float[2] y) { y = local.f(x) }")
+        opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("local", 1)]
+        onnx.save(onnx.helper.make_model(graph, functions=[function], opset_imports=opsets), tmp_path / "model.onnx")
+        made = apply_pass("OnnxPeepholeOptimizer", ModelHandle("onnx", tmp_path, "model.onnx"), onnxscript_optimize=False)
+        for entries in (onnx.load(made.path).opset_import, onnx.load(made.path).functions[0].opset_import):
+            assert ("com.microsoft", 1) in {(one.domain, one.version) for one in entries}
+        open_session(made, 1)
 
 
 def chained(folder) -> ModelHandle:
     """Casts of which the first loses nothing, casts of which the first cuts, and reshapes of which the second flattens."""
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
-    g (float[2,3] x) => (float[n] flat, float16[2,3] kept, int64[2,3] cut) <int64[2] six = {6, 1}, int64[1] all = {-1}> {
+    g (float[2,3] x) => (float[n] flat, float16[2,3] kept, int64[2,3] cut, float[2,3] back)
+        <int64[2] six = {6, 1}, int64[1] all = {-1}> {
         wide = Cast <to = 11> (x)
         kept = Cast <to = 10> (wide)
         short = Cast <to = 6> (x)
         cut = Cast <to = 7> (short)
+        half = Cast <to = 10> (x)
+        full = Cast <to = 1> (half)
+        back = Neg (full)
         tall = Reshape (x, six)
         flat = Reshape (tall, all)
     }

@@ -1,0 +1,142 @@
+"""Walks a language model's decoder layer by layer over a few windows of text, so that a pass can change each on its way.
+
+A layer's inputs come from the layers before it as the pass has left them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RunFailed
+from runner.passes.quantize.weight_only import decoder_layers
+
+if TYPE_CHECKING:
+    import torch
+
+# The names of modules that see the same input, and the sum of x xᵀ over its tokens, [columns, columns].
+Hessians = Sequence[tuple[tuple[str, ...], "torch.Tensor"]]
+
+
+@dataclass(frozen=True)
+class LayerAt:
+    """A decoder layer with what it gets.
+
+    Attributes:
+        at: its place among the layers, from 0.
+        count: how many layers there are.
+        name: its name in the model.
+        layer: the layer.
+        run: gives the hidden states after the layer for those before it.
+        inputs: the hidden states before the layer, each [batch, tokens, width].
+        call: arguments and keyword arguments that it is called with besides the hidden states.
+    """
+
+    at: int
+    count: int
+    name: str
+    layer: torch.nn.Module
+    run: Callable[[torch.Tensor], torch.Tensor]
+    inputs: Sequence[torch.Tensor]
+    call: tuple[tuple[Any, ...], Mapping[str, Any]]
+
+    @property
+    def place(self) -> str:
+        """Returns where it is, in words."""
+        return f"layer {self.at + 1} of {self.count}"
+
+
+class _FirstLayerReached(Exception):
+    """Ends a forward pass where the first decoder layer would begin."""
+
+
+def walk_layers(module: torch.nn.Module, batches: Sequence[torch.Tensor]) -> Iterator[LayerAt]:
+    """Yields the decoder layers in order; whatever the caller changes in one shows in the inputs of the next.
+
+    Args:
+        module: a language model with a list of decoder layers.
+        batches: token ids, [batch, tokens], all of one shape.
+
+    Raises:
+        InvalidRecipe: the model has no list of decoder layers.
+        RunFailed: the model does not run its first layer.
+    """
+    name, layers = decoder_layers(module)
+    arguments = _layer_arguments(module, layers, batches[0])
+    hidden = [_first_input(module, layers[0], batch) for batch in batches]
+    for at, layer in enumerate(layers):
+        run = partial(_run, layer, *arguments[at])
+        yield LayerAt(at, len(layers), f"{name}.{at}", layer, run, hidden, arguments[at])
+        hidden = [run(states) for states in hidden]
+
+
+def _layer_arguments(
+    module: Any, layers: torch.nn.ModuleList, ids: torch.Tensor
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Returns what each layer is called with besides the hidden states: mask, positions, rotation."""
+    found: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def note(at: int) -> Callable[..., None]:
+        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found[at] = (args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"})
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(note(at), with_kwargs=True) for at, layer in enumerate(layers)]
+    module(ids, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return [found[at] for at in range(len(layers))]
+
+
+def _first_input(module: Any, layer: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Returns the hidden states that the first layer gets, [batch, tokens, width]."""
+    found: list[torch.Tensor] = []
+
+    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _FirstLayerReached
+
+    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        module(ids, use_cache=False)
+    except _FirstLayerReached:
+        return found[0]
+    finally:
+        handle.remove()
+    raise RunFailed("no-decoder", f"{type(module).__name__} does not run its first decoder layer")
+
+
+def _run(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: torch.Tensor) -> torch.Tensor:
+    output = layer(states, *args, **kwargs)
+    after: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return after
+
+
+def input_hessians(
+    modules: Mapping[str, torch.nn.Module], run: Callable[[torch.Tensor], Any], inputs: Sequence[torch.Tensor]
+) -> Hessians:
+    """Runs over the inputs and returns the Hessians of the modules."""
+    sums: dict[str, torch.Tensor] = {}
+    leader_of: dict[str, str] = {}
+    seen: dict[int, tuple[str, torch.Tensor]] = {}  # inputs of this run, kept so that no other gets their identity
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+            leader_of[name] = seen.setdefault(id(args[0]), (name, args[0]))[0]
+            if leader_of[name] == name:
+                tokens = args[0].reshape(-1, args[0].shape[-1])
+                sums[name] = sums[name].addmm_(tokens.T, tokens) if name in sums else tokens.T @ tokens
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(note(name)) for name, module in modules.items()]
+    for one in inputs:
+        seen.clear()
+        run(one)
+    seen.clear()
+    for hook in hooks:
+        hook.remove()
+    return [(tuple(name for name in leader_of if leader_of[name] == leader), total) for leader, total in sums.items()]

@@ -1,0 +1,118 @@
+"""QuaRot: rotates what flows between the layers of a language model, so that no channel stands out when it is quantised.
+
+After S. Ashkboos et al.: QuaRot, outlier-free 4-bit inference in rotated LLMs (NeurIPS 2024); of its rotations those that
+the weights can take up and that cost nothing when the model runs. The residual stream x becomes x R: the embedding and whatever
+writes to the stream is multiplied by R, whatever reads from it by Rᵀ. Norms without a gain commute with R, so their gains
+move into the layers that read from them. The values of a head become v S, undone in the rows of the output projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from runner.errors import InvalidRecipe, Problem
+from runner.models.handle import ModelHandle
+from runner.models.quantized_checkpoint import quantization_of, write_weights
+from runner.passes.declaration import Pass, PassContext
+from runner.passes.quantize.hadamard import Mode, rotation
+from runner.passes.quantize.weight_only import carry_adapter, decoder_layers, with_head
+from runner.passes.residual_stream import free_gains, open_stream, turn, unchanged
+from runner.recipe.options import PassOptions
+
+if TYPE_CHECKING:
+    import torch
+
+
+class QuaRotOptions(PassOptions):
+    """Options of QuaRot."""
+
+    rotate_mode: Mode = Field(
+        "hadamard", description="hadamard spreads every channel evenly; random takes any orthogonal matrix"
+    )
+    seed: int = Field(0, description="of the random signs or matrices")
+
+
+def _apply(model: ModelHandle, options: QuaRotOptions, context: PassContext) -> ModelHandle:
+    import torch
+
+    from runner.models.torch_source import load_torch
+
+    if quantization_of(model.folder):
+        raise InvalidRecipe(Problem("quantised-already", "QuaRot: this model is quantised already", remedy="put it first"))
+    torch.set_num_threads(context.threads)
+    module = load_torch(with_head(model))
+    with torch.inference_mode():
+        rotate(module, options.rotate_mode, options.seed)
+    changes = {"tie_word_embeddings": False, "dtype": "float32"}
+    write_weights(module.state_dict(), changes, model.folder, context.output)
+    carry_adapter(model, context.output)
+    return replace(model, folder=context.output)
+
+
+def rotate(module: Any, mode: Mode, seed: int) -> None:
+    """Rotates a language model in place; it computes what it computed before.
+
+    Args:
+        module: a language model in fp32. Its embedding and head are two matrices afterwards.
+        mode: which matrices to rotate with.
+        seed: of these.
+
+    Raises:
+        InvalidRecipe: its layers are not built in a way that a rotation goes through.
+        RunFailed: it computes something else when rotated.
+    """
+    import torch
+
+    stream = open_stream(module, "QuaRot")
+    ids = torch.randint(0, stream.embedding.num_embeddings, (1, 32), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    with unchanged(module, ids, "QuaRot"):
+        free_gains(module, stream)
+        turn(stream, rotation(stream.width, mode, generator))
+        for layer in decoder_layers(module)[1]:
+            values = _values(layer.self_attn)
+            _rotate_values(values, rotation(values.width, mode, generator))
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of an attention: the rows `start` and beyond of the projection that makes them, and what reads them."""
+
+    source: Any
+    start: int
+    width: int
+    sink: Any
+
+
+def _values(attention: Any) -> Values:
+    sink = attention.o_proj
+    if (source := getattr(attention, "v_proj", None)) is not None:
+        return Values(source, 0, attention.head_dim, sink)
+    source = attention.qkv_proj
+    shared = sink.in_features + (source.out_features - sink.in_features) // 2  # rows of queries and keys
+    return Values(source, shared, attention.head_dim, sink)
+
+
+def _rotate_values(values: Values, matrix: torch.Tensor) -> None:
+    """Turns every head's values, and undoes it where they are read."""
+    made = values.source.weight[values.start :]
+    made.copy_((matrix.T @ made.double().view(-1, len(matrix), made.shape[1])).view(made.shape))
+    if values.source.bias is not None:
+        bias = values.source.bias[values.start :]
+        bias.copy_((bias.double().view(-1, len(matrix)) @ matrix).view(-1))
+    read = values.sink.weight
+    read.copy_((read.double().view(-1, len(matrix)) @ matrix).view(read.shape))
+
+
+PASS = Pass(
+    name="QuaRot",
+    summary="Rotates the channels of a language model so that none stands out; Gptq or Rtn then quantises it better.",
+    options=QuaRotOptions,
+    apply=_apply,
+    takes=("hf",),
+    gives="hf",
+    packages=("torch", "transformers", "safetensors"),
+)

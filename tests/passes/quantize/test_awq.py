@@ -1,0 +1,122 @@
+"""Awq on small models."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from runner.errors import InvalidRecipe
+from runner.evaluation.parity import Parity
+from runner.models.handle import ModelHandle
+from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
+from runner.models.torch_source import load_torch
+from runner.models.twin import architecture_of
+from runner.passes.export.tiny_twin import make_twin
+from runner.passes.layer_walk import walk_layers
+from runner.passes.quantize.awq import AwqOptions
+from runner.passes.quantize.channel_scaling import find_channels
+from tests.conftest import ApplyPass
+
+FAMILIES = {  # channels that can be scaled in a layer: after two norms, before the projections of attention and feed-forward
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 4,
+    "mistralai/Mistral-7B-Instruct-v0.3": 4,
+    "Qwen/Qwen2.5-0.5B-Instruct": 4,
+    "Qwen/Qwen3-0.6B": 4,
+    "microsoft/Phi-3-mini-4k-instruct": 4,
+    "google/gemma-2-2b-it": 4,
+    "google/gemma-3-1b-it": 4,
+}
+
+
+def twin_of(model_id: str, folder: Path) -> ModelHandle:
+    twin = architecture_of(model_id)
+    return make_twin(twin, twin.task, folder)
+
+
+def text(most: int = 200) -> list[dict[str, np.ndarray]]:
+    return [{"input_ids": np.random.default_rng(0).integers(5, most, (4, 128))}]
+
+
+def logits(model: ModelHandle, most: int = 200) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = load_torch(model)(torch.tensor(text(most)[0]["input_ids"]), use_cache=False).logits
+    return found
+
+
+@pytest.fixture(scope="session")
+def uneven_llama(tiny_llama: ModelHandle, tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    """A Llama whose norms let a few channels through ten times as strongly as others, as those of trained models do."""
+    module = load_torch(tiny_llama)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if "norm" in name:
+                weight.copy_(10 ** (torch.rand(weight.shape, generator=random).pow(3) * 1.5))
+            elif "proj" in name:
+                weight.copy_(torch.randn(weight.shape, generator=random) / weight.shape[1] ** 0.5)
+    folder = tmp_path_factory.mktemp("uneven")
+    module.save_pretrained(folder)
+    return ModelHandle("hf", folder, None, "text-generation", {"model_type": "llama"})
+
+
+@pytest.mark.parametrize("model_id", FAMILIES)
+def test_scaling_alone_keeps_the_function(model_id: str, tmp_path: Path, apply_pass: ApplyPass):
+    source = twin_of(model_id, tmp_path / "source")
+    module = load_torch(source)
+    with torch.inference_mode():
+        for layer in walk_layers(module, [torch.tensor(text()[0]["input_ids"])]):
+            assert len(find_channels(layer)[0]) == FAMILIES[model_id]
+    scaled = apply_pass("Awq", source, data=text(), data_config="text", group_size=32, export_compatible=True)
+    assert quantization_of(scaled.folder) is None
+    before, after = module.state_dict(), load_torch(scaled).state_dict()
+    assert [name for name in before if "norm" in name and not torch.equal(before[name], after[name])]
+    torch.testing.assert_close(logits(scaled), logits(source), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_logits_err_less_than_those_of_rounding(symmetric: bool, uneven_llama: ModelHandle, apply_pass: ApplyPass):
+    given = {"group_size": 32, "sym": symmetric}
+    scaled = apply_pass("Awq", uneven_llama, data=text(30), data_config="text", **given)
+    rounded = apply_pass("Rtn", uneven_llama, **given)
+    wanted = logits(uneven_llama, 30)
+    assert (logits(scaled, 30) - wanted).square().mean() < 0.8 * (logits(rounded, 30) - wanted).square().mean()
+
+
+def test_gptq_goes_on_from_the_scales(uneven_llama: ModelHandle, apply_pass: ApplyPass):
+    scaled = apply_pass("Awq", uneven_llama, data=text(30), data_config="text", group_size=32, export_compatible=True)
+    both = apply_pass("Gptq", scaled, data=text(30), data_config="text", group_size=32)
+    assert len(read_checkpoint(both.folder).matrices) == 2 * 7
+
+
+def test_the_genai_model_computes_what_the_checkpoint_holds(tmp_path: Path, apply_pass: ApplyPass):
+    source = twin_of("HuggingFaceTB/SmolLM2-135M-Instruct", tmp_path / "source")
+    quantized = apply_pass("Awq", source, data=text(), data_config="text", group_size=32)
+    quantized = apply_pass("Rtn", quantized, bits=8, group_size=32, lm_head=True, embeds=True)
+    built = apply_pass("ModelBuilder", quantized, precision="int4")
+    assert Parity(quantized, 2).compare(built)["outputs"]["logits"]["cosine"] > 0.999
+
+
+def test_modules_stay_in_floating_point_and_the_head_becomes_codes(uneven_llama: ModelHandle, apply_pass: ApplyPass):
+    quantized = apply_pass(
+        "Awq", uneven_llama, data=text(30), data_config="text", group_size=32, lm_head=True,
+        modules_to_not_convert=["layers.0.mlp"],
+    )  # fmt: skip
+    names = set(read_checkpoint(quantized.folder).matrices)
+    assert "lm_head" in names
+    assert "model.layers.1.mlp.up_proj" in names
+    assert not [name for name in names if "layers.0.mlp" in name]
+
+
+def test_olives_spellings():
+    assert AwqOptions.model_validate({"zero_point": False}).sym
+    assert not AwqOptions.model_validate({"zero_point": True}).sym
+    with pytest.raises(ValidationError, match="contradict"):
+        AwqOptions.model_validate({"zero_point": True, "sym": True})
+    assert AwqOptions.renamed == {"w_bit": "bits", "q_group_size": "group_size"}
+
+
+def test_a_model_without_decoder_layers_is_refused(tiny_masked_bert: ModelHandle, apply_pass: ApplyPass):
+    with pytest.raises(InvalidRecipe, match="language model"):
+        apply_pass("Awq", tiny_masked_bert, data=text(30), data_config="text", group_size=32)
