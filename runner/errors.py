@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,12 @@ class RecipeError(Exception):
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
+
+    def at(self, place: Place | None) -> Self:
+        """Places the problems that have no place of their own, and returns the error."""
+        self.problems = tuple(replace(problem, place=problem.place or place) for problem in self.problems)
+        self.args = ("\n".join(str(problem) for problem in self.problems),)
+        return self
 
 
 class InvalidRecipe(RecipeError):
@@ -164,4 +170,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     found = nearest(word, names)
     if found:
         return f"did you mean '{found}'?"
+    if not names:
+        return "there are none"
     return f"known: {', '.join(names[:20])}" + (" …" if len(names) > 20 else "")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from runner.bench.environment import OtherLoad, describe
 from runner.catalog.discover import find
 from runner.engine.plan import Request
 from runner.engine.run import execute, plan_run
+from runner.errors import RecipeError
 from runner.evaluation.perplexity import perplexity, token_windows
 from runner.evaluation.subject_process import SubjectProcess
 from runner.models.files import read_graph
@@ -57,8 +59,8 @@ def _grid(bits: int, group_size: int, sym: bool = False) -> dict[str, Any]:
     return {"bits": bits, "group_size": group_size, "sym": sym}
 
 
-def _mixed(algorithm: str) -> dict[str, Any]:
-    return {"type": "SelectiveMixedPrecision", "algorithm": algorithm}
+def _mixed(algorithm: str, **options: Any) -> dict[str, Any]:
+    return {"type": "SelectiveMixedPrecision", "algorithm": algorithm, **options}
 
 
 def _builder(**options: Any) -> dict[str, Any]:
@@ -82,7 +84,9 @@ SCHEMES: dict[str, tuple[dict[str, Any], ...]] = {
     "quarot + gptq 64": _chain({"type": "QuaRot"}, {"type": "Gptq", **_grid(4, 64), **_TEXT}),
     "k_quant_mixed + rtn 64": _chain(_mixed("k_quant_mixed"), {"type": "Rtn", **_grid(4, 64)}),
     "k_quant_mixed + gptq 64": _chain(_mixed("k_quant_mixed"), {"type": "Gptq", **_grid(4, 64), **_TEXT}),
-    "kld_gradient + gptq 64": _chain(_mixed("kld_gradient"), {"type": "Gptq", **_grid(4, 64), **_TEXT}),
+    "kld_gradient + gptq 64": _chain(
+        _mixed("kld_gradient", ratio=0.8, **_grid(4, 64), **_TEXT), {"type": "Gptq", **_grid(4, 64), **_TEXT}
+    ),
     "graph rtn 32": (_FLOAT, {"type": "OnnxBlockWiseRtnQuantization", "block_size": 32, "accuracy_level": 4}),
     "graph k_quant 32": (_FLOAT, {"type": "OnnxKQuantQuantization", "block_size": 32, "accuracy_level": 4}),
     "graph hqq 32": (_FLOAT, {"type": "OnnxHqqQuantization", "block_size": 32}),
@@ -118,20 +122,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="quantization-") as scratch:
         speed: list[Subject] = []
         prompt: list[int] = []
+        failed: list[str] = []
         for title, folder in _models(asked.model, Path(scratch)):
             rows = results["models"].setdefault(title, {})
             windows, opening = _texts(folder)
-            prompt = opening if title == PUBLISHED else prompt
+            prompt = opening if title == MOVED else prompt
             for name in names:
-                subject = _make(name, title, folder, Path(scratch), console)
+                try:
+                    subject = _make(name, title, folder, Path(scratch), console)
+                except RecipeError as error:
+                    failed.append(f"{title}: {name}: {error}")
+                    rows.pop(name, None)
+                    continue
                 if rows.get(name, {}).get("fingerprint") != subject.fingerprint:
                     rows[name] = _judge(subject, windows)
                     _write(results, asked.into)
                 console.print(f"{title}: {name}: perplexity {rows[name]['perplexity']:.3f}")
-                speed += [subject] if title == PUBLISHED else []
+                speed += [subject] if title == MOVED else []
         if asked.rounds:
             results["speed"] = _speeds(speed, prompt, asked.rounds, console)
     _write(results, asked.into)
+    if failed:
+        sys.exit("\n".join(["these were not made:", *failed]))
 
 
 def _write(results: dict[str, Any], into: Path) -> None:

@@ -126,6 +126,10 @@ def show_outcome(outcome: Outcome) -> None:
         size = f"{told['bytes'] / 1e6:.1f}" if "bytes" in told else ""
         table.add_row(told["step"], told["pass"], seconds, size, *_parity(told.get("parity")))
     console.print(table)
+    for told in outcome.receipt["steps"]:
+        if why := (told.get("parity") or {}).get("reason"):
+            text = f"{told['step']}: not compared with the source: {why}"
+            console.print(f"[yellow]note[/] {text}", highlight=False, soft_wrap=True)
     for metric in outcome.receipt["metrics"]:
         note = f"  [dim]({metric['note']})[/]" if metric["note"] else ""
         console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}{note}", highlight=False, soft_wrap=True)

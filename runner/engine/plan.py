@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,12 @@ def _source(request: Request, access: Access, missing: _Missing) -> Source:
         return smoke_source(config.input_model, folder, access)
     source = Source(None, None, config.input_model.model_path or f"{config.input_model.model_loader}()")
     scripted = config.input_model.type == "PyTorchModel"
+    sources = request.info.model.sources if request.info and not scripted else ()
     with missing.noted():
-        source = locate(config.input_model, request.info.model.sources if request.info and not scripted else (), folder, access)
+        try:
+            source = locate(config.input_model, sources, folder, access)
+        except ModelUnavailable as error:
+            raise error.at(_place(request, "input_model", "model_script" if scripted else "model_path")) from None
     return source
 
 
@@ -255,7 +260,7 @@ def _check_steps(request: Request, target: Target) -> None:
         )
     evaluator = request.config.evaluators.get(request.config.evaluator or "")
     if evaluator is not None:
-        problems += check_evaluator(request.config)
+        problems += check_evaluator(request.config, partial(_place, request))
     if problems:
         raise InvalidRecipe(*problems)
 

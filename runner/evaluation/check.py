@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from runner.errors import Problem, did_you_mean
+from runner.errors import Place, Problem, did_you_mean
 from runner.evaluation.latency import LATENCY_STATISTICS
 from runner.evaluation.metric_names import HUGGINGFACE, OWN, SIZE, TORCH
 from runner.recipe.config import Evaluator, MetricConfig, RunConfig
@@ -43,14 +44,28 @@ def parameters_of(evaluator: Evaluator) -> dict[str, Any]:
     return {**(extra.pop("type_args", None) or {}), **extra}
 
 
-def check_evaluator(config: RunConfig) -> list[Problem]:
-    """Returns what is wrong with the run's evaluator, before any work."""
+def check_evaluator(config: RunConfig, place_of: Callable[..., Place | None] = lambda *_: None) -> list[Problem]:
+    """Returns what is wrong with the run's evaluator, before any work.
+
+    Args:
+        config: the configuration.
+        place_of: where in its file the value at a path of keys and indices stands.
+    """
     evaluator = config.evaluators.get(config.evaluator or "")
     if evaluator is None:
         return []
+    if kind_of(evaluator) is None:
+        return [
+            replace(problem, place=place_of("evaluators", config.evaluator, "metrics", at))
+            for at, metric in enumerate(evaluator.metrics)
+            for problem in _check_metric(metric)
+        ]
+    return [replace(problem, place=place_of("evaluators", config.evaluator)) for problem in _check_typed(config, evaluator)]
+
+
+def _check_typed(config: RunConfig, evaluator: Evaluator) -> list[Problem]:
+    """Checks an evaluator that is no list of metrics."""
     kind, parameters = kind_of(evaluator), parameters_of(evaluator)
-    if kind is None:
-        return [problem for metric in evaluator.metrics for problem in _check_metric(metric)]
     if kind in (LANGUAGE_MODEL, TEXT_EMBEDDING):
         known = _LANGUAGE_MODEL_KEYS if kind == LANGUAGE_MODEL else _TEXT_EMBEDDING_KEYS
         return _check_tasks(f"evaluator '{config.evaluator}'", parameters, known)

@@ -63,6 +63,8 @@ _FAMILIES = {
     "hy-mt": "tencent/HY-MT1.5-1.8B",
     "hunyuan": "tencent/HY-MT1.5-1.8B",
     "lfm2": "LiquidAI/LFM2-350M",
+    "ernie-4.5": "baidu/ERNIE-4.5-0.3B",
+    "gpt-oss": "openai/gpt-oss-20b",
     "granite": "ibm-granite/granite-3.3-2b",
     "nemotron": "nvidia/Nemotron-Mini-4B",
     "minitron": "nvidia/Nemotron-Mini-4B",
@@ -155,6 +157,7 @@ CONTEXT = 4096
 WINDOW = 64
 _STEP = 64  # widths are multiples of it: an even number of quantisation blocks
 _HEAD = 32
+_EXPERTS = 4
 _PARTIAL_HEADS = (64, 80, 96, 128, 160)  # of a partially rotated head: its rotated part stays a multiple of 16
 # What some architectures call the entries that the others agree on.
 _NAMES = {
@@ -276,6 +279,8 @@ def _shrink_transformer(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("query_pre_attn_scalar"):
         config["query_pre_attn_scalar"] = tiny_head
     rotated = int(tiny_head * partial)
+    if "num_local_experts" in config:
+        config |= {"num_local_experts": _EXPERTS, "num_experts_per_tok": min(config["num_experts_per_tok"], _EXPERTS // 2)}
     return config | _shrink_linear_attention(config) | _shrink_positions(config, rope, rotated) | _shrink_layer_kinds(config)
 
 

@@ -13,6 +13,7 @@ from runner.models.twin_vocabulary import (
     DEEPSEEK,
     DISTILBERT,
     GEMMA,
+    GPT_OSS,
     HUNYUAN,
     LFM2,
     LLAMA2,
@@ -114,6 +115,14 @@ _YARN_8 = {
     "beta_slow": 1.0,
     "attention_factor": 1.2079441541679836,
 }
+_YARN_32 = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "original_max_position_embeddings": 4096,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+}
 _NTK_ALPHA = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0}
 
 
@@ -192,6 +201,19 @@ def _granite(pattern: str, heads: Heads, hidden: int, feed_forward: int, theta: 
     return _decoder(
         pattern, "granite", PLAIN_BYTES, heads, hidden, feed_forward, 131072, theta, tied=True, embedding_multiplier=12.0,
         residual_multiplier=0.22, attention_multiplier=attention, logits_scaling=logits, rms_norm_eps=1e-5,
+    )  # fmt: skip
+
+
+def _ernie45(pattern: str, heads: Heads, hidden: int, feed_forward: int) -> Twin:
+    return _decoder(
+        pattern, "ernie4_5", LLAMA2, heads, hidden, feed_forward, 131072, 5e5, tied=True, head_dim=heads[2], rms_norm_eps=1e-5
+    )
+
+
+def _gpt_oss(pattern: str, experts: int) -> Twin:
+    return _decoder(
+        pattern, "gpt_oss", GPT_OSS, (64, 8, 64), 2880, 2880, 131072, 1.5e5, rope=_YARN_32, num_local_experts=experts,
+        num_experts_per_tok=4, sliding_window=128, rms_norm_eps=1e-5, layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
 
 
@@ -311,6 +333,9 @@ LANGUAGE_MODELS: tuple[Twin, ...] = (
     _lfm2("LiquidAI/LFM2*-700M*", (24, 8, 64), 1536, 10240),
     _lfm2("LiquidAI/LFM2*-1.2B*", (32, 8, 64), 2048, 12288),
     _lfm2("LiquidAI/LFM2*-2.6B*", (32, 8, 64), 2048, 10752, adjusted=False),
+    _ernie45("baidu/ERNIE-4.5-0.3B*", (16, 2, 128), 1024, 3072),
+    _gpt_oss("openai/gpt-oss-20b*", 32),
+    _gpt_oss("openai/gpt-oss-120b*", 128),
     _granite("ibm-granite/granite-3.*-2b*", (32, 8, 64), 2048, 8192, 5e6, 0.015625, 8.0),
     _granite("ibm-granite/granite-3.*-8b*", (32, 8, 128), 4096, 12800, 1e7, 0.0078125, 16.0),
     _decoder("google/gemma-2b*", "gemma", GEMMA, (8, 1, 256), 2048, 16384, 8192, 1e4, tied=True, **_TANH),

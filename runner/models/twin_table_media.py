@@ -211,12 +211,17 @@ def _ministral3(pattern: str, hidden: int, feed_forward: int, tied: bool = False
     return _seeing(pattern, "mistral3", MISTRAL_VISION, text, vision, tied, **more)
 
 
-def _clip(pattern: str, patch: int) -> Twin:
-    text = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "max_position_embeddings": 77}
-    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "patch_size": patch, "image_size": 224}
+def _clip(pattern: str, patch: int, text_size: tuple[int, int] = (8, 512), vision_size: tuple[int, int] = (12, 768)) -> Twin:
+    """`text_size` and `vision_size`: attention heads and hidden size of the two encoders."""
+
+    def encoder(heads: int, hidden: int) -> dict[str, int]:
+        return {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_attention_heads": heads}
+
+    text = {**encoder(*text_size), "max_position_embeddings": 77}
+    vision = {**encoder(*vision_size), "patch_size": patch, "image_size": 224}
     size = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
     processor = {**_IMAGENET, **size, "image_processor_type": "CLIPImageProcessor"}
-    facts = {"text_config": text, "vision_config": vision, "projection_dim": 512}
+    facts = {"text_config": text, "vision_config": vision, "projection_dim": text_size[1]}
     return Twin(pattern, "clip", "zero-shot-image-classification", facts, CLIP, processor)
 
 
@@ -260,6 +265,7 @@ MEDIA_MODELS: tuple[Twin, ...] = (
     _ministral3("mistralai/Ministral-3-14B*", 5120, 16384),
     _clip("openai/clip-vit-base-patch32", 32),
     _clip("openai/clip-vit-base-patch16", 16),
+    _clip("openai/clip-vit-large-patch14*", 14, (12, 768), (16, 1024)),
     _clip("laion/CLIP-ViT-B-32-*", 32),
     _clip("laion/CLIP-ViT-B-16-*", 16),
     _resnet("microsoft/resnet-18", "basic"),

@@ -71,6 +71,8 @@ _DEEPSEEK = _chat(
     starts_with_bos=True,
 )
 
+_HARMONY = _chat(f"'<|start|>' + {_ROLE} + '<|message|>' + {_TEXT} + '<|end|>'", "<|start|>assistant")
+
 _THINK = ("<think>", "</think>")
 _SENTENCEPIECE = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
 
@@ -132,6 +134,13 @@ GEMMA = Vocabulary(
     stops=("<eos>", "<end_of_turn>"),
     adds_bos=True,
     template=_TURNS,
+)
+GPT_OSS = Vocabulary(
+    "byte-bpe",
+    ("<|startoftext|>", "<|endoftext|>", "<|return|>", "<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|call|>"),
+    {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "pad_token": "<|endoftext|>"},
+    stops=("<|return|>", "<|endoftext|>", "<|call|>"),
+    template=_HARMONY,
 )
 DEEPSEEK = Vocabulary(
     "byte-bpe",

@@ -63,7 +63,7 @@ SOURCE_MODULES = {
 }
 
 # Other names that Olive has for them.
-_SPELLINGS = {"AutoAWQQuantizer": "Awq"}
+_SPELLINGS = {"AutoAWQQuantizer": "Awq", "GptqQuantizer": "Gptq"}
 
 _BY_LOWER = {name.lower(): right for name, right in (*zip(MODULES, MODULES, strict=True), *_SPELLINGS.items())}
 

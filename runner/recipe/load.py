@@ -297,6 +297,14 @@ def _by(node: Node) -> str:
     return f" (set by {node.origin})" if node.origin.place is None and node.origin is not DEFAULT else ""
 
 
+# What pydantic says in words of its own.
+_PLAIN = {
+    "model_attributes_type": "it must be a mapping",
+    "model_type": "it must be a mapping",
+    "too_short": "it must not be empty",
+}
+
+
 def _problem(
     model: type[BaseModel], node: Node, path: DocumentPath, detail: ErrorDetails, place: Place, subject: str
 ) -> Problem:
@@ -325,7 +333,7 @@ def _problem(
         near = did_you_mean(detail["ctx"]["given"], detail["ctx"]["known"])
         return Problem("bad-value", f"{subject}'{name}': {detail['msg']}{by_override}", where, near)
     written = "" if isinstance(detail["input"], (dict, list)) else f", not {json.dumps(detail['input'], default=str)}"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     remedy = None
     if detail["type"] == "literal_error" and isinstance(detail["input"], str):
@@ -421,7 +429,7 @@ def _dangling(root: Node) -> list[Problem]:
         named(root.members.get(key), "system", systems)
     named(root.members.get("evaluator"), "evaluator", evaluators)
     for path, leaf in root.leaves():
-        if path and path[-1] == "data_config" and isinstance(leaf.value, str):
+        if path and str(path[-1]).endswith("data_config") and isinstance(leaf.value, str):
             named(leaf, "data config", data)
         if len(path) > 1 and path[-2] == "execution_providers":
             named(leaf, "execution provider", EXECUTION_PROVIDERS)

@@ -12,12 +12,13 @@ _VENDORS = {
     "nvmodelopt": "nvidia-modelopt",
     "mobius": "mobius-ai",
     "epcontext": "a vendor's compiling execution provider",
+    "estimatenpulatency": "AMD's perf-estimator",
 }
 
 _NOT_YET = (
-    "AppendPrePostProcessingOps", "GptqModel", "GptqQuantizer",
-    "InsertBeamSearch", "MoEExpertsDistributor", "OnnxDAG", "OnnxModelOptimizer", "OptimumConversion", "OptimumMerging",
-    "Rotate", "SpinQuant", "TorchTRTConversion", "VocabReducer",
+    "AppendPrePostProcessingOps", "GptqModel", "InsertBeamSearch", "KQuant", "MoEExpertsDistributor", "NemotronExport",
+    "OnnxDAG", "OnnxModelOptimizer", "OptimumConversion", "OptimumMerging", "Rotate", "SpinQuant", "TorchTRTConversion",
+    "VocabReducer",
 )  # fmt: skip
 _NOT_YET_LOWER = {name.lower() for name in _NOT_YET}
 

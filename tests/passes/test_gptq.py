@@ -17,6 +17,7 @@ from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
 from runner.passes.quantize.gptq import GptqOptions, gptq
 from runner.passes.quantize.grid import fit_grid, nearest_codes
+from runner.passes.table import options_of
 from tests.conftest import ApplyPass
 
 FAMILIES = [
@@ -128,6 +129,12 @@ def test_padding_is_no_text(tiny_llama: ModelHandle, apply_pass: ApplyPass):
     padded = [{"input_ids": np.full((4, 128), 7), "attention_mask": np.zeros((4, 128), np.int64)}]
     with pytest.raises(DataUnavailable, match="0 tokens"):
         apply_pass("Gptq", tiny_llama, data=padded, data_config="calibration", group_size=32)
+
+
+def test_the_older_pass_of_olive_is_this_one():
+    (name, options), _ = options_of("GptqQuantizer")
+    assert (name, options) == ("Gptq", GptqOptions)
+    assert options.retired["true_sequential"]
 
 
 def test_wrong_options_are_errors(tiny_llama: ModelHandle, apply_pass: ApplyPass):

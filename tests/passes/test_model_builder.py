@@ -132,13 +132,27 @@ def test_names_of_olive_are_known():
         {"precision": "int4", "extra_options": {"int4_accuracy_level": 0, "filename": "text.onnx"}}
     )
     assert options.extra_options.accuracy_level == 0
+    assert ModelBuilderOptions.model_validate({"precision": "int", "metadata_only": True}).precision == "int4"
     assert ModelBuilderOptions.retired["use_ort_genai"]
+
+
+def test_spellings_of_the_command_line_are_known():
+    given = {
+        "int4_block_size": "128",
+        "accuracy_level": "4",
+        "op_types_to_quantize": "MatMul/Gather",
+        "nodes_to_exclude": "a,b",
+    }
+    extra = ModelBuilderOptions.model_validate({"precision": "int4", "extra_options": given}).extra_options
+    assert (extra.block_size, extra.accuracy_level) == (128, 4)
+    assert (extra.op_types_to_quantize, extra.nodes_to_exclude) == (["MatMul", "Gather"], ["a", "b"])
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {"precision": "int5"},
+        {"block_size": "48"},
         {"block_size": 48},
         {"accuracy_level": 7},
         {"algo_config": "gptq"},

@@ -45,6 +45,16 @@ def test_a_tied_embedding_and_head_become_one_matrix(tied: ModelHandle, apply_pa
     assert module.get_input_embeddings().weight is module.get_output_embeddings().weight
 
 
+def test_of_a_model_that_also_sees_only_the_decoder_is_rounded(tmp_path: Path, apply_pass: ApplyPass):
+    twin = architecture_of("Qwen/Qwen3.5-0.8B")
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    names = read_checkpoint(apply_pass("Rtn", source, bits=8, group_size=32).folder).matrices
+    assert names
+    assert all(name.startswith("model.language_model.layers.") for name in names)
+    with pytest.raises(InvalidRecipe, match=r"no model\.embed_tokens"):
+        apply_pass("Rtn", source, bits=8, group_size=32, embeds=True)
+
+
 @pytest.mark.parametrize("only", ["lm_head", "embeds"])
 def test_one_of_both_is_untied_from_the_other(tied: ModelHandle, apply_pass: ApplyPass, only: str):
     rounded = apply_pass("Rtn", tied, bits=4, group_size=32, **{only: True})
@@ -105,3 +115,9 @@ def test_typos_are_errors():
         RtnOptions.model_validate({"embed": True})
     with pytest.raises(ValidationError):
         RtnOptions.model_validate({"bits": 5})
+
+
+def test_a_second_quantiser_with_nothing_to_do_is_refused(tiny_llama: ModelHandle, apply_pass: ApplyPass):
+    first = apply_pass("Rtn", tiny_llama, group_size=32)
+    with pytest.raises(InvalidRecipe, match="quantised all of the decoder's layers already"):
+        apply_pass("Rtn", first, bits=8, group_size=16)

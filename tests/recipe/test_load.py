@@ -295,6 +295,7 @@ def test_whatever_stands_in_a_file_gives_a_config_or_problems(tmp_path: Path, co
         ("OpenVINOConversion", "needs openvino"),
         ("qnnpreprocess", "Qualcomm"),
         ("VocabReducer", "not served here yet"),
+        ("EstimateNPULatency", "perf-estimator"),
         ("Pant", "did you mean 'Paint'"),
     ],
 )

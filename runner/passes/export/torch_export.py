@@ -74,8 +74,21 @@ class Export:
             raise TargetUnavailable("device=cuda", "torch sees no CUDA device here", "leave the option device out")
         if place.type == "cpu" and kind is None:
             return self
-        self.module.to(place, kind)
+        _place(self.module, place, kind)
         return replace(self, args=_moved(self.args, place, kind), kwargs=_moved(self.kwargs, place, kind))
+
+
+def _place(module: torch.nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Moves and casts a module; the frequencies of a rotation stay in fp32, as transformers keeps them in any type."""
+    frequencies = [
+        (owner, name, buffer)
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if name.endswith("inv_freq")
+    ]
+    module.to(device, dtype)
+    for owner, name, buffer in frequencies:
+        setattr(owner, name, buffer.to(device))
 
 
 def torch_type(name: str | None) -> torch.dtype | None:

@@ -5,19 +5,23 @@ Each is a class derived from one of the builder's own, put in its place while a 
     OLMo         LayerNormalization without weights, where the builder takes the mean out of nothing
     OLMo 2, 3    norms behind attention and feed-forward instead of before them; one norm of queries and keys over all heads
                  (Team OLMo: 2 OLMo 2 Furious, arXiv 2501.00656); in OLMo 3 layers with a window keep the unscaled rotation
+    gpt-oss      quantised experts of a checkpoint whose experts are not packed as MXFP4
     Ministral 3  the ramp of YaRN's frequencies
     SmolLM3      layers without any rotation (B. Yang et al.: Rope to Nope and Back Again, arXiv 2501.18795)
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Architecture -> the name under which the builder dispatches it, and the builder's class of that name.
 _MENDED = {
+    "GptOssForCausalLM": ("GptOssForCausalLM", "GPTOSSModel"),
     "OlmoForCausalLM": ("OlmoForCausalLM", "OLMoModel"),
     "Olmo2ForCausalLM": ("OlmoForCausalLM", "OLMoModel"),
     "Olmo3ForCausalLM": ("OlmoForCausalLM", "OLMoModel"),
@@ -60,6 +64,27 @@ def _yarn(self: Any, inv_freq: Any) -> Any:
     low, high = max(math.floor(ends[0]), 0), min(math.ceil(ends[1]), 2 * half - 1)
     ramp = ((torch.arange(half, dtype=torch.float32) - low) / max(high - low, 1e-3)).clamp(0, 1)
     return inv_freq / asked["factor"] * ramp + inv_freq * (1 - ramp)
+
+
+def _gpt_oss(original: Any) -> type:
+    class GptOss(original):  # type: ignore[misc]
+        """A decoder whose experts may lie in floating point, [experts, inputs, outputs]."""
+
+        def make_moe_preprocessing(self, layer_id: int, moe: Any, root_input: str) -> None:
+            self.experts = moe.experts
+            super().make_moe_preprocessing(layer_id, moe, root_input)
+
+        def load_mxfp4_experts(self, layer_id: int, decode: bool = False) -> Any:
+            if not decode or _is_packed(Path(self.model_name_or_path)):
+                return super().load_mxfp4_experts(layer_id, decode)
+            return self.experts.gate_up_proj.transpose(-1, -2), self.experts.down_proj.transpose(-1, -2)
+
+    return GptOss
+
+
+def _is_packed(folder: Path) -> bool:
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+    return told.get("quant_method") == "mxfp4"
 
 
 def _ministral3(original: Any) -> type:
@@ -178,6 +203,7 @@ def _post_norm_olmo(original: Any) -> type:
 
 
 _DERIVED = {
+    "GptOssForCausalLM": _gpt_oss,
     "OlmoForCausalLM": _centred_olmo,
     "Mistral3ForConditionalGeneration": _ministral3,
     "SmolLM3ForCausalLM": _smollm3,

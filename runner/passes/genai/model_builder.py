@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from runner.errors import InvalidRecipe, Problem, RunFailed
 from runner.models.adapter import adapter_folder
@@ -85,6 +85,20 @@ class BuilderOptions(Model):
         """Takes the builder's own spelling as well: ``last_matmul:int8,mixed_layers:int8``."""
         return dict(part.split(":", 1) for part in value.split(",")) if isinstance(value, str) and ":" in value else value
 
+    @field_validator("block_size", "accuracy_level", mode="before")
+    @classmethod
+    def _number_from_text(cls, value: Any) -> Any:
+        """Takes a number as the builder's command line spells it: ``"128"``."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("op_types_to_quantize", "nodes_to_exclude", mode="before")
+    @classmethod
+    def _list_from_text(cls, value: Any, field: ValidationInfo) -> Any:
+        """Takes a list as the builder's command line spells it: ``MatMul/Gather``, ``/lm_head/MatMul,/layers.0/MatMul``."""
+        if not isinstance(value, str):
+            return value
+        return value.split("/" if field.field_name == "op_types_to_quantize" else ",")
+
 
 class ExtraOptions(BuilderOptions):
     """The builder's rarer options, under its own names; those of BuilderOptions may stand here too."""
@@ -132,6 +146,12 @@ class ModelBuilderOptions(BuilderOptions, PassOptions):
     metadata_only: bool = Field(False, description="write genai_config.json and the tokenizer beside a finished ONNX model")
     search: dict[str, Any] | None = Field(None, description="entries of genai_config.json's search section")
     extra_options: ExtraOptions | None = Field(None, description="further options of the builder; they win over the others")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bits_left_out(cls, given: Any) -> Any:
+        """Takes precision ``int``, as some configurations write it, for the builder's usual four bits."""
+        return {**given, "precision": "int4"} if isinstance(given, dict) and given.get("precision") == "int" else given
 
     renamed: ClassVar[Mapping[str, str]] = RENAMED
     retired: ClassVar[Mapping[str, str]] = {

@@ -7,8 +7,8 @@ diagonal, so that the order of the columns is free and the codes need no index o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -38,7 +38,16 @@ class GptqOptions(WeightOnlyOptions):
     damp_percent: float = Field(
         0.01, gt=0, lt=1, description="share of the Hessian's mean diagonal that is added to its diagonal"
     )
-    desc_act: bool = Field(True, description="quantise the columns with the largest inputs first")
+    desc_act: bool | None = Field(True, description="quantise the columns with the largest inputs first; null is true")
+
+    retired: ClassVar[Mapping[str, str]] = {
+        **WeightOnlyOptions.retired,
+        **dict.fromkeys(
+            ("layers_block_name", "outside_layer_modules", "inside_layer_modules"), "the decoder layers are found in the model"
+        ),
+        "static_groups": "the grids of all groups are always fitted beforehand",
+        "true_sequential": "the matrices of a layer are calibrated together",
+    }
 
 
 def _apply(model: ModelHandle, options: GptqOptions, context: PassContext) -> ModelHandle:
@@ -88,7 +97,9 @@ def _quantize(subject: Subject, hessians: Hessians, options: GptqOptions) -> Non
             if HEAD in alike and subject.shared:
                 subject.shared = False
                 modules[0].weight = torch.nn.Parameter(modules[0].weight.clone(), requires_grad=False)
-            matrix = gptq(torch.cat([one.weight for one in modules]), hessian, scheme, options.damp_percent, options.desc_act)
+            matrix = gptq(
+                torch.cat([one.weight for one in modules]), hessian, scheme, options.damp_percent, options.desc_act is not False
+            )
             start = 0
             for name, module in zip(alike, modules, strict=True):
                 stop = start + module.weight.shape[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from runner.errors import InvalidRecipe, Problem
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD
 from runner.passes.declaration import Pass, PassContext
@@ -32,8 +33,21 @@ def _apply(model: ModelHandle, options: RtnOptions, context: PassContext) -> Mod
 
 
 def _outer(subject: Subject, options: RtnOptions) -> list[str]:
-    """Returns what is left to quantise of the head and the embedding, and unties them unless both become the same codes."""
+    """Returns what is left to quantise of the head and the embedding, and unties them unless both become the same codes.
+
+    Raises:
+        InvalidRecipe: the model has no such module.
+    """
     asked = [name for name, wanted in ((HEAD, options.lm_head), (EMBEDDING, options.embeds)) if wanted]
+    there = {name for name, _ in subject.module.named_modules()}
+    if lost := [name for name in asked if name not in there]:
+        raise InvalidRecipe(
+            Problem(
+                "unknown-module",
+                f"Rtn: {type(subject.module).__name__} has no {' and no '.join(lost)}",
+                remedy="take lm_head and embeds out; those of a model that also sees stay in floating point",
+            )
+        )
     if subject.shared and HEAD in subject.matrices:
         return []
     if subject.shared and asked:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from runner.errors import InvalidRecipe, Problem
 from runner.models.files import carry
@@ -26,6 +26,12 @@ Algorithm = Literal[
     "k_quant_last", "k_quant_down", "k_quant_mixed", "kld_gradient", "snr", "snr_relative", "iqe", "iqe_relative"
 ]
 _BY_PLACE = ("k_quant_last", "k_quant_down", "k_quant_mixed")
+# Names that later versions of Olive give to the choices by place.
+_LATER_NAMES = {
+    "high_precision_lm_head": "k_quant_last",
+    "high_precision_mlp_down": "k_quant_down",
+    "high_precision_mlp_down_qkv": "k_quant_mixed",
+}
 _ATTENTION_INPUTS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "W_pack")
 _FEED_FORWARD_OUTPUTS = ("down_proj", "fc2", "dense_4h_to_h")
 _WINDOWS = 8  # of 256 tokens that the divergence is measured on
@@ -55,6 +61,11 @@ class SelectiveMixedPrecisionOptions(PassOptions):
     retired: ClassVar[Mapping[str, str]] = {
         "kld_memory_mode": "one copy of the model is held, and the gradient of one module at a time",
     }
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _one_name(cls, given: Any) -> Any:
+        return _LATER_NAMES.get(given, given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _ratio_is_given(self) -> SelectiveMixedPrecisionOptions:

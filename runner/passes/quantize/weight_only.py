@@ -182,7 +182,7 @@ def open_subject(model: ModelHandle, options: WeightOnlyOptions) -> Subject:
     """Loads a Hugging Face model, quantised in part or not at all.
 
     Raises:
-        InvalidRecipe: an override names no module.
+        InvalidRecipe: an override names no module, or an earlier pass has left nothing to quantise.
     """
     from runner.models.torch_source import load_torch
 
@@ -190,7 +190,13 @@ def open_subject(model: ModelHandle, options: WeightOnlyOptions) -> Subject:
     _check_overrides(module, options)
     if quantization_of(model.folder):
         found = read_checkpoint(model.folder)
-        return Subject(model, module, found.default, dict(found.matrices), found.shared)
+        subject = Subject(model, module, found.default, dict(found.matrices), found.shared)
+        if not subject.linears() and not options.lm_head and not getattr(options, "embeds", False):
+            cause = "an earlier pass has quantised all of the decoder's layers already"
+            raise InvalidRecipe(
+                Problem("nothing-to-quantise", cause, remedy="take this step out, or let it quantise the head too (lm_head)")
+            )
+        return subject
     tied = bool(getattr(module.config, "tie_word_embeddings", False))
     return Subject(model, module, Scheme(options.bits, options.group_size, options.sym), {}, tied)
 
@@ -218,7 +224,7 @@ def _check_overrides(module: torch.nn.Module, options: WeightOnlyOptions) -> Non
 
 
 def decoder_layers(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
-    """Returns the list of a language model's decoder layers and its name.
+    """Returns the list of a language model's decoder layers and its name; a part that sees may have a list as long.
 
     Raises:
         InvalidRecipe: the model has no such list.
@@ -227,9 +233,11 @@ def decoder_layers(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
 
     config = module.config
     count = getattr(getattr(config, "text_config", config), "num_hidden_layers", None)
-    for name, below in module.named_modules():
+    decoder = module.get_decoder() if hasattr(module, "get_decoder") else module
+    names = {id(below): name for name, below in module.named_modules()}
+    for below in decoder.modules():
         if isinstance(below, torch.nn.ModuleList) and len(below) == count:
-            return name, below
+            return names[id(below)], below
     raise InvalidRecipe(
         Problem(
             "no-decoder", f"{type(module).__name__} has no list of decoder layers", remedy="quantise the ONNX model instead"

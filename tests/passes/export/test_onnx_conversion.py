@@ -11,6 +11,8 @@ from runner.data.scripted_model import load_module
 from runner.errors import InvalidRecipe, RunFailed, TargetUnavailable
 from runner.models.handle import ModelHandle
 from runner.models.session import open_session
+from runner.models.torch_source import load_torch
+from runner.passes.export.torch_export import Export
 
 EXPORTERS = [{}, {"target_opset": 18, "use_dynamo_exporter": True}, {"use_dynamo_exporter": False}]
 
@@ -211,3 +213,11 @@ def test_device_that_is_not_here(tiny_bert, apply_pass):
 def test_unknown_type(tiny_bert, apply_pass):
     with pytest.raises(InvalidRecipe, match="float32, float16"):
         apply_pass("OnnxConversion", tiny_bert, torch_dtype="flot16")
+
+
+def test_frequencies_of_a_rotation_stay_in_full_precision(tiny_llama):
+    module = load_torch(tiny_llama)
+    before = module.model.rotary_emb.inv_freq.clone()
+    export = Export(module, (torch.ones(1, 4),), {}, ["x"], None, {}).placed(None, "float16")
+    assert export.args[0].dtype == module.lm_head.weight.dtype == torch.float16
+    assert torch.equal(module.model.rotary_emb.inv_freq, before)

@@ -55,6 +55,18 @@ def test_places_of_k_quants(tiny_llama: ModelHandle, apply_pass: ApplyPass, algo
     assert names == {"lm_head", *expected}
 
 
+@pytest.mark.parametrize(
+    ("later", "name"),
+    [
+        ("high_precision_lm_head", "k_quant_last"),
+        ("high_precision_mlp_down", "k_quant_down"),
+        ("high_precision_mlp_down_qkv", "k_quant_mixed"),
+    ],
+)
+def test_later_names_of_places(later: str, name: str):
+    assert SelectiveMixedPrecisionOptions(algorithm=later).algorithm == name
+
+
 @pytest.mark.parametrize("algorithm", ["kld_gradient", "snr", "snr_relative", "iqe", "iqe_relative"])
 def test_harm_chooses_up_to_the_ratio(tiny_llama: ModelHandle, apply_pass: ApplyPass, algorithm: str):
     chosen = apply_pass(
