@@ -24,7 +24,7 @@ from runner.models.files import (
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.external_data import ExternalDataOptions
-from runner.passes.graph.surgeons.surgeon import CannotOperate, IrSurgeon, NotInGraph, Outcome, ProtoSurgeon
+from runner.passes.graph.surgeons.surgeon import CannotOperate, IrSurgeon, NotInGraph, Outcome, ProtoSurgeon, WeightsForbid
 from runner.passes.graph.surgeons.table import Surgery
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _operate_on_all(surgery: Any, graphs: Sequence[LazyGraph], model: ModelHandl
             missed.append(error)
             continue
         except CannotOperate as error:
-            if "twin_of" not in model.attributes:
+            if "twin_of" not in model.attributes or not isinstance(error, WeightsForbid):
                 raise RunFailed(error.rule, f"{surgery.surgeon}: {where}{error.cause}", error.remedy) from error
             outcome = Outcome(0, f"{error.cause} (which says nothing of the real model)")
         done.append(f"{where}{_told(outcome)}")

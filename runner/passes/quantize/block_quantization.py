@@ -143,12 +143,16 @@ def quantize_blocks(model: ModelHandle, blocks: Blocks, options: BlockOptions, c
     asked = {"nodes_to_include": blocks.named, "nodes_to_exclude": blocks.excluded, "customized_weight_config": blocks.own}
     check_node_names(model, asked, context)
 
+    total: Counter[str] = Counter()
+
     def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
         done = quantize_weights(graph, blocks)
+        total.update(done)
         context.say(f"{name}: {_told(done)}")
         return graph
 
-    return rewrite_each(model, context, change, options.external_data(), precision=f"int{blocks.scheme.bits}")
+    made = rewrite_each(model, context, change, options.external_data())
+    return made.with_attributes(precision=f"int{blocks.scheme.bits}") if total.total() else made
 
 
 def _told(done: Counter[str]) -> str:

@@ -107,6 +107,12 @@ def test_names_of_dimensions(operate: Operate):
             operate(fixed, surgeon, dim_name="n", **options)
 
 
+def test_what_no_weights_could_excuse_is_refused_for_a_tiny_twin_too(apply_pass, folder_of):
+    twin = folder_of(graph(ADD)).with_attributes(twin_of="somebody/model")
+    with pytest.raises(RunFailed, match="is no order of them"):
+        apply_pass("GraphSurgeries", twin, surgeries=[{"surgeon": "ReorderInputs", "permutation": [0, 0]}])
+
+
 def test_order_and_removal_of_inputs(operate: Operate):
     swapped = operate(graph(ADD), "ReorderInputs", permutation=[1, 0])
     assert [value.name for value in swapped.graph.input] == ["y", "x"]

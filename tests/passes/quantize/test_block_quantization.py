@@ -293,3 +293,9 @@ def test_tells_what_it_did():
     blocks = Blocks(nearest(block_rtn.fit), Scheme(4, 32, symmetric=True), ("MatMul",), 0)
     assert quantize_weights(model, blocks) == {"MatMulNBits": 1}
     assert {entry.domain for entry in model.opset_import} == {"", "com.microsoft"}
+
+
+def test_a_model_whose_weights_are_all_excluded_is_not_called_quantised(exported_bert, apply_pass):
+    left = apply_pass("OnnxBlockWiseRtnQuantization", exported_bert, nodes_to_exclude=["*"])
+    assert left.attributes.get("precision") == exported_bert.attributes.get("precision")
+    assert apply_pass("OnnxBlockWiseRtnQuantization", exported_bert).attributes["precision"] == "int4"

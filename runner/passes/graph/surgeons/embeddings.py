@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from runner.passes.graph.surgeons.surgeon import CannotOperate, IrSurgeon, Outcome
+from runner.passes.graph.surgeons.surgeon import IrSurgeon, Outcome, WeightsForbid
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -91,7 +91,7 @@ class Rows:
         """Refuses codes in a form in which the one node cannot read what the other does.
 
         Raises:
-            CannotOperate: codes are no bytes, rows end inside a block, or a head has an order of groups or a bias.
+            WeightsForbid: codes are no bytes, rows end inside a block, or a head has an order of groups or a bias.
         """
         if self.scales is None:
             return
@@ -106,7 +106,7 @@ class Rows:
                 if further
                 else f"it is of type {', '.join(sorted(kinds)).lower()}"
             )
-            raise CannotOperate("cannot-tie", f"the matrix of '{self.node.name}' cannot be read by another node: {why}")
+            raise WeightsForbid("cannot-tie", f"the matrix of '{self.node.name}' cannot be read by another node: {why}")
 
 
 class TieWordEmbeddings(IrSurgeon):
@@ -121,14 +121,14 @@ class TieWordEmbeddings(IrSurgeon):
         embedding looks its rows up in it, in 4 or 8 bits from then on.
 
         Raises:
-            CannotOperate: the two are different matrices.
+            WeightsForbid: the two are different matrices.
         """
         found = _embedding_and_head(model)
         if isinstance(found, Outcome):
             return found
         embedding, head = found
         if embedding.scales is not None and head.scales is None:
-            raise CannotOperate(
+            raise WeightsForbid(
                 "cannot-tie",
                 "the embedding is quantised and the head is not",
                 "ShareEmbeddingLmHead quantises the head likewise",
@@ -152,7 +152,7 @@ class QuantizeEmbeddingInt8(IrSurgeon):
         """Replaces the Gather of a matrix by GatherBlockQuantized of its codes, in symmetric blocks of 32.
 
         Raises:
-            CannotOperate: the rows are no multiple of 32 long.
+            WeightsForbid: the rows are no multiple of 32 long.
         """
         import torch
 
@@ -168,7 +168,7 @@ class QuantizeEmbeddingInt8(IrSurgeon):
             return Outcome(0, f"the embedding is quantised already, in {embedding.bits} bits")
         hidden = embedding.shape[1]
         if hidden % _BLOCK:
-            raise CannotOperate("uneven-blocks", f"rows of {hidden} weights cannot be cut into blocks of {_BLOCK}")
+            raise WeightsForbid("uneven-blocks", f"rows of {hidden} weights cannot be cut into blocks of {_BLOCK}")
         matrix = torch.cat([torch.from_numpy(rows) for rows in embedding.numbers()])
         source = embedding.node.inputs[0]
         read_codes(model, embedding.node, round_to_nearest(matrix, Scheme(8, _BLOCK, symmetric=True)))
@@ -187,7 +187,7 @@ class ShareEmbeddingLmHead(IrSurgeon):
         """Replaces the head by a MatMulNBits that reads the embedding's codes.
 
         Raises:
-            CannotOperate: the two are different matrices.
+            WeightsForbid: the two are different matrices.
         """
         from runner.passes.graph.surgeons.editing import MICROSOFT, Rewrite
 
@@ -225,13 +225,13 @@ def _embedding_and_head(model: ir.Model) -> tuple[Rows, Rows] | Outcome:
     embedding.check()
     head.check()
     if embedding.shape != head.shape:
-        raise CannotOperate("cannot-tie", f"the embedding is {embedding.shape}, the head {head.shape}: they are not tied")
+        raise WeightsForbid("cannot-tie", f"the embedding is {embedding.shape}, the head {head.shape}: they are not tied")
     return embedding, head
 
 
 def _require(same: bool) -> None:
     if not same:
-        raise CannotOperate(
+        raise WeightsForbid(
             "cannot-tie",
             "embedding and head are different matrices: sharing one would change what the model computes",
             "take this surgery out",

@@ -46,6 +46,10 @@ class CannotOperate(Exception):
         super().__init__(cause)
 
 
+class WeightsForbid(CannotOperate):
+    """It cannot be done for the values or sizes of the weights, of which a tiny twin says nothing."""
+
+
 class Surgeon(Model):
     """Base of all surgeons. A subclass is named as in Olive, and its docstring is what people read of it.
 
