@@ -31,6 +31,7 @@ def main() -> None:
     wanted = {
         ROOT / "docs" / "passes.md": passes_page(),
         ROOT / "docs" / "lint-rules.md": rules_page(),
+        ROOT / "docs" / "quantization.md": quantization_page(),
         ROOT / "README.md": readme(),
     }
     different = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
