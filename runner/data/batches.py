@@ -47,13 +47,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.data import made_up, post_process
+from runner.data.collate import Inputs, Pair, array_of, collated, items_of, pair_of
 from runner.data.containers import HUB, SECTIONS, component_of, stage_parameters
 from runner.data.hub import FILE_FORMATS, hub_dataset, text_columns
 from runner.data.local import Examples, Raw, images, process_images, sentences, tokenize
@@ -69,9 +70,6 @@ from runner.models.digest import files_below, sha256_of_file
 from runner.models.handle import ModelHandle
 from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, read_facts, sequence_length
 from runner.recipe.config import DataComponent, DataConfig
-
-Inputs = dict[str, Any]
-Pair = tuple[Inputs, Any]
 
 _DUMMY = (
     "dummy_dataset",
@@ -410,8 +408,8 @@ class _Opener:
 
     def _as_they_are(self, dataset: Any, names: Sequence[str]) -> Iterator[Pair]:
         for item in self._items(dataset):
-            inputs, labels = _pair(item, names)
-            yield {key: _array(value) for key, value in inputs.items()}, None if labels is None else _array(labels)
+            inputs, labels = pair_of(item, names)
+            yield {key: array_of(value) for key, value in inputs.items()}, None if labels is None else array_of(labels)
 
     def _collated(self, prepared: Any, names: Sequence[str]) -> Iterator[Pair]:
         parameters = {
@@ -420,12 +418,12 @@ class _Opener:
         whole = parameters.pop("fields_no_batch", ())
         whole = (whole,) if isinstance(whole, str) else tuple(whole)
         if not isinstance(prepared, Examples):
-            prepared = Examples([_pair(item, names) for item in self._items(prepared)])
-        yield from _call(_collated, "default_dataloader", (prepared, whole), parameters)
+            prepared = Examples([pair_of(item, names) for item in self._items(prepared)])
+        yield from _call(collated, "default_dataloader", (prepared, whole), parameters)
 
     def _items(self, dataset: Any) -> Iterator[Any]:
         """Goes through a data set; the script's own code in it runs among its own modules."""
-        items = iter(_items(dataset))
+        items = iter(items_of(dataset))
         end = object()
         while (item := self._guarded("reading its data", lambda: next(items, end))) is not end:
             yield item
@@ -478,79 +476,3 @@ def _aligned(dataset: Any, model: ModelHandle, label_col: str) -> Any:
             f"align_labels: the data set's labels ({', '.join(features[label_col].names)}) are not those of the model "
             f"({', '.join(known)}): {error}"
         ) from error
-
-
-def _items(dataset: Any) -> Iterable[Any]:
-    """Goes through a data set that may offer only a length and an index, which never raises IndexError."""
-    if isinstance(dataset, Raw):
-        raise InvalidRecipe(
-            Problem("no-pre-process", "the data are raw texts or images", remedy="name a pre-process component")
-        )
-    if isinstance(dataset, Examples):
-        return dataset.items
-    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
-        return (dataset[at] for at in range(len(dataset)))
-    if hasattr(dataset, "__iter__"):
-        return dataset  # type: ignore[no-any-return]
-    if dataset is None:
-        raise DataUnavailable(
-            "the data configuration loads no data set", "name one in load_dataset_config, or a dataloader component that does"
-        )
-    raise DataUnavailable(f"a {type(dataset).__name__} is no data set: it cannot be iterated over")
-
-
-def _pair(item: Any, names: Sequence[str]) -> Pair:
-    """Takes an item apart into inputs by name and a label; inputs without names are the model's in their order."""
-    inputs, label = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
-    if isinstance(inputs, Mapping):
-        return dict(inputs), label
-    listed = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-    if not all(hasattr(one, "shape") for one in listed) or len(listed) > len(names):
-        raise DataUnavailable(
-            f"an example's inputs are a {type(inputs).__name__}; a mapping from input name to array was expected"
-        )
-    return dict(zip(names, listed, strict=False)), label
-
-
-def _array(value: Any) -> Any:
-    import numpy as np
-
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-
-
-def _collated(
-    examples: Examples,
-    whole: Sequence[str],
-    batch_size: int = 1,
-    max_samples: int | None = None,
-    shuffle: bool = False,
-    drop_last: bool = False,
-) -> Iterator[Pair]:
-    """Yields batches of so many examples; fields named in `whole` are the first example's, without a batch axis."""
-    import numpy as np
-
-    items = list(examples.items[:max_samples])
-    if shuffle:
-        items = [items[at] for at in np.random.default_rng(0).permutation(len(items))]
-    for start in range(0, len(items), batch_size):
-        chunk = items[start : start + batch_size]
-        if drop_last and len(chunk) < batch_size:
-            return
-        inputs = {
-            name: _array(chunk[0][0][name])
-            if name in whole
-            else _stack([_array(one[name]) for one, _ in chunk], examples.padding.get(name, 0))
-            for name in chunk[0][0]
-        }
-        labels = [label for _, label in chunk]
-        yield inputs, None if any(label is None for label in labels) else _stack([_array(one) for one in labels], -100)
-
-
-def _stack(arrays: Sequence[Any], fill: int) -> Any:
-    """Stacks arrays; vectors that differ in length are filled up at their ends."""
-    import numpy as np
-
-    longest = max(array.shape[0] if array.ndim else 0 for array in arrays)
-    if arrays[0].ndim == 1:
-        arrays = [np.pad(array, (0, longest - array.shape[0]), constant_values=fill) for array in arrays]
-    return np.stack(arrays)

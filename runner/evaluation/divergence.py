@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed
 from runner.models.handle import ModelHandle
+from runner.models.session import raised_by_runtime
 
 if TYPE_CHECKING:
     import onnx
@@ -202,8 +203,8 @@ def _inner_tensors(model: ModelHandle, inputs: Arrays, threads: int) -> dict[str
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         floats = [one.name for one in session.get_outputs() if one.type in _FLOATS and one.name in nodes]
         values = session.run(floats, Feed.of(model).fitted(inputs))
-    except Exception as error:  # the binding raises one class a status code
-        if not type(error).__module__.startswith("onnxruntime"):
+    except Exception as error:
+        if not raised_by_runtime(error):
             raise
         told = str(error).strip().splitlines()[0]
         raise RunFailed("inner-tensors", f"{model.path.name} does not run with its inner tensors as outputs: {told}") from error

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.errors import RecipeError
+from runner.errors import RecipeError, RunFailed
 from runner.evaluation.check import LANGUAGE_MODEL, TEXT_EMBEDDING, kind_of, parameters_of
 from runner.evaluation.goals import missed, needs_baseline
 from runner.evaluation.measurement import DEFAULT_STATISTIC, Measurement
 from runner.evaluation.metric import Metric
 from runner.models.handle import ModelHandle
+from runner.models.session import raised_by_runtime
 from runner.recipe.config import Evaluator, RunConfig, SubMetric
 from runner.targets.target import Target
 
@@ -78,8 +79,9 @@ def evaluate(
         if config.evaluate_input_model:
             found += [_of_source(metric) for metric in _tasks(evaluator, measurement, source)]
         return Evaluation(tuple(found))
-    except Exception as error:  # ONNX Runtime has errors of its own for kernels that the CPU lacks
-        if not measurement.device_is_absent:
+    except Exception as error:
+        stopped = type(error) in (RunFailed, RecipeError)  # the latter is what a measuring process tells of its own errors
+        if not measurement.device_is_absent or not (stopped or raised_by_runtime(error)):
             raise
         told = error.problems[0].cause if isinstance(error, RecipeError) else str(error).splitlines()[0]
         note = f"{measurement.target.name} is not on this machine, and the CPU does not measure its model: {told}"

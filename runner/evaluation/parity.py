@@ -113,10 +113,6 @@ class Parity:
         raise NoProbe(f"a model of kind '{model.kind}' is not run")
 
 
-def _fixed_axes(shape: Shape) -> list[int | None]:
-    return [axis if isinstance(axis, int) else None for axis in shape]
-
-
 def output_pairs(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """Returns which output is compared with which: those of one name, or all in their order where none has the same.
 

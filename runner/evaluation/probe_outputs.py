@@ -13,6 +13,7 @@ from runner.evaluation.probe_inputs import GENERATES, NoProbe, Shape
 from runner.evaluation.probe_speech import speech_outputs
 from runner.models.adapter_weights import inference_session
 from runner.models.handle import ModelHandle
+from runner.models.session import raised_by_runtime
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -106,7 +107,7 @@ def open_graph(model: ModelHandle, threads: int) -> onnxruntime.InferenceSession
     except states.NotImplemented as error:
         raise NoProbe(f"the CPU provider has no kernel for it: {first_line(error)}") from error
     except Exception as error:
-        if type(error).__module__ != states.__name__:
+        if not raised_by_runtime(error):
             raise
         raise RunFailed("output-does-not-run", f"ONNX Runtime does not load {model.path}: {first_line(error)}") from error
 
@@ -128,7 +129,7 @@ def graph_outputs(session: onnxruntime.InferenceSession, inputs: Mapping[str, ND
     except states.NotImplemented as error:
         raise NoProbe(f"the CPU provider has no kernel for it: {first_line(error)}") from error
     except Exception as error:
-        if type(error).__module__ != states.__name__:
+        if not raised_by_runtime(error):
             raise
         raise RunFailed("output-does-not-run", f"ONNX Runtime stops: {first_line(error)}") from error
     return {name: np.asarray(result, dtype=np.float32) for name, result in zip(names, results, strict=True)}

@@ -24,6 +24,11 @@ _EXECUTION_MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
 _GRAPH_LEVELS = {0: "ORT_DISABLE_ALL", 1: "ORT_ENABLE_BASIC", 2: "ORT_ENABLE_EXTENDED", 99: "ORT_ENABLE_ALL"}
 
 
+def raised_by_runtime(error: Exception) -> bool:
+    """Says whether ONNX Runtime raised it: the binding has one class a status code, all of them straight below Exception."""
+    return type(error).__module__.startswith("onnxruntime")
+
+
 def tuned_options(model: ModelHandle) -> dict[str, Any]:
     """Returns the session options that were tuned for this model on a machine with as many cores; empty otherwise.
 
@@ -94,8 +99,8 @@ def open_session(
         )
     try:
         session = inference_session(model, session_options(threads, tuned_options(model), asked), providers)
-    except Exception as error:  # the binding raises one class a status code, all of them straight below Exception
-        if not type(error).__module__.startswith("onnxruntime"):
+    except Exception as error:
+        if not raised_by_runtime(error):
             raise
         raise RunFailed("invalid-graph", f"ONNX Runtime does not load {model.path.name}: {error}") from error
     if session.get_providers()[0] != asked:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from runner.errors import ModelUnavailable
 from runner.evaluation.check import check_evaluator, evaluation_files, missing_packages
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.forward import open_forward, outputs_of
@@ -129,13 +131,18 @@ def test_a_smoke_run_measures_on_the_cpu_in_place_of_an_absent_device(tiny_bert,
     asked = config(metric, evaluate_input_model=False)
     found = evaluate(exported_bert, tiny_bert, asked, tmp_path, 2, smoke=True, made_for=TARGETS["directml"])
     assert [one.name for one in found.metrics] == ["speed-avg"]
-    broken = tmp_path / "model.onnx"
-    broken.write_bytes(b"no graph")
-    found = evaluate(
-        ModelHandle("onnx", tmp_path, "model.onnx"), tiny_bert, asked, tmp_path, 2, smoke=True, made_for=TARGETS["directml"]
+    written = ModelHandle("onnx", tmp_path, "model.onnx")
+    gpu_only = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
+        "g (float[1,4,4,4] x, float[4,1,1,4] w) => (float[1,4,4,4] y) { y = com.microsoft.NhwcConv(x, w) }"
     )
+    onnx.save(gpu_only, written.path)
+    found = evaluate(written, tiny_bert, asked, tmp_path, 2, smoke=True, made_for=TARGETS["directml"])
     assert found.metrics == ()
     assert "directml is not on this machine" in found.notes[0]
+    written.path.write_bytes(b"no graph")
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        evaluate(written, tiny_bert, asked, tmp_path, 2, smoke=True, made_for=TARGETS["directml"])
 
 
 def test_scripts_and_task_files_count_for_the_evaluation(tmp_path):

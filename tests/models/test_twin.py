@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InvalidRecipe, ModelUnavailable
-from runner.models.twin import KNOWN, architecture_of, shrink
+from runner.models.twin import KNOWN, architecture_of
+from runner.models.twin_shrink import shrink
 from runner.models.twin_tokenizer import train_tokenizer
 from runner.passes.export.tiny_twin import make_twin
 

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from runner.models.handle import ModelHandle
 from runner.models.torch_source import auto_class
-from runner.models.twin import architecture_of, shrink
+from runner.models.twin import architecture_of
+from runner.models.twin_shrink import shrink
 from runner.models.twin_table import Twin
 from runner.models.twin_tokenizer import train_tokenizer
 from runner.passes.declaration import Pass, PassContext
