@@ -108,6 +108,10 @@ class TargetUnavailable(RecipeError):
         super().__init__(Problem("target-unavailable", f"{target}: {cause}", remedy=remedy))
 
 
+class DoesNotFit(RecipeError):
+    """The run needs more memory or disk than this machine has."""
+
+
 class PackageMissing(RecipeError):
     """A package that the run needs is not installed in this environment."""
 
@@ -126,6 +130,10 @@ class RunFailed(RecipeError):
         self.log = log
         told = "\n    ".join(part for part in (remedy, f"log: {log}" if log else None) if part)
         super().__init__(Problem(rule, cause, remedy=told or None))
+
+
+class NotForTarget(RecipeError):
+    """The model was made, but the provider that it was made for cannot run all of it."""
 
 
 class StoreError(RecipeError):

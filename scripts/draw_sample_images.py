@@ -1,4 +1,4 @@
-"""Draws the pictures of the ResNet recipe's sample data: always the same ones, from formulas and seeded randomness."""
+"""Draws the pictures that vision recipes have as sample data: always the same ones, from formulas and seeded randomness."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 SIZE = 224
-FOLDER = Path(__file__).parents[1] / "recipes" / "resnet" / "resnet-50" / "sample_data"
+SAMPLES = Path(__file__).parents[1] / "templates" / "samples"
 Picture = NDArray[np.float64]
 Random = np.random.Generator
 
@@ -102,5 +102,5 @@ def draw(folder: Path, count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    draw(FOLDER / "images", 8, seed=1)
-    draw(FOLDER / "calibration", 24, seed=2)
+    draw(SAMPLES / "pictures" / "images", 8, seed=1)
+    draw(SAMPLES / "pictures-calibration" / "calibration", 24, seed=2)

@@ -14,9 +14,10 @@ from typing import Any
 
 from runner.catalog.discover import Entry, list_entries
 from runner.catalog.lint import RULES
-from runner.cli.listing import short_count
+from runner.catalog.lint.rule import Rule
 from runner.passes.declaration import Pass
 from runner.passes.table import MODULES, get
+from runner.recipe.quantities import short_count
 from runner.recipe.schema import case_rows, option_rows
 from runner.templating.results import best_figures
 
@@ -103,12 +104,23 @@ def rules_page() -> str:
     """Returns docs/lint-rules.md."""
     lines = [
         NOTICE, "", "# Lint rules", "",
-        "`recipe lint` checks every recipe against these. *must* fails the check (exit code 2), *should* is told (it fails",
-        "with `--strict`). What the loader finds wrong in info.yml is told under its own rule, with its line.",
-        "", "| rule | | holds | why | what mends it |", "|---|---|---|---|---|",
-        *(f"| `{one.id}` | {one.severity} | {_cell(one.what)} | {_cell(one.why)} | {_cell(one.fix)} |" for one in RULES),
+        "`recipe lint` checks every recipe, and the documentation around them, against these. *must* fails the check (exit",
+        "code 2) and is always listed; *should* is a hint: counted by rule, listed with `--hints`, failing with `--strict`.",
+        "What the loader finds wrong in info.yml is told under its own rule, with its line.", "",
+        "`recipe lint DIR` checks a catalogue laid out as olive-recipes is as well: info.yml or info.yaml without facts of the",
+        "model, `device` or `devices`, `ep` or `eps`. The column *elsewhere* says what a rule is there; rules of this",
+        "house alone (rendering, pins of `constraints/`, commands of README.md, gates, results) do not apply.", "",
+        "`recipe lint --online` compares parameters, licence, gating, download and context with the hub. Where the hub cannot",
+        "be reached, one line says so, and the exit code is that of the other rules.", "",
+        "| rule | here | elsewhere | holds | why | what mends it |", "|---|---|---|---|---|---|",
+        *(_rule_row(one) for one in RULES),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _rule_row(one: Rule) -> str:
+    texts = (_cell(text) for text in (one.what, one.why, one.fix))
+    return f"| `{one.id}` | {one.severity or ''} | {one.elsewhere or ''} | {' | '.join(texts)} |"
 
 
 def readme() -> str:
@@ -158,20 +170,29 @@ def _ratio_cell(rows: dict[str, Any], name: str, reference: str, figure: str, di
 
 
 def recipes_table() -> Iterator[str]:
-    """Yields the lines of the table: a row for each variant."""
+    """Yields the lines of the table: a row for each variant that was measured, then how many there are in all."""
+    entries = list_entries(ROOT / "recipes").entries
     yield f"| recipe | variant | task | parameters | {' | '.join(title for title, _ in OVERVIEW)} |"
     yield "|---|---|---|---|" + "---|" * len(OVERVIEW)
-    for entry in list_entries(ROOT / "recipes").entries:
-        yield from _recipe_rows(entry)
+    for entry in entries:
+        yield from _measured_rows(entry)
+    variants = sum(len(entry.info.recipes) for entry in entries)
+    families = len({entry.family for entry in entries})
+    yield ""
+    yield "These are measured. [recipes/README.md](recipes/README.md) lists all of them:"
+    yield f"{len(entries)} models of {families} families, with {variants} variants for CPU, CUDA and DirectML."
 
 
-def _recipe_rows(entry: Entry) -> Iterator[str]:
+def _measured_rows(entry: Entry) -> Iterator[str]:
     info, measured = entry.info, dict(best_figures(entry.folder))
     link = f"[{info.name}]({entry.folder.relative_to(ROOT).as_posix()})"
     for variant in info.recipes:
-        figures = measured.get(variant.name, {})
+        figures = measured.get(variant.name)
+        if figures is None:
+            continue
         cells = [next((f"{name} {figures[name]}" for name in names if name in figures), "") for _, names in OVERVIEW]
-        yield f"| {link} | `{variant.name}` | {info.model.task} | {short_count(info.model.parameters)} | {' | '.join(cells)} |"
+        count = short_count(info.model.parameters) if info.model.parameters else ""
+        yield f"| {link} | `{variant.name}` | {info.model.task} | {count} | {' | '.join(cells)} |"
         link = ""
 
 

@@ -20,12 +20,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,13 +33,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from runner.engine.smoke_many import Commands, Finished
+
 ROOT = Path(__file__).resolve().parents[1]
 PLAN_SECONDS, SMOKE_SECONDS = 120.0, 600.0
 CRASHED = 3
 SERVED = ("cpuexecutionprovider", "cudaexecutionprovider", "dmlexecutionprovider")
 ELSEWHERE = "belongs to another runner"
-# A problem as the command line tells it: place, rule, cause.
-_PROBLEM = re.compile(r"^(?:(?P<place>\S.*?:\d+|\S+\.json): )?(?P<rule>[a-z][a-z0-9-]+): (?P<cause>.+)$")
 _SCRIPT = re.compile(r'"script|script"|\.py')
 
 
@@ -155,6 +153,7 @@ class Lab:
     version: str
     records: Records
     threads: int
+    commands: Commands
 
     def result(self, config: Config, verb: str) -> Result:
         """Returns the known result of a command, or that of running it now."""
@@ -170,51 +169,17 @@ class Lab:
         output = self.folder / "output" / key[:16]
         flags, limit = (["--dry-run"], PLAN_SECONDS) if verb == "plan" else (["--smoke", "--offline"], SMOKE_SECONDS)
         shared = ["--config", str(config.path), "--output-dir", str(output), "--threads", str(self.threads)]
-        command = [sys.executable, "-m", "runner", "run", *shared, *flags]
-        environment = {
-            **os.environ,
-            "RECIPE_CACHE": str(self.folder / "cache"),
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-            "OMP_NUM_THREADS": str(self.threads),
-            "NO_COLOR": "1",
-        }
-        started = time.monotonic()
-        try:
-            done = subprocess.run(
-                command,
-                check=False,
-                cwd=self.folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                stdin=subprocess.DEVNULL,
-            )
-            code, told = done.returncode, done.stderr
-        except subprocess.TimeoutExpired:
-            code, told = None, f"timeout: not done after {limit:.0f} s"
-        finally:
-            shutil.rmtree(output, ignore_errors=True)
-        errors = tuple(_problems(told))
-        return Result(key, config.name, verb, _state(code, told, errors), code, time.monotonic() - started, errors)
+        done = self.commands.run(["run", *shared, *flags], self.folder, limit)
+        shutil.rmtree(output, ignore_errors=True)
+        return Result(key, config.name, verb, _state(done), done.code, done.seconds, done.problems)
 
 
-def _problems(told: str) -> Iterator[str]:
-    """Yields the problems in what the command wrote, without places; each with its first line of remedy."""
-    lines = told.splitlines()
-    for at, line in enumerate(lines):
-        found = _PROBLEM.match(line)
-        if found is not None:
-            remedy = lines[at + 1].strip() if at + 1 < len(lines) and lines[at + 1].startswith("    ") else ""
-            yield f"{found['rule']}: {found['cause']}" + (f" ({remedy})" if remedy else "")
-
-
-def _state(code: int | None, told: str, errors: Sequence[str]) -> str:
-    if code == 0:
+def _state(done: Finished) -> str:
+    if done.code == 0:
         return "done"
-    if code == CRASHED or (code is not None and code < 0) or "Traceback" in told or (code is not None and not errors):
+    if done.crashed:
         return "crashed"
-    return "refused" if any(ELSEWHERE in error for error in errors) else "failed"
+    return "refused" if any(ELSEWHERE in problem for problem in done.problems) else "failed"
 
 
 def cover(configs: Sequence[Config], lab: Lab, jobs: int, smoke: bool, console: Console) -> list[Result]:
@@ -305,8 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="peer-coverage-") as scratch:
         threads = max(1, (os.cpu_count() or 1) // chosen.jobs)
-        lab = Lab(Path(scratch), code_version(), Records(chosen.results), threads)
-        results = cover(configs, lab, chosen.jobs, chosen.smoke, console)
+        with Commands(threads, Path(scratch, "cache")) as commands:
+            lab = Lab(Path(scratch), code_version(), Records(chosen.results), threads, commands)
+            results = cover(configs, lab, chosen.jobs, chosen.smoke, console)
     show(configs, results, chosen.smoke, console)
     return CRASHED if any(result.state == "crashed" for result in results) else 0
 

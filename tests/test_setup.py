@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from runner.templating.recipe import Clone, normal_name
+from runner.targets.target import TARGETS, Target
+from runner.templating.clone import Clone, normal_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,22 +63,36 @@ def test_setup_is_due_again_when_the_lock_changes(clone: Path) -> None:
     assert state.strip() != stamp.read_text(encoding="utf-8")
 
 
-def test_lock_fits_what_pyproject_asks_for() -> None:
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_lock_fits_what_pyproject_asks_for(target: Target) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    pins = Clone(ROOT).pins()
-    for text in (*project["dependencies"], *extras["cpu"], *extras["engine"], *extras["dev"]):
-        asked = Requirement(text)
-        if asked.name == project["name"]:
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name not in TARGETS}
+    asked = [*project["dependencies"], *project["optional-dependencies"][target.name], *chain(*extras.values())]
+    pins = Clone(ROOT).pins(target)
+    for requirement in map(Requirement, asked):
+        if requirement.name == project["name"]:
             continue
-        version = pins[normal_name(asked.name)]
-        assert asked.specifier.contains(version), f"{text}: the lock has {version}"
+        version = pins[normal_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement}: the lock has {version}"
 
 
-def test_lock_is_a_cpu_one() -> None:
-    pins = Clone(ROOT).pins()
-    assert not [name for name in pins if name.startswith(("nvidia-", "onnxruntime-gpu", "onnxruntime-directml", "triton"))]
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_lock_has_the_runtime_of_its_target_alone(target: Target) -> None:
+    pins = Clone(ROOT).pins(target)
+    assert {name for name in pins if name.startswith("onnxruntime")} == set(target.wheels)
     assert all("+" not in version for version in pins.values())
+
+
+def test_only_the_lock_of_cuda_has_its_wheels() -> None:
+    with_cuda = {name for name, target in TARGETS.items() if any(pin.startswith("nvidia-") for pin in Clone(ROOT).pins(target))}
+    assert with_cuda == {"cuda"}
+
+
+def test_locks_agree_on_what_they_share() -> None:
+    clone = Clone(ROOT)
+    tested = clone.pins(TARGETS["cpu"])
+    for target in TARGETS.values():
+        assert {name: version for name, version in clone.pins(target).items() if tested.get(name, version) != version} == {}
 
 
 def test_ci_runs_make_test_only() -> None:

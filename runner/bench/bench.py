@@ -14,12 +14,13 @@ from runner.bench.answers import compare
 from runner.bench.environment import OtherLoad, describe
 from runner.bench.inputs_record import Inputs, Request
 from runner.bench.results import Ratio, Results, Row, Side, host_label, judge
-from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, generates, speaks
+from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, generates, speaks, transcribes
 from runner.errors import InvalidRecipe, Problem, RunFailed, did_you_mean
 from runner.evaluation.metric import Metric
 from runner.evaluation.perplexity import perplexity
 from runner.evaluation.size import size_on_disk
 from runner.evaluation.subject_process import SubjectProcess, failed, start_python, stop
+from runner.evaluation.word_errors import word_error_rate
 from runner.models.handle import ModelHandle
 from runner.recipe.info import Evaluation, Gate
 from runner.targets.target import Target
@@ -141,7 +142,9 @@ class _Sitting:
         self.inputs = Inputs()
         self.busy = 0.0
         self._generates = generates(contest.output, contest.source)
-        self._scenarios = ("generation",) if self._generates else ("latency", "throughput")
+        self._transcribes = transcribes(contest.output, contest.source)
+        self._scenarios = _scenarios(self._generates, self._transcribes)
+        self._heard: dict[str, list[str]] = {}
         self._progress = progress
         self._done = 0
         self._total = 4 + contest.rounds * len(self._scenarios)
@@ -174,7 +177,7 @@ class _Sitting:
 
     def _load(self, side: SubjectProcess) -> float:
         self._say(f"loading the {side.name} model")
-        return side.load(self.contest.threads, self.contest.target.provider, self._generates)
+        return side.load(self.contest.threads, self.contest.target.provider, self._generates or self._transcribes)
 
     def _round(self, number: int, sides: Sequence[SubjectProcess]) -> None:
         """Both sides have their turn at every scenario; who begins changes from round to round."""
@@ -185,6 +188,8 @@ class _Sitting:
                 time.sleep(_SETTLE_SECONDS)
                 if scenario == "generation":
                     self._generation(side)
+                elif scenario == "transcription":
+                    self._transcription(side, warm=number > 0)
                 else:
                     self._calls(side, scenario)
 
@@ -200,13 +205,21 @@ class _Sitting:
         self._note(side, "ttft", median(firsts[1:]) * 1e3)
         self._note(side, "decode", (len(seconds) - 1) / (seconds[-1] - seconds[0]))
 
+    def _transcription(self, side: SubjectProcess, *, warm: bool) -> None:
+        """All clips once; the first turn is preceded by one that does not count."""
+        for _ in range(1 if warm else 2):
+            answer = side.ask("transcribe", sounds=self.inputs.sounds)
+        self._heard[side.name] = answer["texts"]
+        self._note(side, "rtf", answer["seconds"] / self.inputs.sound_seconds)
+
     def _calls(self, side: SubjectProcess, scenario: str) -> None:
         feed = self.inputs.single if scenario == "latency" else self.inputs.batch
         seconds = median(side.ask("turn", feed=feed, seconds=self.contest.turn_seconds, least=_LEAST_CALLS)["seconds"])
         self._note(side, scenario, seconds * 1e3 if scenario == "latency" else BATCH / seconds)
 
     def _timed(self) -> list[Row]:
-        about = {"latency": f"1 x {self.inputs.about}", "throughput": f"{BATCH} x {self.inputs.about}"}
+        given = self.inputs.about
+        about = {"latency": f"1 x {given}", "throughput": f"{BATCH} x {given}", "rtf": f"{given}, greedy"}
         rows = []
         for name, theirs in self._seconds["baseline"].items():
             ours = self._seconds["optimised"][name]
@@ -215,6 +228,8 @@ class _Sitting:
         return sorted(rows, key=lambda row: list(FIGURES).index(row.name))
 
     def _quality(self, baseline: SubjectProcess, optimised: SubjectProcess) -> list[Row]:
+        if self._transcribes:
+            return [self._word_errors()] if self.inputs.transcripts else []
         if speaks(self.contest.source):
             return [self._perplexity(baseline, optimised)] if self.inputs.windows else []
         files = [
@@ -226,6 +241,13 @@ class _Sitting:
     def _outputs(self, side: SubjectProcess, feed: str, into: Path) -> Path:
         side.ask("outputs", feed=feed, into=str(into))
         return into
+
+    def _word_errors(self) -> Row:
+        theirs, ours = (word_error_rate(self.inputs.transcripts, self._heard[side]) for side in ("baseline", "optimised"))
+        if ours.value and not theirs.value:
+            return _row_of(ours, theirs)
+        quotient = ours.value / theirs.value if theirs.value else 1.0
+        return _row_of(ours, theirs, Ratio(value=quotient, low=quotient, high=quotient))
 
     def _perplexity(self, baseline: SubjectProcess, optimised: SubjectProcess) -> Row:
         windows = self.inputs.windows
@@ -241,6 +263,12 @@ class _Sitting:
             quotient = ours / theirs
             rows.append(_row(name, (ours,), (theirs,), ratio=Ratio(value=quotient, low=quotient, high=quotient)))
         return rows
+
+
+def _scenarios(generates: bool, transcribes: bool) -> tuple[str, ...]:
+    if generates:
+        return ("generation",)
+    return ("transcription",) if transcribes else ("latency", "throughput")
 
 
 def _row(name: str, ours: tuple[float, ...], theirs: tuple[float, ...], *, ratio: Ratio, about: str | None = None) -> Row:

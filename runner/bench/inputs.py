@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from runner.bench.inputs_record import Inputs, Request
-from runner.bench.scenarios import BATCH, MASKED_WORDS, PROMPT_TOKENS, TEXT_TOKENS, generates, speaks
+from runner.bench.scenarios import BATCH, MASKED_WORDS, PROMPT_TOKENS, TEXT_TOKENS, generates, speaks, transcribes
 from runner.data.batches import open_data
+from runner.data.sound import SAMPLE_RATE, read_sound, speech
 from runner.errors import DataUnavailable
 from runner.evaluation.perplexity import token_windows
 from runner.evaluation.subject import failure
@@ -28,6 +29,7 @@ from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, graph_inputs, made_up,
 from runner.models.torch_source import load_tokenizer
 from runner.recipe.config import DataComponent, DataConfig
 
+_NOISE_SECONDS = 10
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -41,6 +43,8 @@ def make_inputs(request: Request) -> Inputs:
     task = request.source.task or ""
     if speaks(request.source):
         return _language(request)
+    if transcribes(request.output, request.source):
+        return _speech(request)
     if task in IMAGE_TASKS and request.source.kind == "hf":
         return _images(request)
     if task in TEXT_TASKS and request.source.kind == "hf":
@@ -99,6 +103,26 @@ def _texts(request: Request) -> Inputs:
         mask_token=mask_token,
         first_token=_pools_first_token(request.source.folder),
         about=f"{rows['input_ids'].shape[1]} tokens",
+    )
+
+
+def _speech(request: Request) -> Inputs:
+    """The recipe's clips with their transcripts; noise, which nobody transcribes, where it names none."""
+    named = request.evaluation.speech
+    clips = speech(request.folder / named) if named else []
+    sounds = [read_sound(clip.path) for clip in clips]
+    notes: tuple[str, ...] = ()
+    if not sounds:
+        notes = ("word error rate is not measured: info.yml names no evaluation.speech",)
+        noise = np.random.default_rng(0).standard_normal(_NOISE_SECONDS * SAMPLE_RATE)
+        sounds = [(0.1 * noise).astype(np.float32)]
+    seconds = sum(len(sound) for sound in sounds) / SAMPLE_RATE
+    return Inputs(
+        sounds=_save(request, "sounds", {f"{at:04}": sound for at, sound in enumerate(sounds)}),
+        transcripts=tuple(clip.text for clip in clips),
+        sound_seconds=seconds,
+        about=f"{len(sounds)} clips, {seconds:.0f} s",
+        notes=notes,
     )
 
 

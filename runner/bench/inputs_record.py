@@ -64,6 +64,9 @@ class Inputs:
         single: file with one input.
         batch: file with `BATCH` inputs.
         answers: files with the inputs on which both sides' answers are compared.
+        sounds: file with the clips that are transcribed, mono at 16 kHz, in the order of their names.
+        transcripts: what is said in them; empty where nobody knows.
+        sound_seconds: how long they are together.
         mask_token: id of the mask token, for masked words.
         first_token: embeddings are the first token's state, not the mean.
         about: what one input is, in words.
@@ -75,6 +78,9 @@ class Inputs:
     single: str | None = None
     batch: str | None = None
     answers: tuple[str, ...] = ()
+    sounds: str | None = None
+    transcripts: tuple[str, ...] = ()
+    sound_seconds: float = 0.0
     mask_token: int | None = None
     first_token: bool = False
     about: str = ""
@@ -89,6 +95,7 @@ class Inputs:
                 "prompt": tuple(data["prompt"]),
                 "windows": tuple(tuple(ids) for ids in data["windows"]),
                 "answers": tuple(data["answers"]),
+                "transcripts": tuple(data["transcripts"]),
                 "notes": tuple(data["notes"]),
             }
         )

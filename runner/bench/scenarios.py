@@ -19,7 +19,7 @@ class Figure:
     Attributes:
         name: what gates and files call it.
         title: what people read.
-        unit: ``ms``, ``tokens/s``, ``samples/s``, ``s``, ``bytes``; empty for a pure number.
+        unit: ``ms``, ``tokens/s``, ``samples/s``, ``s``, ``s/s``, ``bytes``; empty for a pure number.
         higher_is_better: direction.
         about: what was done to get it, in a few words.
     """
@@ -36,8 +36,10 @@ FIGURES = {
     for figure in (
         Figure("decode", "decode", "tokens/s", True, f"{NEW_TOKENS} tokens behind {PROMPT_TOKENS}, greedy, batch 1"),
         Figure("ttft", "first token", "ms", False, f"prompt of {PROMPT_TOKENS} tokens, batch 1"),
+        Figure("rtf", "real-time factor", "s/s", False, "seconds a second of sound, all clips, greedy"),
         Figure("latency", "latency", "ms", False, "one input"),
         Figure("throughput", "throughput", "samples/s", True, f"batches of {BATCH}"),
+        Figure("wer", "word error rate", "", False, "on the recipe's speech"),
         Figure("perplexity", "perplexity", "", False, "on the recipe's text"),
         Figure("cosine", "cosine", "", True, "to the baseline's answers, mean"),
         Figure("cosine_min", "cosine, worst", "", True, "to the baseline's answers, worst input"),
@@ -55,6 +57,11 @@ CLASSIFIERS = ("text-classification", "sequence-classification", "image-classifi
 def generates(output: ModelHandle, source: ModelHandle) -> bool:
     """Returns whether both models generate text by themselves, so that decoding can be compared."""
     return output.kind == "genai" and (source.task or output.task or "").startswith("text-generation")
+
+
+def transcribes(output: ModelHandle, source: ModelHandle) -> bool:
+    """Returns whether both models turn sound into text by themselves."""
+    return output.kind == "genai" and source.kind == "hf" and source.task == "automatic-speech-recognition"
 
 
 def speaks(model: ModelHandle) -> bool:

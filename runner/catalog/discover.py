@@ -6,12 +6,18 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
+from runner.catalog.facts import Facts, facts_of
+from runner.catalog.names import did_you_mean_one_of, nearest, nearest_names, nearness, readings, variant_key
 from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
-from runner.recipe.info import INFO_NAMES, Info, Variant, read_info
+from runner.recipe.folder import INFO_NAMES, info_file
+from runner.recipe.quantities import number_order
+
+if TYPE_CHECKING:
+    from runner.recipe.info import Info, Variant
 
 ENVIRONMENT = "RECIPE_CATALOG"
 OWN_CATALOG = Path(__file__).resolve().parents[2] / "recipes"
@@ -139,13 +145,38 @@ def list_entries(root: Path) -> Listing:
     return Listing(tuple(sorted(entries, key=lambda entry: entry.info.name)), tuple(problems))
 
 
+def list_facts(root: Path) -> tuple[list[Facts], list[Problem]]:
+    """Returns the facts of every recipe of the catalogue, by family and name, and the problems of the files without."""
+    found: list[Facts] = []
+    problems: list[Problem] = []
+    for file in info_files(root):
+        try:
+            found.append(read_facts(root, file))
+        except InvalidRecipe as error:
+            problems += error.problems
+    return sorted(found, key=lambda facts: (facts.family, number_order(facts.name))), problems
+
+
+def read_facts(root: Path | None, file: Path) -> Facts:
+    """Returns what a listing says of a recipe, without validating its info.yml where the facts are plainly there.
+
+    Raises:
+        InvalidRecipe: a fact is not there, and the file is not valid; every problem has its line.
+    """
+    family = family_of(root, file)
+    try:
+        return facts_of(file, family, _plain(file))
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        return facts_of(file, family, quick_info(file, root).model_dump())
+
+
 def read_entry(root: Path | None, file: Path) -> Entry:
     """Returns the recipe of an info.yml.
 
     Raises:
         InvalidRecipe: the file is not valid; every problem has its line.
     """
-    return Entry(file.parent, file, family_of(root, file), quick_info(file))
+    return Entry(file.parent, file, family_of(root, file), quick_info(file, root))
 
 
 def family_of(root: Path | None, file: Path) -> str:
@@ -160,15 +191,23 @@ def _recipes_above(folder: Path) -> list[Path]:
     return [one for one in (folder, *folder.parents) if one.name == "recipes"]
 
 
-def quick_info(file: Path) -> Info:
+def quick_info(file: Path, root: Path | None = None) -> Info:
     """Reads a valid info.yml without keeping track of lines; whatever is not plainly valid is read again with them.
+
+    One laid out as olive-recipes' are, which have no facts of the model, gives what `runner.recipe.info_foreign` makes of it.
 
     Raises:
         InvalidRecipe: the file is not valid; every problem has its line.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    from pydantic import ValidationError
+
+    from runner.recipe.info import Info, read_info
+    from runner.recipe.info_foreign import foreign_info, is_foreign
+
     try:
-        plain = yaml.load(file.read_bytes(), loader)  # noqa: S506 - both are safe loaders
+        plain = _plain(file)
+        if isinstance(plain, dict) and plain and is_foreign(map(str, plain)):
+            return foreign_info(file, plain, root)
         info = Info.model_validate(plain)
     except (OSError, ValueError, yaml.YAMLError, ValidationError):
         return read_info(file)[0]
@@ -176,17 +215,23 @@ def quick_info(file: Path) -> Info:
     return info if len(set(names)) == len(names) else read_info(file)[0]
 
 
+def _plain(file: Path) -> Any:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(file.read_bytes(), loader)  # noqa: S506 - both are safe loaders
+
+
 def find(word: str | None, catalog: Path | None = None, variant: str | None = None) -> Found:
     """Returns the recipe, variant and config file that a word names.
 
     Args:
-        word: an id, `id/variant`, a recipe folder, or a config file; None for the current folder. An id that is the
-            current folder's own leads there, whatever the catalogue holds.
+        word: a name, `name/variant`, a recipe folder, or a config file; None for the current folder. A name is an id,
+            `family/id`, an alias or the model's Hugging Face id, in any case; `id.target.precision` is read, too. The name
+            of the recipe in the current folder leads there, whatever the catalogue holds.
         catalog: the folder asked for with `--catalog`.
         variant: name of the variant; the first of info.yml where neither this nor the word says.
 
     Raises:
-        UsageError: nothing has that name, or the recipe has no such variant; says the nearest names.
+        UsageError: nothing has that name, several recipes have it, or the recipe has no such variant; says the nearest names.
         InvalidRecipe: the recipe's info.yml is not valid, or names a file that is not there.
     """
     path = Path(word or ".").expanduser()
@@ -195,7 +240,7 @@ def find(word: str | None, catalog: Path | None = None, variant: str | None = No
     assert word is not None
     entry, rest = _named(word, catalog)
     if entry is not None:
-        if rest and variant and rest != variant:
+        if rest and variant and variant_key(rest) != variant_key(variant):
             raise UsageError("two-variants", f"'{word}' names the variant {rest}, --variant {variant}", "name one of them")
         return _of_entry(entry.folder, entry.info, variant or rest)
     if is_there(path):
@@ -217,10 +262,24 @@ def find_entry(word: str, catalog: Path | None = None) -> Entry:
     if not is_there(path):
         raise _no_such_path(path) if _looks_like_path(word) else _unknown_recipe(word, catalog)
     folder = path if path.is_dir() else path.parent
-    file = _info_file(folder)
+    file = info_file(folder)
     if file is None:
         raise _not_a_recipe(folder)
     return read_entry(catalog_or_none(catalog), file)
+
+
+def named_variant(word: str, catalog: Path | None = None) -> Variant | None:
+    """Returns the variant that a word says, by `name/variant` in any spelling or by its config file; None for all of a recipe.
+
+    Raises:
+        UsageError: nothing has that name, or the recipe has no such variant; says the nearest names.
+        InvalidRecipe: the recipe's info.yml is not valid.
+    """
+    entry, rest = (None, None) if _looks_like_path(word) else _named(word, catalog)
+    if entry is not None:
+        return _variant_of(entry.info, rest) if rest else None
+    path = Path(word).expanduser()
+    return find(word, catalog).variant if path.is_file() and path.name not in INFO_NAMES else None
 
 
 def is_there(path: Path) -> bool:
@@ -233,14 +292,32 @@ def is_there(path: Path) -> bool:
 
 def _unknown_recipe(word: str, catalog: Path | None) -> UsageError:
     root = catalog_or_none(catalog)
-    known = [] if root is None else [entry.info.name for entry in list_entries(root).entries]
-    where = f" in {root}" if root else " (and no catalogue was found)"
-    remedy = (
-        did_you_mean(word.split("/", maxsplit=1)[0], known)
-        if known
-        else "name a recipe folder or a config file, or use --catalog DIR"
-    )
+    known = [] if root is None else list_facts(root)[0]
+    if not known:
+        where = f" in {root}" if root else " (and no catalogue was found)"
+        remedy = "name a recipe folder or a config file, or use --catalog DIR"
+    else:
+        where = f" in {root}"
+        near = _near_misses(word, known)
+        remedy = did_you_mean_one_of(near) if near else "'recipe ls' lists what there is"
     return UsageError("unknown-recipe", f"there is no recipe, folder or file '{word}'{where}", remedy)
+
+
+def _near_misses(word: str, known: Sequence[Facts]) -> Sequence[str]:
+    """The nearest recipes, each with the nearest of its variants where the word is best read with one."""
+    scores = {}
+    for facts in known:
+        score, offer = max(_offers(word, facts))
+        scores[offer] = score
+    return nearest(scores)
+
+
+def _offers(word: str, facts: Facts) -> Iterator[tuple[float, str]]:
+    for name, rest in readings(word):
+        variants = nearest_names(rest, (variant.name for variant in facts.variants), most=1) if rest else [""]
+        for variant in variants:
+            score = max(nearness(name, one) for one in (facts.name, *facts.aliases, facts.model))
+            yield score, f"{facts.name}/{variant}" if variant else facts.name
 
 
 def _named(word: str, catalog: Path | None) -> tuple[Entry | None, str | None]:
@@ -250,7 +327,7 @@ def _named(word: str, catalog: Path | None) -> tuple[Entry | None, str | None]:
 
 
 def _here(word: str) -> tuple[Entry | None, str | None]:
-    file = _info_file(Path())
+    file = info_file(Path())
     if file is None:
         return None, None
     try:
@@ -259,10 +336,16 @@ def _here(word: str) -> tuple[Entry | None, str | None]:
         if word.strip("/").split("/", maxsplit=1)[0] == Path.cwd().name:
             raise
         return None, None
-    for name, rest in _readings(word):
-        if name == info.name:
-            return Entry(Path(), file, family_of(None, file), info), rest
+    family = family_of(None, file)
+    own = _lowered(info.name, f"{family}/{info.name}", *info.aliases, info.model.id)
+    for name, rest in readings(word):
+        if name in own:
+            return Entry(Path(), file, family, info), rest
     return None, None
+
+
+def _lowered(*names: str) -> set[str]:
+    return {name.lower() for name in names}
 
 
 def _looks_like_path(word: str | None) -> bool:
@@ -284,25 +367,31 @@ def catalog_or_none(catalog: Path | None) -> Path | None:
 
 
 def _by_id(word: str, root: Path | None) -> tuple[Entry | None, str | None]:
-    """The entry that `id`, `id/variant`, `family/id` or `family/id/variant` names, and the variant."""
+    """The recipe that a name leads to, and the variant. Other files are read only where no folder has the name.
+
+    Raises:
+        UsageError: several recipes have that name.
+    """
     if root is None:
         return None, None
     files = list(info_files(root))
-    for name, rest in _readings(word):
-        named = [file for file in files if file.parent.name == name.rpartition("/")[2]]
-        for file in named:
-            if name in (file.parent.name, file.parent.relative_to(root).as_posix()):
-                return read_entry(root, file), rest
-    for entry in list_entries(root).entries:
-        for name, rest in _readings(word):
-            if entry.info.name == name:
-                return entry, rest
+    for name, rest in readings(word):
+        named = [file for file in files if name in _lowered(file.parent.name, file.parent.relative_to(root).as_posix())]
+        if named:
+            return read_entry(root, _only(word, root, named)), rest
+    known = list_facts(root)[0]
+    for name, rest in readings(word):
+        named = [facts.file for facts in known if name in _lowered(facts.name, *facts.aliases, facts.model)]
+        if named:
+            return read_entry(root, _only(word, root, named)), rest
     return None, None
 
 
-def _readings(word: str) -> Sequence[tuple[str, str | None]]:
-    head, _, tail = word.strip("/").rpartition("/")
-    return [(word.strip("/"), None), *([(head, tail)] if head else [])]
+def _only(word: str, root: Path, files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        names = [file.parent.relative_to(root).as_posix() for file in files]
+        raise UsageError("ambiguous-name", f"'{word}' names several recipes", f"say which: {', '.join(names)}")
+    return files[0]
 
 
 def _at_path(path: Path, variant: str | None) -> Found:
@@ -317,17 +406,13 @@ def _at_path(path: Path, variant: str | None) -> Found:
         return _of_entry(path.parent, quick_info(path), variant)
     info = _info_of(path.parent)
     named = next((one for one in info.recipes if one.file == path.name), None) if info else None
-    if variant and (named is None or named.name != variant):
+    if variant and (named is None or variant_key(named.name) != variant_key(variant)):
         raise UsageError("two-variants", f"'{path}' is one config; --variant {variant} names another", "name one of them")
     return Found(path.parent, info if named else None, named, path)
 
 
-def _info_file(folder: Path) -> Path | None:
-    return next((folder / name for name in INFO_NAMES if (folder / name).is_file()), None)
-
-
 def _info_of(folder: Path) -> Info | None:
-    file = _info_file(folder)
+    file = info_file(folder)
     return quick_info(file) if file else None
 
 
@@ -343,16 +428,23 @@ def _neighbours(path: Path) -> str | None:
     """The nearest name, or the list, of the configs and the folders of recipes that lie where the path should."""
     if not is_there(path.parent) or not path.parent.is_dir():
         return None
-    names = [item.name for item in path.parent.iterdir() if item.suffix in CONFIG_SUFFIXES or _info_file(item)]
+    names = [item.name for item in path.parent.iterdir() if item.suffix in CONFIG_SUFFIXES or info_file(item)]
     names = [name for name in names if not name.startswith(".")]
     return did_you_mean(path.name, names) if names else None
 
 
-def _of_entry(folder: Path, info: Info, variant: str | None) -> Found:
-    chosen = info.variant(variant)
+def _variant_of(info: Info, name: str | None) -> Variant:
+    """The variant of that name, in any of its spellings; the first without a name."""
+    same = (variant for variant in info.recipes if name and variant_key(variant.name) == variant_key(name))
+    chosen = info.variant(name) or next(same, None)
     if chosen is None:
         names = [one.name for one in info.recipes]
-        raise UsageError("unknown-variant", f"{info.name} has no variant '{variant}'", did_you_mean(str(variant), names))
+        raise UsageError("unknown-variant", f"{info.name} has no variant '{name}'", did_you_mean(str(name), names))
+    return chosen
+
+
+def _of_entry(folder: Path, info: Info, variant: str | None) -> Found:
+    chosen = _variant_of(info, variant)
     config = folder / chosen.file
     place = next(Place(str(folder / name)) for name in INFO_NAMES if (folder / name).is_file())
     if not config.resolve().is_relative_to(folder.resolve()):

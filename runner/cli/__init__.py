@@ -24,8 +24,8 @@ INTERRUPTED = 130
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "ls": ("runner.cli.listing:ls", "List the recipes of the catalogue."),
-        "show": ("runner.cli.listing:show", "Show a recipe, its resolved config and where each value comes from."),
-        "passes": ("runner.cli.listing:passes", "List the passes and show their options."),
+        "show": ("runner.cli.show:show", "Show a recipe, its resolved config and where each value comes from."),
+        "passes": ("runner.cli.passes:passes", "List the passes and show their options."),
         "doctor": ("runner.cli.doctor:doctor", "Tell what this machine can run, and what mends what it cannot."),
     },
     "Work": {
@@ -36,9 +36,14 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "cache": ("runner.cli.cache:cache", "Look into the store of finished steps, and clean it."),
     },
     "Write": {
-        "render": ("runner.cli.check:render", "Render configs, READMEs and requirements from the templates."),
-        "lint": ("runner.cli.check:lint", "Check recipes against the rules of the catalogue."),
-        "schema": ("runner.cli.check:schema", "Write the JSON Schemas of olive_config.json and info.yml."),
+        "new": ("runner.cli.new:new", "Scaffold a recipe for a model: a folder that lints and smokes at once."),
+        "copy": ("runner.cli.copies:copy", "Copy a recipe under a name of your own; it remembers its origin."),
+        "diff": ("runner.cli.copies:diff", "Show what a copy changed against its origin, or how two recipes differ."),
+        "check": ("runner.cli.check:check", "Lint and smoke-run what changed, or the recipes that are named."),
+        "lock": ("runner.cli.lock:lock", "Record revision and digests of a recipe's source model."),
+        "render": ("runner.cli.upkeep:render", "Render configs, READMEs and requirements from the templates."),
+        "lint": ("runner.cli.lint:lint", "Check recipes against the rules of the catalogue."),
+        "schema": ("runner.cli.upkeep:schema", "Write the JSON Schemas of olive_config.json and info.yml."),
     },
 }
 _VERBS = {verb: entry for verbs in SECTIONS.values() for verb, entry in verbs.items()}

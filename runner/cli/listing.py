@@ -1,248 +1,334 @@
-"""`recipe ls`, `recipe show` and `recipe passes`: what there is."""
+"""`recipe ls`: the recipes of the catalogue, and what narrows the list."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import itertools
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.catalog.discover import Entry, Found, catalog_root, find, list_entries
-from runner.catalog.query import Query, target_name
-from runner.cli.options import catalog, catalog_option, json_option, recipe_argument, set_option, target_option, variant_option
-from runner.cli.tables import print_json, print_table
-from runner.errors import UsageError, did_you_mean
-from runner.recipe.document import Node
+from runner.catalog.discover import catalog_root, list_facts, quick_info, read_entry
+from runner.catalog.facts import Facts, VariantFacts
+from runner.catalog.licences import licence_named
+from runner.catalog.query import (
+    Condition,
+    Measure,
+    alone_excluding,
+    at_most,
+    by_deprecation,
+    by_family,
+    by_gating,
+    by_licence,
+    by_measured,
+    by_precision,
+    by_target,
+    by_task,
+    by_word,
+    corrected,
+    download_bytes,
+    select,
+)
+from runner.cli.options import catalog, catalog_option, json_option, size_option, target_option
+from runner.cli.tables import aligned, print_json, print_table
+from runner.recipe.quantities import short_count, short_size
 
 if TYPE_CHECKING:
-    from runner.passes.declaration import Pass
+    from runner.cli.options import Size
+    from runner.recipe.info import Info
     from runner.targets.target import Target
+
+_GAP = "  "
+_TARGETS = ("cpu", "cuda", "dml")
+_OF_FACETS: dict[str, Callable[[str, Sequence[Facts]], Condition]] = {
+    "precision": by_precision,
+    "task": by_task,
+    "family": by_family,
+    "licence": by_licence,
+}
+_OF_FACTS: dict[str, Callable[[bool], Condition]] = {
+    "gated": by_gating,
+    "measured": by_measured,
+    "deprecated": by_deprecation,
+}
+_NAMES_SHOWN = 3  # of the recipes that one condition excludes
 
 
 @click.command()
 @click.argument("words", nargs=-1)
-@click.option("--task", help="Hugging Face task, e.g. text-generation.")
 @target_option
-@click.option("--precision", help="fp32, fp16, int8, int4 …")
-@click.option("--license", "--licence", "licence", help="Licence of the model, or a part of its name.")
-@click.option("--family", help="Folder that holds the recipes of a family.")
+@click.option("--precision", metavar="NAME", help="fp32, fp16, int8, int4 …; with a scheme where you like: int8-static-qdq.")
+@click.option("--task", metavar="NAME", help="Hugging Face task, e.g. text-generation.")
+@click.option("--family", metavar="NAME", help="Folder that holds the recipes of a family.")
+@click.option(
+    "--license", "--licence", "licence", metavar="NAME", help="permissive and the like, or a part of the licence's name."
+)
+@size_option("--max-memory", "Peak memory of making the variant, at most: 8GB, 7.5GiB.")
+@size_option("--max-download", "Download of the source model, at most: 2GB.")
+@click.option("--gated/--not-gated", default=None, help="Whether the hub asks to accept the licence.")
+@click.option("--measured/--not-measured", default=None, help="Whether there are results.")
+@click.option("--deprecated/--not-deprecated", default=None, help="Whether it is kept, but not recommended.")
+@click.option("--variants", "--long", "as_variants", is_flag=True, help="A line for each variant, too.")
 @json_option
 @catalog_option
-def ls(
-    words: tuple[str, ...],
-    task: str | None,
-    target: Target | None,
-    precision: str | None,
-    licence: str | None,
-    family: str | None,
-    as_json: bool,
-) -> None:
+def ls(words: tuple[str, ...], as_variants: bool, as_json: bool, **asked: Any) -> None:
     """List the recipes of the catalogue.
 
-    WORDS narrow the list: each must stand in the name, family, summary, keywords or model id.
+    WORDS narrow the list: each must stand in the name, family, title, summary, keywords, task or model id, or be near to one
+    that does.
     """
-    listing = list_entries(catalog_root(catalog()))
-    entries = Query(words, task, target, precision, licence, family).select(listing.entries)
+    root = catalog_root(catalog())
+    listed, problems = list_facts(root)
+    conditions, notes = _conditions(words, asked, listed)
+    chosen = select(listed, conditions)
+    for note in notes:
+        click.echo(note, err=True)
     if as_json:
-        print_json([entry_facts(entry) for entry in entries])
-    elif entries:
-        print_table(
-            ("recipe", "task", "parameters", "licence", "variants"), [_row(entry) for entry in entries], ("parameters",)
-        )
+        measure = peak_memory()
+        print_json([_everything(facts, root, measure) for facts in chosen])
+    elif not listed:
+        click.echo("the catalogue is empty", err=True)
+    elif not chosen:
+        _explain_nothing(listed, conditions)
+    elif as_variants:
+        _print_variants(chosen)
+    elif sys.stdout.isatty():
+        _print_families(chosen, shutil.get_terminal_size().columns)
     else:
-        click.echo("no recipe matches" if listing.entries else "the catalogue is empty", err=True)
-        for hint in _unmatched(listing.entries, task=task, precision=precision, licence=licence, family=family):
-            click.echo(f"    {hint}", err=True)
-    for problem in listing.problems:
+        _print_plain(chosen)
+    for problem in problems:
         click.echo(f"not listed: {problem}", err=True)
 
 
-def _unmatched(entries: Sequence[Entry], **asked: str | None) -> Iterator[str]:
-    """Yields what there is of a facet, where the catalogue has nothing of what was asked for."""
-    facets = {
-        "task": {entry.info.model.task for entry in entries},
-        "precision": {variant.precision for entry in entries for variant in entry.info.recipes if variant.precision},
-        "licence": {entry.info.model.licence for entry in entries},
-        "family": {entry.family for entry in entries},
-    }
-    for name, value in asked.items():
-        if value is not None and facets[name] and not any(value.lower() in there.lower() for there in facets[name]):
-            yield f"no recipe has the {name} '{value}': {did_you_mean(value, facets[name])}"
+def _conditions(words: Sequence[str], asked: dict[str, Any], listed: Sequence[Facts]) -> tuple[list[Condition], list[str]]:
+    """What was asked for as conditions, what needs an estimate last; and what was assumed of misspelt words."""
+    meant = {word: corrected(word, listed) for word in words}
+    conditions = [by_word(found or word) for word, found in meant.items()]
+    target: Target | None = asked["target"]
+    if target is not None:
+        conditions.append(by_target(target.name, target.provider))
+    conditions += [make(asked[name], listed) for name, make in _OF_FACETS.items() if asked[name] is not None]
+    conditions += [make(asked[name]) for name, make in _OF_FACTS.items() if asked[name] is not None]
+    download: Size | None = asked["max_download"]
+    if download is not None:
+        conditions.append(at_most(f"--max-download {download}", download.bytes, download_bytes))
+    memory: Size | None = asked["max_memory"]
+    if memory is not None:
+        conditions.append(at_most(f"--max-memory {memory}", memory.bytes, peak_memory()))
+    return conditions, [_assumed(word, found) for word, found in meant.items() if found != word]
 
 
-def entry_facts(entry: Entry) -> dict[str, Any]:
-    """Returns what `ls --json` says of a recipe."""
-    info = entry.info
+def _assumed(word: str, found: str | None) -> str:
+    if found is None:
+        return f"nothing is called '{word}', nor anything near it"
+    return f"nothing is called '{word}': this is what '{found}' finds"
+
+
+def _explain_nothing(listed: Sequence[Facts], conditions: Sequence[Condition]) -> None:
+    """Tells that nothing matches, and every condition that alone excludes what would."""
+    click.echo(f"no recipe matches {' '.join(condition.text for condition in conditions)}", err=True)
+    if len(conditions) == 1:
+        return
+    for condition, without in alone_excluding(listed, conditions):
+        names = ", ".join(facts.name for facts in without[:_NAMES_SHOWN]) + (" …" if len(without) > _NAMES_SHOWN else "")
+        click.echo(f"    without {condition.text}: {_counted(len(without), 'recipe')} ({names})", err=True)
+
+
+def _print_families(chosen: Sequence[Facts], room: int) -> None:
+    """Prints a block a family, with a line a recipe."""
+    for number, (family, group) in enumerate(itertools.groupby(chosen, key=lambda facts: facts.family)):
+        if number:
+            click.echo()
+        for line in family_lines(family, list(group), room):
+            click.echo(line)
+    _print_footer(chosen)
+
+
+def family_lines(family: str, members: Sequence[Facts], room: int) -> Iterator[str]:
+    """Yields the lines of a family for a terminal, styled: a heading, then a recipe each.
+
+    Columns in which nothing stands are left out. Where the lines would not fit, a licence's category takes the place of a
+    longer name; where that does not suffice, the number of parameters is left out, which names as long as that tell anyway.
+
+    Args:
+        family: its name.
+        members: its recipes.
+        room: width of the terminal in characters.
+    """
+    attempts = (
+        [_cells(facts, facts.licence) for facts in members],
+        [_cells(facts, _category(facts)) for facts in members],
+        [_cells(replace(facts, parameters=None), _category(facts)) for facts in members],
+    )
+    for rows in attempts:
+        lines = _columns((family, "params", *_TARGETS, "others", "licence"), rows)
+        if max(map(len, lines)) <= room:
+            break
+    yield click.style(lines[0], bold=True)
+    for facts, line in zip(members, lines[1:], strict=True):
+        if facts.deprecated is not None:
+            yield click.style(line, dim=True)
+        else:
+            yield click.style(facts.name, fg="cyan") + line[len(facts.name) :]
+
+
+def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of the columns in which something stands."""
+    filled = [at for at in range(len(headings)) if any(row[at] for row in rows)]
+    shown = [headings[at] for at in filled]
+    return list(aligned(shown, [[row[at] for at in filled] for row in rows], right=("params",)))
+
+
+def _category(facts: Facts) -> str:
+    return min(facts.licence, licence_named(facts.licence).category, key=len)
+
+
+def _cells(facts: Facts, licence: str) -> tuple[str, ...]:
+    name = facts.name + (" (deprecated)" if facts.deprecated is not None else "")
+    count = "" if facts.parameters is None else short_count(facts.parameters)
+    precisions = _precisions(facts)
+    others = ", ".join(target.removesuffix("ExecutionProvider") for target in precisions if target not in _TARGETS)
+    of_targets = [precisions.get(target, "") for target in _TARGETS]
+    return name, count, *of_targets, others, licence + ("*" if facts.gated else "")
+
+
+def _precisions(facts: Facts) -> dict[str, str]:
+    """Target to the precisions that there are for it, in the order of info.yml."""
+    found: dict[str, dict[str, None]] = {target: {} for target in _TARGETS}
+    for variant in facts.variants:
+        found.setdefault(variant.target, {})[variant.precision or "?"] = None
+    return {target: " ".join(precisions) for target, precisions in found.items() if precisions}
+
+
+def _print_footer(chosen: Sequence[Facts]) -> None:
+    count = sum(len(facts.variants) for facts in chosen)
+    click.secho(f"\n{_counted(len(chosen), 'recipe')}, {_counted(count, 'variant')}; --variants lists each", dim=True)
+    if any(facts.gated for facts in chosen):
+        click.secho("* gated: accept the licence on the hub first", dim=True)
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'s' if number != 1 else ''}"
+
+
+def _print_plain(chosen: Sequence[Facts]) -> None:
+    """Prints a line a recipe for other programs."""
+    rows = [
+        (
+            facts.family,
+            facts.name,
+            facts.task,
+            "" if facts.parameters is None else short_count(facts.parameters),
+            facts.licence,
+            " · ".join(f"{target} {precisions}" for target, precisions in _precisions(facts).items()),
+        )
+        for facts in chosen
+    ]
+    print_table(("family", "recipe", "task", "parameters", "licence", "precisions"), rows, ("parameters",))
+
+
+def _print_variants(chosen: Sequence[Facts]) -> None:
+    """Prints a line a variant: below its recipe's on a terminal, with its whole name into a pipe."""
+    measure = peak_memory()
+    columns = ("variant", "memory", "measured", "config")
+    rows = [
+        (variant.name, _told_size(measure(facts, variant)), "yes" if variant.measured else "", variant.file)
+        for facts in chosen
+        for variant in facts.variants
+    ]
+    if not sys.stdout.isatty():
+        owners = [facts for facts in chosen for _ in facts.variants]
+        whole = [(f"{facts.name}/{row[0]}", _download(facts), *row[1:]) for facts, row in zip(owners, rows, strict=True)]
+        print_table((columns[0], "download", *columns[1:]), whole, ("download", "memory"))
+        return
+    lines = iter(aligned(columns, rows, right=("memory",)))
+    click.secho(f"  {next(lines)}", bold=True)
+    for facts in chosen:
+        click.echo(_title(facts))
+        for line in itertools.islice(lines, len(facts.variants)):
+            click.echo(f"  {line}")
+    click.secho("\nmemory: most that making the variant takes, estimated", dim=True)
+
+
+def _title(facts: Facts) -> str:
+    name = click.style(facts.name, dim=True) if facts.deprecated is not None else click.style(facts.name, fg="cyan")
+    deprecated = " (deprecated)" if facts.deprecated is not None else ""
+    count = "" if facts.parameters is None else short_count(facts.parameters)
+    download = f"{_download(facts)} to download" if facts.download_mb is not None else ""
+    licence = facts.licence + (", gated" if facts.gated else "")
+    return f"{name}{deprecated}  " + _GAP.join(filter(None, (count, download, licence)))
+
+
+def _download(facts: Facts) -> str:
+    return "" if facts.download_mb is None else short_size(facts.download_mb * 1e6)
+
+
+def _told_size(size: float | None) -> str:
+    return "?" if size is None else short_size(size)
+
+
+def peak_memory() -> Measure:
+    """Returns what estimates the peak memory of making a variant, in bytes; it gives None where that cannot be told."""
+    from runner.engine.estimate import variant_memory
+
+    @lru_cache
+    def info_of(file: Path) -> Info:
+        return quick_info(file)
+
+    def measure(facts: Facts, variant: VariantFacts) -> float | None:
+        info = info_of(facts.file)
+        chosen = info.variant(variant.name)
+        return variant_memory(facts.folder, info, chosen) if chosen else None
+
+    return measure
+
+
+def _everything(facts: Facts, root: Path, measure: Measure) -> dict[str, Any]:
+    """What `ls --json` says of a recipe: all of its info.yml, and what is told of it elsewhere."""
+    entry = read_entry(root, facts.file)
+    info, model = entry.info, entry.info.model
+    listed = {variant.name: variant for variant in facts.variants}
     return {
         "id": info.name,
-        "family": entry.family,
+        "aliases": info.aliases,
+        "family": facts.family,
         "title": info.title,
-        "folder": str(entry.folder),
-        "arch": info.arch,
-        "model": info.model.id,
-        "task": info.model.task,
-        "parameters": info.model.parameters,
-        "licence": info.model.licence,
-        "gated": info.model.gated,
+        "summary": (info.summary or "").strip() or None,
         "keywords": info.keywords,
+        "folder": str(facts.folder),
+        "arch": info.arch,
+        "model": model.id,
+        "task": model.task,
+        "parameters": model.parameters,
+        "context_length": model.context_length,
+        "licence": model.licence,
+        "licence_category": licence_named(model.licence).category,
+        "gated": model.gated,
+        "download_mb": model.download_mb,
+        "provenance": model.provenance.model_dump(exclude_none=True),
+        "sources": [source.model_dump(exclude_none=True) for source in model.sources],
+        "lifecycle": info.lifecycle.model_dump(exclude_none=True),
+        "maintainers": info.maintainers,
+        "origin": info.origin.model_dump() if info.origin else None,
         "variants": [
-            {"name": one.name, "file": one.file, "target": target_name(one), "precision": one.precision} for one in info.recipes
+            {
+                "name": variant.name,
+                "file": variant.file,
+                "target": listed[variant.name].target,
+                "device": variant.device,
+                "provider": variant.ep,
+                "precision": variant.precision,
+                "pipeline": variant.pipeline,
+                "gates": variant.gates,
+                "measured": listed[variant.name].measured,
+                "peak_memory_bytes": measure(facts, listed[variant.name]),
+            }
+            for variant in info.recipes
+            if variant.name in listed
         ],
     }
-
-
-def _row(entry: Entry) -> tuple[str, ...]:
-    model = entry.info.model
-    variants = ", ".join(variant.name for variant in entry.info.recipes)
-    return entry.info.name, model.task, short_count(model.parameters), model.licence, variants
-
-
-def short_count(number: int) -> str:
-    """Returns 134515008 as '135M'."""
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
-
-
-@click.command()
-@recipe_argument
-@variant_option
-@set_option
-@click.option("--all", "with_defaults", is_flag=True, help="Values that nobody set, too.")
-@json_option
-@catalog_option
-def show(word: str | None, variant: str | None, overrides: tuple[str, ...], with_defaults: bool, as_json: bool) -> None:
-    """Show a recipe, its resolved config and where each value comes from.
-
-    RECIPE is an id, id/variant, a recipe folder or a config file; the current folder without it.
-    """
-    from runner.passes.table import options_of
-    from runner.recipe.load import load_config
-
-    found = find(word, catalog(), variant)
-    loaded = load_config([found.config], options_of, overrides)
-    resolved = loaded.resolved()
-    if as_json:
-        print_json(
-            {
-                "id": found.id,
-                "variant": found.variant.name if found.variant else None,
-                "folder": str(found.folder),
-                "config_file": str(found.config),
-                "info": found.info.model_dump() if found.info else None,
-                "config": resolved.plain(),
-                "origins": {dotted(path): node.origin.text for path, node in resolved.leaves()},
-                "notes": loaded.notes,
-            }
-        )
-        return
-    _print_facts(found)
-    print_table(("value", "is", "from"), list(_origin_rows(resolved, found, with_defaults)))
-    for note in loaded.notes:
-        click.echo(f"note: {note}")
-
-
-def _print_facts(found: Found) -> None:
-    info = found.info
-    if info is None:
-        click.echo(f"{found.config}\n")
-        return
-    model = info.model
-    context = f", {model.context_length} tokens of context" if model.context_length else ""
-    click.echo(f"{click.style(info.name, bold=True)}  {info.title or ''}".rstrip())
-    if info.summary:
-        click.echo(info.summary.strip())
-    click.echo(f"\nmodel     {model.id} ({model.task}, {short_count(model.parameters)} parameters{context}, {model.licence})")
-    click.echo(f"folder    {found.folder}")
-    for variant in info.recipes:
-        mark = "*" if variant == found.variant else " "
-        gates = ", ".join(f"{metric} {bar}" for metric, bar in variant.gates.items())
-        click.echo(
-            f"variant {mark} {variant.name}: {target_name(variant)} {variant.precision or ''} {variant.file}  {gates}".rstrip()
-        )
-    click.echo()
-
-
-def _origin_rows(resolved: Node, found: Found, with_defaults: bool) -> Iterator[tuple[str, str, str]]:
-    for path, node in resolved.leaves():
-        if node.origin.text != "default" or with_defaults:
-            origin = node.origin.text.removeprefix(f"{found.folder}/")
-            yield dotted(path), _shown(node), origin
-
-
-def dotted(path: tuple[str | int, ...]) -> str:
-    """Returns a path as `--set` takes it; the level `options` of a step is left out there."""
-    parts = [str(part) for part in path]
-    if len(parts) > 3 and parts[0] == "passes" and parts[2] == "options":
-        del parts[2]
-    return ".".join(parts)
-
-
-def _shown(node: Node) -> str:
-    return json.dumps(node.plain(), ensure_ascii=False)
-
-
-@click.group()
-def passes() -> None:
-    """List the passes and show their options."""
-
-
-@passes.command("ls")
-@json_option
-def passes_ls(as_json: bool) -> None:
-    """List the passes."""
-    from runner.passes.table import MODULES, get
-
-    declared = [get(name) for name in sorted(MODULES)]
-    if as_json:
-        print_json([_pass_facts(one) for one in declared])
-        return
-    print_table(
-        ("pass", "takes", "gives", "targets", "what it does"),
-        [(one.name, "/".join(one.takes), one.gives or "the same", " ".join(one.targets), one.summary) for one in declared],
-    )
-
-
-def _pass_facts(declared: Pass) -> dict[str, Any]:
-    return {
-        "name": declared.name,
-        "summary": declared.summary,
-        "takes": declared.takes,
-        "gives": declared.gives,
-        "targets": declared.targets,
-        "packages": declared.packages,
-        "version": declared.version,
-    }
-
-
-@passes.command("show")
-@click.argument("name")
-@json_option
-def passes_show(name: str, as_json: bool) -> None:
-    """Show a pass and its options: type, default and meaning."""
-    from runner.passes.table import get, options_of
-    from runner.recipe.schema import case_rows, option_rows
-
-    known, names = options_of(name)
-    if known is None:
-        raise UsageError("unknown-pass", f"there is no pass '{name}'", did_you_mean(name, names))
-    declared = get(known[0])
-    if as_json:
-        options = declared.options
-        more = {"options": options.model_json_schema(), "retired": dict(options.retired), "renamed": dict(options.renamed)}
-        print_json({**_pass_facts(declared), **more})
-        return
-    click.echo(f"{click.style(declared.name, bold=True)}: {declared.summary}\n")
-    click.echo(f"takes {', '.join(declared.takes)}; gives {declared.gives or 'the same'}; for {', '.join(declared.targets)}")
-    click.echo(f"made with {', '.join(declared.packages) or 'nothing but itself'}\n")
-    print_table(("option", "type", "default", "meaning"), [tuple(row) for row in option_rows(declared.options)])
-    for case, meaning, rows in case_rows(declared.options):
-        click.echo(f"\n{click.style(case, bold=True)}: {meaning}")
-        if rows:
-            print_table(("option", "type", "default", "meaning"), [tuple(row) for row in rows])
-    for old, new in declared.options.renamed.items():
-        click.echo(f"renamed: {old} is {new} today")
-    for old, why in declared.options.retired.items():
-        click.echo(f"retired: {old}: {why}")

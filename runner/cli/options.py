@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
+
+from runner.errors import RecipeError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,12 +26,46 @@ def catalog() -> Path | None:
     return chosen
 
 
-def complete_ids(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Returns the ids of recipes that begin with what was typed, for the shell."""
-    from runner.catalog.discover import catalog_root, info_files
+def complete_ids(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Returns the ids of recipes that begin with what was typed, for the shell; behind an id and a slash its variants."""
+    from runner.catalog.discover import catalog_root, info_files, read_facts
 
-    names = [file.parent.name for file in info_files(catalog_root())]
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    typed, slash, _rest = incomplete.lower().rpartition("/")
+    try:
+        files = list(info_files(catalog_root(context.find_root().obj)))
+        if slash:
+            return [
+                CompletionItem(f"{facts.name}/{variant.name}", help=facts.title)
+                for facts in (read_facts(None, file) for file in files if file.parent.name.lower() == typed)
+                for variant in facts.variants
+                if f"{facts.name}/{variant.name}".startswith(incomplete.lower())
+            ]
+    except RecipeError:  # the verb itself tells what is wrong
+        return []
+    names = [file.parent.name for file in files if file.parent.name.lower().startswith(incomplete.lower())]
+    return [CompletionItem(name) for name in (*names, *(f"{name}/" for name in names if len(names) == 1))]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size as it was typed, and its bytes."""
+
+    text: str
+    bytes: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _size(_: click.Context, parameter: click.Parameter, value: str | None) -> Size | None:
+    if value is None:
+        return None
+    from runner.recipe.quantities import size_of
+
+    try:
+        return Size(value, size_of(value))
+    except ValueError as error:
+        raise UsageError("bad-size", f"{parameter.opts[0]}: {error}", "give a number and its unit") from None
 
 
 def _target(_: click.Context, __: click.Parameter, value: str | None) -> Any:
@@ -68,8 +105,13 @@ smoke_option = click.option("--smoke", is_flag=True, help="Run with a tiny rando
 no_cache_option = click.option("--no-cache", is_flag=True, help="Make every step again.")
 
 
+def size_option(name: str, text: str) -> Callable[[F], F]:
+    """Returns an option that takes a size in bytes, such as 8GB, 7.5GiB or 800MB; the command gets a `Size`, or None."""
+    return click.option(name, metavar="SIZE", callback=_size, help=text)
+
+
 def recipe_argument(function: F) -> F:
-    """Adds the optional argument `word`: an id, id/variant, recipe folder or config file; the current folder without it."""
+    """Adds the optional argument `word`: a name, name/variant, recipe folder or config file; the current folder without it."""
     return click.argument("word", metavar="[RECIPE]", required=False, shell_complete=complete_ids)(function)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,9 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from runner.cli.estimates import needs_facts, needs_text
+from runner.engine.estimate import Needs, estimate
 from runner.engine.events import Event
+from runner.engine.fit import check_fit
 from runner.engine.plan import Plan
 from runner.engine.run import Outcome
+from runner.errors import DoesNotFit, Problem
+from runner.evaluation.structure import summary
+from runner.recipe.quantities import short_size
 
 
 def live_bars(console: Console, per_second: float = 10) -> Bars:
@@ -73,39 +80,75 @@ class Progress:
                 )
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """Prints what a run would do."""
-    steps = [
-        {"step": step.name, "pass": step.pass_name, "cached": step.cached, "fingerprint": step.fingerprint}
-        for step in plan.steps
-    ]
+def show_plan(plan: Plan, max_memory: int | None, as_json: bool) -> None:
+    """Prints what a run would do, what it needs, and whether this machine has it.
+
+    Args:
+        plan: the run.
+        max_memory: bytes that the worker would be allowed; all of the machine's when None.
+        as_json: for programs.
+    """
+    needs = estimate(plan)
+    told, refused = _fit(plan, needs, max_memory)
     if as_json:
-        told = {
-            "recipe": plan.request.name,
-            "target": plan.target.name,
-            "source": plan.source.told,
-            "steps": steps,
-            "evaluate": plan.evaluates,
-            "output": str(plan.output),
-            "threads": plan.threads,
-            "notes": list(plan.notes),
-        }
-        click.echo(json.dumps(told, indent=2))
+        _print_plan_json(plan, needs, refused)
         return
     console = Console()
     console.print(f"[bold]{plan.request.name}[/] on {plan.target.name}, {plan.threads} threads", highlight=False)
     console.print(f"from {plan.source.told}", highlight=False)
+    console.print(_steps_table(plan, needs))
+    if needs is not None:
+        console.print(f"needs {needs_text(needs)}", highlight=False, soft_wrap=True)
+    console.print(f"into {plan.output}", highlight=False, soft_wrap=True)
+    for problem in refused:
+        console.print(f"[red]does not fit[/] {problem}", highlight=False, soft_wrap=True)
+    for note in (*told, *plan.notes):
+        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+
+
+def _fit(plan: Plan, needs: Needs | None, max_memory: int | None) -> tuple[Sequence[str], Sequence[Problem]]:
+    """Returns what people should know of a run, and why it would be refused."""
+    if needs is None:
+        unknown = "what the run needs cannot be told: nothing is known of the model's weights"
+        return ((), ()) if plan.request.smoke else ((unknown,), ())
+    try:
+        return check_fit(plan, needs, max_memory), ()
+    except DoesNotFit as error:
+        return (), error.problems
+
+
+def _print_plan_json(plan: Plan, needs: Needs | None, refused: Sequence[Problem]) -> None:
+    told = {
+        "recipe": plan.request.name,
+        "target": plan.target.name,
+        "source": plan.source.told,
+        "steps": [
+            {"step": step.name, "pass": step.pass_name, "cached": step.cached, "fingerprint": step.fingerprint}
+            for step in plan.steps
+        ],
+        "needs": needs_facts(needs),
+        "does_not_fit": [problem.cause for problem in refused],
+        "evaluate": plan.evaluates,
+        "output": str(plan.output),
+        "threads": plan.threads,
+        "notes": list(plan.notes),
+    }
+    click.echo(json.dumps(told, indent=2))
+
+
+def _steps_table(plan: Plan, needs: Needs | None) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("step", "pass", "state"):
         table.add_column(column, header_style="dim")
-    for step in steps:
-        table.add_row(str(step["step"]), str(step["pass"]), "cached" if step["cached"] else "to do")
+    for column in ("memory", "leaves") if needs else ():
+        table.add_column(column, header_style="dim", justify="right")
+    for at, step in enumerate(plan.steps):
+        needed = needs.steps[at] if needs else None
+        figures = () if needed is None or step.cached else (short_size(needed.memory), short_size(needed.output))
+        table.add_row(step.name, step.pass_name, "cached" if step.cached else "to do", *figures)
     if plan.evaluates:
         table.add_row("evaluation", str(plan.request.config.evaluator), "cached" if plan.evaluated else "to do")
-    console.print(table)
-    console.print(f"into {plan.output}", highlight=False, soft_wrap=True)
-    for note in plan.notes:
-        console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
+    return table
 
 
 def show_outcome(outcome: Outcome) -> None:
@@ -130,6 +173,16 @@ def show_outcome(outcome: Outcome) -> None:
         if why := (told.get("parity") or {}).get("reason"):
             text = f"{told['step']}: not compared with the source: {why}"
             console.print(f"[yellow]note[/] {text}", highlight=False, soft_wrap=True)
+        if picture := (told.get("parity") or {}).get("picture"):
+            height, width = picture["pixels"]
+            drawn = f"a picture of {width} x {height} pixels after {picture['steps']} steps"
+            console.print(
+                f"{told['step']}: {picture['psnr_db']:.1f} dB PSNR to the source, {drawn}", highlight=False, soft_wrap=True
+            )
+    if structure := outcome.receipt.get("structure"):
+        console.print(f"structure: {summary(structure, plan.target.name)}", highlight=False, soft_wrap=True)
+        for note in structure["notes"]:
+            console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
     for metric in outcome.receipt["metrics"]:
         note = f"  [dim]({metric['note']})[/]" if metric["note"] else ""
         console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}{note}", highlight=False, soft_wrap=True)

@@ -33,9 +33,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
         for line in fitted_lines(columns, rows, shutil.get_terminal_size().columns, right):
             click.echo(line)
         return
+    for line in aligned([name.upper() for name in columns], rows, [name.upper() for name in right]):
+        click.echo(line)
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Iterator[str]:
+    """Yields the lines of a table, the headings first, however wide they are.
+
+    Args:
+        columns: the headings.
+        rows: cells as text.
+        right: headings of columns that are aligned to the right.
+    """
     widths = _widths(columns, rows)
-    for cells in ([name.upper() for name in columns], *rows):
-        click.echo(_GAP.join(_cells(columns, cells, widths, right)).rstrip())
+    for cells in (columns, *rows):
+        yield _GAP.join(_cells(columns, cells, widths, right)).rstrip()
 
 
 def fitted_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int, right: Sequence[str] = ()) -> Iterator[str]:

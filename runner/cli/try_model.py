@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli.options import catalog, catalog_option, json_option, recipe_argument, request_options
+from runner.cli.try_drawing import Drawing, drawing_options
 
 if TYPE_CHECKING:
     from runner.models.handle import ModelHandle
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 256
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FINISHED = ("receipt.json", "genai_config.json")
+TEXT_TO_IMAGE = "text-to-image"
 
 
 @click.command("try")
@@ -28,6 +30,7 @@ _FINISHED = ("receipt.json", "genai_config.json")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=MAX_NEW_TOKENS, show_default=True, help="Longest answer.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--raw", is_flag=True, help="Give the prompt as it stands, without the chat template.")
+@drawing_options
 @json_option
 @catalog_option
 def try_model(
@@ -45,14 +48,18 @@ def try_model(
 
     A language model answers the INPUT, word for word. An embedding model gives the vector of one text, and the
     similarities of several. A masked-word model fills in [MASK]. A classifier names the five best classes of a text or
-    an image file. Without an INPUT the recipe's own example is used.
+    an image file; one of pictures and texts ranks labels: PICTURE "a dog" "a cat". A speech model writes down what is
+    said in wav files. A model that draws writes the picture of a text to a file. Without an INPUT the recipe's own
+    example is used.
     """
     from runner.cli.try_tasks import Asked, answer
 
     if word is not None and _is_input(word):
         inputs, word = (word, *inputs), None
+    drawing = Drawing.taken_from(chosen)
     model, threads, provider, example = _model(word, chosen)
-    asked = Asked(model, _given(inputs, example), threads, provider, max_new_tokens, temperature, raw, as_json)
+    given = _given(inputs, example, may_be_empty=model.task == TEXT_TO_IMAGE)
+    asked = Asked(model, given, threads, provider, max_new_tokens, temperature, raw, as_json, drawing)
     answer(asked)
 
 
@@ -63,7 +70,7 @@ def _is_input(word: str) -> bool:
     """
     from runner.catalog.discover import CONFIG_SUFFIXES, find, is_there
     from runner.errors import UsageError
-    from runner.recipe.info import INFO_NAMES
+    from runner.recipe.folder import INFO_NAMES
 
     path = Path(word).expanduser()
     if not any(Path(name).is_file() for name in (*INFO_NAMES, *_FINISHED)):
@@ -81,7 +88,7 @@ def _is_input(word: str) -> bool:
     return False
 
 
-def _given(inputs: Sequence[str], example: str | None) -> tuple[str, ...]:
+def _given(inputs: Sequence[str], example: str | None, *, may_be_empty: bool = False) -> tuple[str, ...]:
     from runner.errors import UsageError
 
     given = tuple(inputs)
@@ -90,7 +97,7 @@ def _given(inputs: Sequence[str], example: str | None) -> tuple[str, ...]:
     if not given and example:
         given = (example,)
         click.echo(f"> {example}", err=True)
-    if not given or any(not text.strip() for text in given):
+    if not given or (not may_be_empty and any(not text.strip() for text in given)):
         raise UsageError("empty-input", "there is nothing to ask", "give a text, or a file for an image model")
     return given
 
@@ -127,11 +134,15 @@ def _example_of(folder: Path, receipt: dict[str, Any] | None) -> str | None:
 
 
 def own_example(info: Info, folder: Path) -> str | None:
-    """Returns what a recipe asks when nothing is said: its prompt, else its first picture; None without either."""
-    if info.evaluation.prompt or not info.evaluation.images:
-        return info.evaluation.prompt
-    pictures = sorted(path for path in (folder / info.evaluation.images).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return str(pictures[0]) if pictures else None
+    """Returns what a recipe asks when nothing is said: its prompt, else its first picture or sound; None without any."""
+    evaluation = info.evaluation
+    if evaluation.prompt:
+        return evaluation.prompt
+    for named, suffixes in ((evaluation.images, IMAGE_SUFFIXES), (evaluation.speech, (".wav",))):
+        files = sorted(path for path in (folder / named).rglob("*") if path.suffix.lower() in suffixes) if named else []
+        if files:
+            return str(files[0])
+    return None
 
 
 def _finished(folder: Path, receipt: dict[str, Any] | None) -> ModelHandle:

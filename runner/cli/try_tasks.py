@@ -1,4 +1,4 @@
-"""What `recipe try` does for each task: streams text, shows vectors and similarities, words, or classes."""
+"""What `recipe try` does for each task: streams text, shows vectors and similarities, words, or classes, draws, transcribes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.cli.try_drawing import Drawing, draw
+from runner.cli.try_labels import rank_labels
+from runner.cli.try_speech import transcribe
 from runner.errors import DataUnavailable, UsageError
 from runner.models.handle import ModelHandle
 
@@ -30,13 +33,14 @@ class Asked:
 
     Attributes:
         model: the model.
-        inputs: texts, or paths of images.
+        inputs: texts, or paths of images or sounds.
         threads: threads of its session.
         provider: execution provider.
         max_new_tokens: longest answer of a language model.
         temperature: 0 for greedy decoding.
         raw: no chat template.
         as_json: print JSON instead of text.
+        drawing: how a picture is drawn, and where it goes.
     """
 
     model: ModelHandle
@@ -47,6 +51,7 @@ class Asked:
     temperature: float
     raw: bool
     as_json: bool
+    drawing: Drawing = field(default_factory=Drawing)
 
 
 def answer(asked: Asked) -> None:
@@ -58,7 +63,9 @@ def answer(asked: Asked) -> None:
     """
     task = (asked.model.task or "").removesuffix("-with-past")
     if asked.model.kind == "genai":
-        _generate(asked)
+        from runner.models.transcription import hears
+
+        (transcribe if hears(asked.model.folder) else _generate)(asked)
         return
     if task not in _TASKS:
         raise UsageError(
@@ -232,4 +239,6 @@ _TASKS: dict[str, Callable[[Asked], None]] = {
     "text-classification": _classify_text,
     "sequence-classification": _classify_text,
     "image-classification": _classify_image,
+    "text-to-image": draw,
+    "zero-shot-image-classification": rank_labels,
 }

@@ -27,6 +27,7 @@ class Job:
     threads: int
     places: Places
     evaluation: str | None
+    structure: str | None
     smoke: bool
     no_cache: bool
     scripts_allowed: bool
@@ -48,6 +49,7 @@ class Job:
             plan.threads,
             plan.places,
             plan.evaluation,
+            plan.structure,
             request.smoke,
             request.no_cache,
             request.inside_catalogue or request.trust,
@@ -57,7 +59,10 @@ class Job:
     def to_line(self) -> str:
         """Returns the job as one line of JSON."""
         data: dict[str, Any] = {
-            **{key: getattr(self, key) for key in ("name", "threads", "evaluation", "smoke", "no_cache", "scripts_allowed")},
+            **{
+                key: getattr(self, key)
+                for key in ("name", "threads", "evaluation", "structure", "smoke", "no_cache", "scripts_allowed")
+            },
             "source": self.source.to_json(),
             "steps": [asdict(step) for step in self.steps],
             "config": self.config.model_dump(mode="json"),

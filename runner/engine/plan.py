@@ -16,6 +16,7 @@ from runner.engine.store import Store
 from runner.errors import DataUnavailable, InvalidRecipe, ModelUnavailable, NotTrusted, PackageMissing, Place, Problem
 from runner.evaluation.check import check_evaluator, evaluation_files, missing_packages
 from runner.evaluation.evaluate import VERSION as EVALUATION_VERSION
+from runner.evaluation.structure import VERSION as STRUCTURE_VERSION
 from runner.models.digest import DigestMemo
 from runner.models.source import Access, Source, locate, smoke_source
 from runner.passes import table
@@ -23,6 +24,7 @@ from runner.passes.declaration import Pass
 from runner.recipe.config import DataConfig, RunConfig
 from runner.recipe.info import Info
 from runner.recipe.load import LoadedConfig
+from runner.targets.operator_kernels import table_digest
 from runner.targets.target import Target, require, session_threads, target_of, what_is_missing
 
 SOURCE_STEP = "source"
@@ -102,6 +104,8 @@ class Plan:
         steps: source step first, where there is one; then the configuration's passes in their order.
         evaluation: fingerprint of the evaluation; None when nothing is evaluated or the source is not here.
         evaluated: whether the store holds the evaluation.
+        structure: fingerprint of the check that the target's provider can run the result; None for the CPU.
+        structured: whether the store holds what that check found.
         output: folder for the result.
         places: where the cache is.
         threads: threads to compute with.
@@ -114,6 +118,8 @@ class Plan:
     steps: tuple[Step, ...]
     evaluation: str | None
     evaluated: bool
+    structure: str | None
+    structured: bool
     output: Path
     places: Places
     threads: int
@@ -127,7 +133,8 @@ class Plan:
     @property
     def complete(self) -> bool:
         """Returns whether there is nothing left to compute."""
-        return self.steps[-1].cached and (self.evaluation is None or self.evaluated)
+        checked = self.structure is None or self.structured
+        return self.steps[-1].cached and checked and (self.evaluation is None or self.evaluated)
 
 
 @dataclass
@@ -178,6 +185,7 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     evaluation = None
     with missing.noted():
         evaluation = _evaluation_fingerprint(request, steps, source, target, memo)
+    structure = _structure_fingerprint(steps, target)
     return Plan(
         request,
         target,
@@ -185,6 +193,8 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         steps,
         evaluation,
         evaluated=evaluation is not None and not request.no_cache and store.get(evaluation) is not None,
+        structure=structure,
+        structured=structure is not None and not request.no_cache and store.get(structure) is not None,
         output=_output(request),
         places=places,
         threads=session_threads(request.threads),
@@ -196,7 +206,7 @@ def _source(request: Request, access: Access, missing: _Missing) -> Source:
     """Returns the model that the run starts from: under --smoke a tiny one in its place."""
     config, folder = request.config, request.loaded.folder
     if request.smoke and config.input_model.type != "PyTorchModel":
-        return smoke_source(config.input_model, folder, access)
+        return smoke_source(config.input_model, folder, access, request.info.arch if request.info else None)
     source = Source(None, None, config.input_model.model_path or f"{config.input_model.model_loader}()")
     scripted = config.input_model.type == "PyTorchModel"
     sources = request.info.model.sources if request.info and not scripted else ()
@@ -234,7 +244,9 @@ def _notes(request: Request, target: Target, device_missing: tuple[str, str] | N
 def _check_steps(request: Request, target: Target) -> None:
     """Every pass must serve the target, and take what the one before gives."""
     problems: list[Problem] = []
-    kind = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx"}[request.config.input_model.type]
+    kind = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}[
+        request.config.input_model.type
+    ]
     for name, step in request.config.passes.items():
         pass_ = table.get(step.type)
         place = _place(request, "passes", name)
@@ -367,6 +379,15 @@ def _evaluation_fingerprint(
             "data": data,
             "packages": versions(EVALUATION_PACKAGES),
         }
+    )
+
+
+def _structure_fingerprint(steps: tuple[Step, ...], target: Target) -> str | None:
+    last = steps[-1].fingerprint
+    if last is None or target.name == "cpu":
+        return None
+    return fingerprint(
+        {"version": STRUCTURE_VERSION, "model": last, "target": target.name, "kernels": table_digest()},
     )
 
 

@@ -17,13 +17,16 @@ from runner.engine.store import Entry, Store
 VERSION = 1
 
 
-def make_receipt(plan: Plan, entry: Entry, store: Store, evaluation: dict[str, Any]) -> dict[str, Any]:
+def make_receipt(
+    plan: Plan, entry: Entry, store: Store, structure: dict[str, Any] | None, evaluation: dict[str, Any]
+) -> dict[str, Any]:
     """Returns the receipt of a finished run as plain data; it names no user, host or absolute path.
 
     Args:
         plan: what was decided.
         entry: the last step's result.
         store: where the other steps' results are.
+        structure: what `check_structure` found; None for the CPU.
         evaluation: `metrics` and `notes` of the run's evaluator.
     """
     request = plan.request
@@ -42,6 +45,7 @@ def make_receipt(plan: Plan, entry: Entry, store: Store, evaluation: dict[str, A
         "provider": plan.target.provider,
         "fingerprint": entry.fingerprint,
         "steps": [_step(store.get(step.fingerprint or ""), step.name, step.pass_name, step.options) for step in plan.steps],
+        "structure": structure,
         "metrics": evaluation["metrics"],
         "files": entry.record["files"],
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.engine.estimate import estimate
 from runner.engine.events import Event
+from runner.engine.fit import check_fit
 from runner.engine.job import Job
 from runner.engine.places import places
 from runner.engine.plan import Plan, Request, make_plan
@@ -23,6 +25,7 @@ from runner.errors import GateMissed, Place, Problem, RunFailed
 from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
 from runner.models.source import Access
+from runner.targets.target import require
 
 _KEPT_LOGS = 50
 
@@ -50,12 +53,32 @@ class Outcome:
     seconds: float
 
 
-def plan_run(request: Request, say: Callable[[str], None], fetch: bool = True) -> Plan:
+def plan_run(
+    request: Request, say: Callable[[str], None], fetch: bool = True, force: bool = False, max_memory: int | None = None
+) -> Plan:
     """Returns the plan of a request; fetches the source model unless told not to.
 
+    Args:
+        request: what is asked for.
+        say: told what is being done.
+        fetch: fetch the source model where it is not here.
+        force: fetch it even where this machine is too small for the run.
+        max_memory: bytes that the worker is allowed; all of the machine's when None.
+
     Raises:
-        RecipeError: whatever stands in the way.
+        DoesNotFit: this machine has too little memory or disk; nothing was fetched.
+        RecipeError: whatever else stands in the way.
     """
+    if fetch and not force and not request.smoke:
+        planned = _plan(request, say, fetch=False)
+        needs = estimate(planned)
+        if needs is not None:
+            require(planned.target)
+            check_fit(planned, needs, max_memory)
+    return _plan(request, say, fetch)
+
+
+def _plan(request: Request, say: Callable[[str], None], fetch: bool) -> Plan:
     where = places(request.config.cache_dir)
     try:
         with DigestMemo(where.digests) as memo:
@@ -88,10 +111,12 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
         entry = _last(plan, store)
         evaluation = store.get(plan.evaluation) if plan.evaluation else None
         result = evaluation.record["result"] if evaluation else {"metrics": [], "missed": [], "notes": []}
+        checked = store.get(plan.structure) if plan.structure else None
+        structure = checked.record["result"] if checked else None
         written = log is not None or not is_current(entry, plan.output, memo)
         receipt = read_receipt(plan.output) or {}
         if written:
-            receipt = make_receipt(plan, entry, store, result)
+            receipt = make_receipt(plan, entry, store, structure, result)
             publish(entry, plan.output, receipt, memo)
         model = ModelHandle.from_json(entry.record["handle"], plan.output)
         source = _source(plan, store)

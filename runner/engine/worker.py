@@ -26,10 +26,12 @@ from runner.engine.store import Entry, Store, disk_full, explain_write_failure
 from runner.errors import DataUnavailable, RecipeError
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.parity import Parity
+from runner.evaluation.structure import check_structure
 from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
 from runner.passes import table
 from runner.passes.declaration import Batches, PassContext
+from runner.passes.each_component import apply_pass
 from runner.recipe.config import DataConfig
 
 FAILED = 1
@@ -59,6 +61,8 @@ class Walk:
                 model = found.model
         for step in job.steps[first:]:
             model = self._step(step, model)
+        if job.structure is not None:
+            self._check_structure(model)
         if job.evaluation is not None:
             self._evaluate(model)
 
@@ -103,7 +107,7 @@ class Walk:
             scratch.mkdir()
             context = PassContext(output, scratch, self.job.target, self.job.threads, partial(self._data, model), say)
             started = time.perf_counter()
-            made = pass_.apply(model, options, context)
+            made = apply_pass(pass_, model, options, context)
             seconds = time.perf_counter() - started
             parity = None
             if pass_.name not in table.SOURCE_MODULES:
@@ -128,6 +132,19 @@ class Walk:
         return open_data(
             config, folder=self.job.folder, model=model, smoke=self.job.smoke, script_allowed=self.job.scripts_allowed
         )
+
+    def _check_structure(self, model: ModelHandle) -> None:
+        key = self.job.structure or ""
+        with self.store.lock(key):
+            if not self.job.no_cache and self.store.get(key) is not None:
+                return
+            self.emit(Event("said", text=f"looking up the kernels of {self.job.target.provider}"))
+            started = time.perf_counter()
+            record = {"step": "structure", "pass": "structure", "handle": model.to_json(), "ingredients": {},
+                      "result": check_structure(model, self.job.target), "seconds": time.perf_counter() - started}  # fmt: skip
+            with self.store.workspace() as folder:
+                (folder / "output").mkdir()
+                self.store.put(key, folder / "output", record)
 
     def _evaluate(self, model: ModelHandle) -> None:
         key = self.job.evaluation or ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner.errors import RunFailed
+from runner.evaluation.picture import PictureParity
 from runner.evaluation.probe_inputs import NoProbe, Shape, probe_inputs, random_inputs
 from runner.evaluation.probe_outputs import (
     genai_outputs,
@@ -17,12 +19,18 @@ from runner.evaluation.probe_outputs import (
     open_graph,
     torch_outputs,
 )
+from runner.evaluation.structure import missing_on_cpu
+from runner.models.components import is_pipeline, parts_of
+from runner.models.diffusion import source_parts
+from runner.models.diffusion_torch import component_outputs
 from runner.models.handle import ModelHandle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Arrays = dict[str, NDArray[Any]]
+
+_NO_KERNEL = "Could not find an implementation for"  # how ONNX Runtime says it, in text that onnxruntime-genai hands on
 
 
 class Parity:
@@ -41,6 +49,7 @@ class Parity:
         self.threads = threads
         self.target = target
         self._known: dict[tuple[tuple[str, Shape], ...], tuple[Arrays, Arrays]] = {}
+        self._parts: dict[str, Parity] = {}
 
     def compare(self, model: ModelHandle) -> dict[str, Any]:
         """Returns how far the outputs of `model` lie from the source's.
@@ -53,6 +62,8 @@ class Parity:
         Raises:
             RunFailed: ``output-does-not-run``, ``output-not-finite`` or ``output-shape-differs``.
         """
+        if is_pipeline(model):
+            return self._compare_parts(model)
         try:
             inputs, expected, found = self.outputs(model)
             outputs = {
@@ -60,18 +71,49 @@ class Parity:
                 for name, other in output_pairs(found, expected).items()
             }
         except NoProbe as reason:
-            if self.target == "cpu" and "no kernel" in str(reason):
+            if self.target == "cpu" and ("no kernel" in str(reason) or _NO_KERNEL in str(reason)):
                 raise RunFailed("output-does-not-run", f"{model.path}: {reason}") from reason
             return {"numeric": False, "reason": str(reason), "outputs": {}}
         return {"numeric": True, "inputs": {name: list(array.shape) for name, array in inputs.items()}, "outputs": outputs}
+
+    def _compare_parts(self, model: ModelHandle) -> dict[str, Any]:
+        """Returns the same of a pipeline, every name led by its component's; and how far the picture lies from the source's."""
+        self._parts = self._parts or {
+            name: Parity(part, self.threads, self.target) for name, part in source_parts(self.source).items()
+        }
+        found = {name: self._part(name, part) for name, part in parts_of(model).items()}
+        told = {
+            key: {f"{name}.{one}": value for name, part in found.items() for one, value in part.get(key, {}).items()}
+            for key in ("inputs", "outputs")
+        }
+        reasons = [f"{name}: {part['reason']}" for name, part in found.items() if not part["numeric"]]
+        if reasons:
+            return {"numeric": False, "reason": "; ".join(reasons), **told}
+        return {"numeric": True, **told, "picture": self.picture.compare(model)}
+
+    def _part(self, name: str, part: ModelHandle) -> dict[str, Any]:
+        try:
+            return self._parts[name].compare(part)
+        except RunFailed as error:
+            problem = error.problems[0]
+            raise RunFailed(problem.rule, f"{name}: {problem.cause}", problem.remedy) from error
+
+    @cached_property
+    def picture(self) -> PictureParity:
+        """The source's picture, drawn when a pipeline is first compared with it."""
+        return PictureParity(self.source, self.threads)
 
     def outputs(self, model: ModelHandle) -> tuple[Arrays, Arrays, Arrays]:
         """Returns (inputs, the source's outputs, the model's outputs), each by name.
 
         Raises:
-            NoProbe: no inputs are known, or the CPU has no kernels for the model.
+            NoProbe: no inputs are known, the CPU has no kernels for the model, or it is several.
             RunFailed: it does not run.
         """
+        if is_pipeline(model):
+            raise NoProbe("a pipeline is several models; its receipt compares each of them")
+        if self.target != "cpu" and (missing := missing_on_cpu(model)):
+            raise NoProbe(f"not run on the CPU: no kernel for {missing}")
         if model.kind == "onnx":
             session = open_graph(model, self.threads)
             inputs, expected = self._expected(graph_shapes(session))
@@ -101,15 +143,18 @@ class Parity:
     def _outputs(self, model: ModelHandle, inputs: Arrays) -> Arrays:
         if model.kind in ("hf", "pytorch"):
             return torch_outputs(model, inputs, self.threads)
+        if model.kind == "diffusers":
+            return component_outputs(model, inputs, self.threads)
         if model.kind == "onnx":
             return graph_outputs(open_graph(model, self.threads), inputs)
         if model.kind == "genai":
             try:
                 return genai_outputs(model, inputs, self.threads)
             except RunFailed as error:
-                if self.target != "cpu":
-                    raise NoProbe(f"it does not run on the CPU: {error}") from error
-                raise RunFailed("output-does-not-run", str(error.problems[0].cause)) from error
+                cause = error.problems[0].cause
+                if _NO_KERNEL in cause:
+                    raise NoProbe(f"not run on the CPU: {cause}") from error
+                raise RunFailed("output-does-not-run", cause) from error
         raise NoProbe(f"a model of kind '{model.kind}' is not run")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.evaluation.probe_drawing import component_inputs
 from runner.evaluation.probe_speech import TASK, speech_inputs
 from runner.models.handle import ModelHandle
 from runner.models.tasks import task_of
@@ -52,6 +53,8 @@ def probe_inputs(source: ModelHandle, wanted: Mapping[str, Shape] | None = None)
     shapes = dict(wanted or {})
     if source.kind == "pytorch":
         return _scripted(source)
+    if source.kind == "diffusers":
+        return component_inputs(source, shapes)
     if source.task == TASK and "input_ids" not in shapes:
         return speech_inputs(source.folder)
     if any((source.folder / name).is_file() for name in _TOKENIZER_FILES):

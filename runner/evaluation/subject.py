@@ -24,10 +24,12 @@ from runner.evaluation.latency import timed
 from runner.evaluation.memory import peak_resident_bytes
 from runner.evaluation.perplexity import negative_log_likelihood
 from runner.models.handle import ModelHandle
+from runner.models.tasks import task_of
 
 if TYPE_CHECKING:
     from runner.evaluation.forward import Forward
     from runner.evaluation.generators import Generator
+    from runner.evaluation.transcribers import Transcriber
 
 _TURN_WARMUP = 3
 _READ_PIECE = 1 << 24
@@ -39,6 +41,7 @@ class Subject:
     def __init__(self) -> None:
         self._forward: Forward | None = None
         self._generator: Generator | None = None
+        self._transcriber: Transcriber | None = None
         self._prepared: dict[str, Any] = {}
 
     def load(self, model: dict[str, Any], threads: int, provider: str, generates: bool) -> dict[str, Any]:
@@ -47,7 +50,11 @@ class Subject:
         _import_library(handle)
         _read_once(handle.folder)
         started = time.perf_counter()
-        if generates:
+        if generates and task_of(handle) == "automatic-speech-recognition":
+            from runner.evaluation.transcribers import open_transcriber
+
+            self._transcriber = open_transcriber(handle, threads, provider)
+        elif generates:
             from runner.evaluation.generators import open_generator
 
             self._generator = open_generator(handle, threads, provider)
@@ -75,6 +82,16 @@ class Subject:
             raise ValueError("load a language model first")
         gc.collect()
         return {"seconds": self._generator.times(prompt, new_tokens)}
+
+    def transcribe(self, sounds: str) -> dict[str, Any]:
+        """Transcribes every sound in the .npz file `sounds`; returns the texts and the seconds that all of them took."""
+        if self._transcriber is None:
+            raise ValueError("load a speech model first")
+        clips = list(np.load(sounds).values())
+        gc.collect()
+        started = time.perf_counter()
+        texts = [self._transcriber.text(clip) for clip in clips]
+        return {"texts": texts, "seconds": time.perf_counter() - started}
 
     def outputs(self, feed: str, into: str) -> dict[str, Any]:
         """Writes the outputs for the arrays in `feed` to the .npz file `into`; returns their names in order."""

@@ -1,12 +1,14 @@
-"""A model that lies in one folder as several ONNX graphs, run one after the other; the attribute `components` names them.
+"""A model that lies in one folder as several ONNX graphs; the attribute `components` names their files.
 
-`components.json` beside them says what the whole takes and gives, in the order of the graph that they were cut from.
+Two forms share this. A chain is one graph cut into pieces that run one after the other. A pipeline is several models, each in a
+folder of its own, which code around them runs together: its handle has no `file`, and the attribute `parts` holds what is known
+of each. `components.json` beside them says what goes in and out: of the whole for a chain, of each model for a pipeline.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from runner.models.handle import ModelHandle
 
 MANIFEST = "components.json"
 ATTRIBUTE = "components"
+PARTS = "parts"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the components make together.
+    """What the pieces of a chain make together.
 
     Attributes:
         components: file names in the order in which they run.
@@ -43,16 +46,48 @@ def component_names(model: ModelHandle) -> tuple[str, ...]:
 
 
 def read_manifest(model: ModelHandle) -> Manifest:
-    """Returns what the components of a model make together.
+    """Returns what the pieces of a chain make together.
 
     Raises:
-        ModelUnavailable: the folder does not say it.
+        ModelUnavailable: the folder does not say it, or holds a pipeline, which no one session runs.
     """
     path = model.folder / MANIFEST
+    if is_pipeline(model):
+        raise ModelUnavailable(
+            "several-models", f"{model.folder} holds a pipeline ({', '.join(parts_of(model))}), which is not run as one graph"
+        )
     if not path.is_file():
         raise ModelUnavailable("model-damaged", f"{path} is missing, which says how the graphs go together", "split it again")
     read: Mapping[str, Sequence[str]] = json.loads(path.read_text(encoding="utf-8"))
     return Manifest(component_names(model), tuple(read["inputs"]), tuple(read["outputs"]))
+
+
+def is_pipeline(model: ModelHandle) -> bool:
+    """Says whether an `onnx` model is several, each in a folder of its own."""
+    return model.kind == "onnx" and PARTS in model.attributes
+
+
+def parts_of(model: ModelHandle) -> dict[str, ModelHandle]:
+    """Returns the models of a pipeline by their names; each lies in the folder of that name."""
+    return {
+        name: ModelHandle("onnx", model.folder / name, facts["file"], model.task, facts["attributes"])
+        for name, facts in model.attributes[PARTS].items()
+    }
+
+
+def pipeline_of(folder: Path, parts: Iterable[tuple[str, ModelHandle]], task: str | None, **attributes: Any) -> ModelHandle:
+    """Returns the handle of a pipeline.
+
+    Args:
+        folder: holds one folder a model.
+        parts: (name, model) of each, in the order in which they run.
+        task: of the whole.
+        attributes: of the whole.
+    """
+    named = dict(parts)
+    facts = {name: {"file": part.file, "attributes": part.attributes} for name, part in named.items()}
+    files = [f"{name}/{file}" for name, part in named.items() for file in (component_names(part) or (part.file,))]
+    return ModelHandle("onnx", folder, None, task, {**attributes, ATTRIBUTE: files, PARTS: facts})
 
 
 class ChainedSession:

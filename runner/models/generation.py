@@ -88,7 +88,7 @@ class GenerationSession:
             config = self._library.Config(str(folder))
             if on_cpu:
                 config.clear_providers()
-            config.overlay(json.dumps(_threads_overlay(self._described, threads)))
+            config.overlay(json.dumps(threads_overlay(self._described, threads)))
             if self._graph is not None:
                 config.add_model_data(self._described["model"]["decoder"]["filename"], self._graph)
             self._model = self._library.Model(config)
@@ -226,7 +226,8 @@ class GenerationSession:
         return self._library.Generator(self._model, parameters)
 
 
-def _threads_overlay(config: Mapping[str, Any], threads: int) -> dict[str, Any]:
+def threads_overlay(config: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Returns what sets the threads of every session, to be laid over a genai_config.json."""
     parts = [part for part in PARTS_WITH_SESSIONS if part in config["model"]]
     return {"model": {part: {"session_options": {"intra_op_num_threads": threads}} for part in parts}}
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["hf", "pytorch", "gguf", "onnx", "genai"]
+Kind = Literal["hf", "pytorch", "gguf", "ct2", "diffusers", "onnx", "genai"]
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,13 @@ class ModelHandle:
 
     Attributes:
         kind: ``hf`` a transformers folder (config.json, safetensors, tokenizer); ``pytorch`` a module that a script
-            loads; ``gguf`` a folder with one .gguf file; ``onnx`` a folder with an ONNX graph (tokenizer and
-            config.json beside it when the model had them); ``genai`` a folder that onnxruntime-genai loads.
+            loads; ``gguf`` a folder with one .gguf file; ``ct2`` a folder with CTranslate2's model.bin of a Whisper model;
+            ``diffusers`` a folder with a model_index.json and one folder a component; ``onnx`` a folder with an ONNX graph
+            (tokenizer and config.json beside it when the model had them), or with several, see `runner.models.components`;
+            ``genai`` a folder that onnxruntime-genai loads.
         folder: the folder that holds everything.
-        file: name of the ONNX graph or .gguf file inside the folder; None for ``hf`` and ``pytorch``.
+        file: name of the ONNX graph, .gguf file or model.bin inside the folder; None for ``hf``, ``pytorch``, ``diffusers``
+            and pipelines.
         task: Hugging Face task, such as ``text-generation``; None when nobody said.
         attributes: facts that later steps, evaluation and the receipt need: `architecture`, `model_type`, `hidden_size`,
             `num_attention_heads`, loader options, tuned session options.

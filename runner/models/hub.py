@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.errors import ModelUnavailable
 from runner.models.checkpoint import CHECKPOINT_FILES
 from runner.recipe.info import HubSource
+
+_WEIGHTS = (".safetensors", ".bin")
+INDEX = "model_index.json"  # of a diffusers pipeline
+# Second copies of the weights in a repository: for the loaders of Mistral and open_clip, or in other precisions.
+_SECOND_COPIES = ("consolidated*", "open_clip_*", "model.fp32*", "*.fp16.safetensors")
 
 
 def cache_folder() -> Path:
@@ -24,12 +29,18 @@ def cached_snapshot(source: HubSource) -> Path | None:
     reference = repository / "refs" / revision
     try:
         snapshot = repository / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
-        whole = (snapshot / "config.json").is_file() and any(
-            path.suffix in (".safetensors", ".bin") for path in snapshot.iterdir()
-        )
+        whole = _is_checkpoint(snapshot) or _is_pipeline(snapshot)
     except OSError:
         return None
     return snapshot if whole else None
+
+
+def _is_checkpoint(snapshot: Path) -> bool:
+    return (snapshot / "config.json").is_file() and any(path.suffix in _WEIGHTS for path in snapshot.iterdir())
+
+
+def _is_pipeline(snapshot: Path) -> bool:
+    return (snapshot / INDEX).is_file() and any(path.suffix in _WEIGHTS for path in snapshot.glob("unet/*"))
 
 
 def download(source: HubSource, say: Callable[[str], None]) -> Path:
@@ -38,7 +49,24 @@ def download(source: HubSource, say: Callable[[str], None]) -> Path:
     Raises:
         ModelUnavailable: it is gated, not there, or the hub does not answer.
     """
-    return _download(source, [f"*{ending}" for ending in CHECKPOINT_FILES], say)
+    return _download(source, [f"*{ending}" for ending in CHECKPOINT_FILES], say, _SECOND_COPIES)
+
+
+def download_pipeline(source: HubSource, folders: Sequence[str], variant: str | None, say: Callable[[str], None]) -> Path:
+    """Downloads a diffusers pipeline: its index and these folders.
+
+    Args:
+        source: the repository.
+        folders: names of the components' folders.
+        variant: the form of the weights, such as ``fp16``; the full ones when None.
+        say: told what is being fetched.
+
+    Raises:
+        ModelUnavailable: it is gated, not there, or the hub does not answer.
+    """
+    weights = f"*.{variant}.safetensors" if variant else "*model.safetensors"
+    wanted = [f"{folder}/{name}" for folder in folders for name in ("*.json", "*.txt", "*.model", weights)]
+    return _download(source, [INDEX, *wanted], say)
 
 
 def download_config(source: HubSource, say: Callable[[str], None]) -> Path:
@@ -51,7 +79,9 @@ def download_config(source: HubSource, say: Callable[[str], None]) -> Path:
     return _download(source, names, say)
 
 
-def _download(source: HubSource, patterns: list[str], say: Callable[[str], None]) -> Path:
+def _download(
+    source: HubSource, patterns: list[str], say: Callable[[str], None], left_out: Sequence[str] | None = None
+) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -59,7 +89,14 @@ def _download(source: HubSource, patterns: list[str], say: Callable[[str], None]
     try:
         HfApi().model_info(source.hub, revision=source.revision, timeout=10)
         say(f"downloading {source.hub}")
-        return Path(snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                source.hub,
+                revision=source.revision,
+                allow_patterns=patterns,
+                ignore_patterns=list(left_out) if left_out else None,
+            )
+        )
     except GatedRepoError:
         raise ModelUnavailable(
             "model-gated", f"hub: {source.hub} is gated; accept its terms there, then `hf auth login`"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import InvalidRecipe, Problem
+from runner.errors import InvalidRecipe, ModelUnavailable, Problem
 from runner.models.files import read_graph
 from runner.models.handle import ModelHandle
 from runner.models.tasks import IMAGE_ONLY, TEXT_ONLY, task_named, task_of
@@ -40,9 +40,16 @@ class GraphInput:
 
 
 def graph_inputs(graph: Path) -> tuple[GraphInput, ...]:
-    """Returns the inputs of an ONNX graph, those with a default value in the graph left out."""
+    """Returns the inputs of an ONNX graph, those with a default value in the graph left out.
+
+    Raises:
+        ModelUnavailable: it is the folder of a pipeline, which is no one graph.
+    """
     import onnx
 
+    if graph.is_dir():
+        cause = f"{graph} holds a pipeline of several models, which is not measured as one graph"
+        raise ModelUnavailable("several-models", cause, "its receipt compares each of them; 'recipe try' times what it draws")
     read = read_graph(graph, weights=False).graph
     width = cache_width(graph.parent)
     defaults = {tensor.name for tensor in read.initializer}

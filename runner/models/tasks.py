@@ -9,7 +9,7 @@ from typing import Literal
 from runner.errors import InvalidRecipe, Problem, did_you_mean
 from runner.models.handle import ModelHandle
 
-Part = Literal["text", "image", "audio", "decoder"]
+Part = Literal["text", "image", "audio", "decoder", "prompt"]
 WITH_PAST = "-with-past"  # optimum's spelling of a task whose graph takes and gives the key-value cache
 
 
@@ -18,13 +18,13 @@ class Task:
     """What a task means for a model.
 
     Attributes:
-        auto_class: transformers' auto class.
+        auto_class: transformers' auto class; None where it has none.
         reads: parts of the input: ``text`` ids with a mask, ``image`` pixels, ``audio`` features or samples, ``decoder`` ids
             that an encoder-decoder goes on from.
         outputs: names of the outputs that a graph of it has.
     """
 
-    auto_class: str
+    auto_class: str | None
     reads: tuple[Part, ...]
     outputs: tuple[str, ...]
 
@@ -51,6 +51,7 @@ TASKS: Mapping[str, Task] = {
     "summarization": _TO_TEXT,
     "text-classification": Task("AutoModelForSequenceClassification", ("text",), _LOGITS),
     "text-generation": Task("AutoModelForCausalLM", ("text",), _LOGITS),
+    "text-to-image": Task(None, ("prompt",), ("image",)),
     "text2text-generation": _TO_TEXT,
     "token-classification": Task("AutoModelForTokenClassification", ("text",), _LOGITS),
     "translation": _TO_TEXT,

@@ -23,7 +23,12 @@ def auto_class(task: str) -> Any:
     """
     import transformers
 
-    return getattr(transformers, task_named(task).auto_class)
+    named = task_named(task).auto_class
+    if named is None:
+        raise InvalidRecipe(
+            Problem("unknown-task", f"no one model of transformers serves '{task}'", remedy="use a DiffusersModel")
+        )
+    return getattr(transformers, named)
 
 
 def load_torch(model: ModelHandle) -> torch.nn.Module:

@@ -98,6 +98,7 @@ _FAMILIES = {
     "deepseek": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
 }
 _PLACEHOLDER = re.compile(r"<[^<>]+>|\$\{[^{}]+\}|\{\{[^{}]+\}\}")
+_WILDCARD = re.compile(r"[*?[]")
 _STAND_IN = "meta-llama/Llama-3.2-1B"
 
 
@@ -131,16 +132,28 @@ def architecture_of(model: str | Path) -> Twin:
     )
 
 
+def architecture_called(model_type: str) -> Twin | None:
+    """Returns the facts of the first known model of an architecture, marked as standing in; None where there is none."""
+    found = next((twin for twin in KNOWN if twin.model_type == model_type), None)
+    return replace(found, stands_in=True) if found else None
+
+
 def is_known(model_id: str) -> bool:
     """Says whether the table has facts of a model id."""
     return _known(model_id.lower()) is not None
 
 
 def _known(name: str) -> Twin | None:
-    for twin in (*KNOWN, *(replace(twin, pattern=f"*/{twin.pattern.partition('/')[2]}") for twin in KNOWN)):
-        if fnmatch.fnmatchcase(name, twin.pattern.lower()):
-            return twin
-    return None
+    if (twin := next((twin for twin in KNOWN if _fits(name, twin.pattern)), None)) is not None:
+        return twin
+    by_name = ((twin, f"*/{twin.pattern.partition('/')[2]}") for twin in KNOWN)
+    return next((replace(twin, pattern=pattern) for twin, pattern in by_name if _fits(name, pattern)), None)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Compares what stands before a pattern's first wildcard before its regular expression is made."""
+    pattern = pattern.lower()
+    return name.startswith(_WILDCARD.split(pattern, 1)[0]) and fnmatch.fnmatchcase(name, pattern)
 
 
 def _family(name: str) -> str | None:

@@ -3,42 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from runner.models.twin_table import Heads, Twin
 from runner.models.twin_vocabulary import CLIP, GEMMA_VISION, MISTRAL_VISION, QWEN_VISION, WHISPER, Vocabulary
+
+TowerSize = tuple[int, int, int]  # layers, attention heads, hidden size of a transformer encoder
 
 _SCALED = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 _IMAGENET = {**_SCALED, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _HALF = {**_SCALED, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
 
-def _resnet(pattern: str, layer: str) -> Twin:
+def _tower(layers: int, heads: int, hidden: int) -> dict[str, int]:
+    """The size of a transformer encoder."""
+    return {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+    }
+
+
+def _resnet(pattern: str, layer: str, *depths: int) -> Twin:
+    widths = [64, 128, 256, 512] if layer == "basic" else [256, 512, 1024, 2048]
     processor = {
         **_IMAGENET,
         "image_processor_type": "ConvNextImageProcessor",
         "size": {"shortest_edge": 224},
         "crop_pct": 0.875,
     }
-    return Twin(pattern, "resnet", "image-classification", {"layer_type": layer, "num_labels": 1000}, processor=processor)
+    shape = {"layer_type": layer, "embedding_size": 64, "hidden_sizes": widths, "depths": list(depths), "num_labels": 1000}
+    return Twin(pattern, "resnet", "image-classification", shape, processor=processor)
 
 
-def _vit(pattern: str, task: str, heads: int, hidden: int, **more: Any) -> Twin:
+def _vit(pattern: str, task: str, layers: int, heads: int, hidden: int, **more: Any) -> Twin:
     processor = {**_HALF, "image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}
-    shape = {"num_attention_heads": heads, "hidden_size": hidden, "intermediate_size": 4 * hidden}
-    return Twin(pattern, "vit", task, {**shape, "patch_size": 16, "image_size": 224, **more}, processor=processor)
+    shape = {**_tower(layers, heads, hidden), "patch_size": 16, "image_size": 224}
+    return Twin(pattern, "vit", task, {**shape, **more}, processor=processor)
 
 
-def _dinov2(pattern: str, heads: int, hidden: int) -> Twin:
+def _deit(pattern: str, heads: int) -> Twin:
+    """DeiT without a distillation token: a ViT that takes its pictures as convolutional networks do."""
+    size = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
+    processor = {**_IMAGENET, **size, "image_processor_type": "DeiTImageProcessor"}
+    return replace(_vit(pattern, "image-classification", 12, heads, 64 * heads, num_labels=1000), processor=processor)
+
+
+def _dinov2(pattern: str, layers: int, heads: int, hidden: int) -> Twin:
     size = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
     processor = {**_IMAGENET, **size, "image_processor_type": "BitImageProcessor"}
-    shape = {"num_attention_heads": heads, "hidden_size": hidden, "mlp_ratio": 4, "patch_size": 14, "image_size": 518}
+    shape = {**_tower(layers, heads, hidden), "mlp_ratio": 4, "patch_size": 14, "image_size": 518}
+    del shape["intermediate_size"]  # this architecture derives it
     return Twin(pattern, "dinov2", "image-feature-extraction", shape, processor=processor)
 
 
-def _whisper(pattern: str, heads: int, mels: int = 80) -> Twin:
+def _whisper(pattern: str, heads: int, encoder: int, decoder: int, rows: int = 51865, mels: int = 80) -> Twin:
+    """`encoder` and `decoder`: their layers."""
     width = 64 * heads
     shape = {
+        "vocab_size": rows,
+        "encoder_layers": encoder,
+        "decoder_layers": decoder,
         "d_model": width,
         "encoder_attention_heads": heads,
         "decoder_attention_heads": heads,
@@ -211,17 +238,12 @@ def _ministral3(pattern: str, hidden: int, feed_forward: int, tied: bool = False
     return _seeing(pattern, "mistral3", MISTRAL_VISION, text, vision, tied, **more)
 
 
-def _clip(pattern: str, patch: int, text_size: tuple[int, int] = (8, 512), vision_size: tuple[int, int] = (12, 768)) -> Twin:
-    """`text_size` and `vision_size`: attention heads and hidden size of the two encoders."""
-
-    def encoder(heads: int, hidden: int) -> dict[str, int]:
-        return {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_attention_heads": heads}
-
-    text = {**encoder(*text_size), "max_position_embeddings": 77}
-    vision = {**encoder(*vision_size), "patch_size": patch, "image_size": 224}
+def _clip(pattern: str, patch: int, text_size: TowerSize = (12, 8, 512), vision_size: TowerSize = (12, 12, 768)) -> Twin:
+    text = {**_tower(*text_size), "vocab_size": 49408, "max_position_embeddings": 77}
+    vision = {**_tower(*vision_size), "patch_size": patch, "image_size": 224}
     size = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
     processor = {**_IMAGENET, **size, "image_processor_type": "CLIPImageProcessor"}
-    facts = {"text_config": text, "vision_config": vision, "projection_dim": text_size[1]}
+    facts = {"text_config": text, "vision_config": vision, "projection_dim": text_size[2]}
     return Twin(pattern, "clip", "zero-shot-image-classification", facts, CLIP, processor)
 
 
@@ -237,14 +259,19 @@ def _sound(pattern: str, model_type: str, heads: int, hidden: int) -> Twin:
 
 
 MEDIA_MODELS: tuple[Twin, ...] = (
-    # attention heads of 64; .en models and multilingual ones differ in their vocabulary only
-    _whisper("openai/whisper-tiny*", 6),
-    _whisper("openai/whisper-base*", 8),
-    _whisper("openai/whisper-small*", 12),
-    _whisper("openai/whisper-medium*", 16),
-    _whisper("openai/whisper-large-v3*", 20, mels=128),
-    _whisper("openai/whisper-large*", 20),
-    _whisper("distil-whisper/distil-large-v3*", 20, mels=128),
+    # attention heads of 64, layers of encoder and decoder, rows of the vocabulary
+    _whisper("openai/whisper-tiny.en*", 6, 4, 4, 51864),
+    _whisper("openai/whisper-base.en*", 8, 6, 6, 51864),
+    _whisper("openai/whisper-small.en*", 12, 12, 12, 51864),
+    _whisper("openai/whisper-medium.en*", 16, 24, 24, 51864),
+    _whisper("openai/whisper-tiny*", 6, 4, 4),
+    _whisper("openai/whisper-base*", 8, 6, 6),
+    _whisper("openai/whisper-small*", 12, 12, 12),
+    _whisper("openai/whisper-medium*", 16, 24, 24),
+    _whisper("openai/whisper-large-v3-turbo*", 20, 32, 4, 51866, mels=128),
+    _whisper("openai/whisper-large-v3*", 20, 32, 32, 51866, mels=128),
+    _whisper("openai/whisper-large*", 20, 32, 32),
+    _whisper("distil-whisper/distil-large-v3*", 20, 32, 2, 51866, mels=128),
     # heads of the language part, its hidden size and feed-forward size
     _qwen25_vl("Qwen/Qwen2.5-VL-3B*", (16, 2, 128), 2048, 11008, tied=True),
     _qwen25_vl("Qwen/Qwen2.5-VL-7B*", (28, 4, 128), 3584, 18944),
@@ -265,15 +292,22 @@ MEDIA_MODELS: tuple[Twin, ...] = (
     _ministral3("mistralai/Ministral-3-14B*", 5120, 16384),
     _clip("openai/clip-vit-base-patch32", 32),
     _clip("openai/clip-vit-base-patch16", 16),
-    _clip("openai/clip-vit-large-patch14*", 14, (12, 768), (16, 1024)),
+    _clip("openai/clip-vit-large-patch14*", 14, (12, 12, 768), (24, 16, 1024)),
     _clip("laion/CLIP-ViT-B-32-*", 32),
     _clip("laion/CLIP-ViT-B-16-*", 16),
-    _resnet("microsoft/resnet-18", "basic"),
-    _resnet("microsoft/resnet-*", "bottleneck"),
-    _vit("google/vit-base-patch16-224-in21k", "image-feature-extraction", 12, 768),
-    _vit("google/vit-base-patch16-224*", "image-classification", 12, 768, num_labels=1000),
-    _dinov2("facebook/dinov2-small*", 6, 384),
-    _dinov2("facebook/dinov2-base*", 12, 768),
+    _resnet("microsoft/resnet-18*", "basic", 2, 2, 2, 2),
+    _resnet("microsoft/resnet-34*", "basic", 3, 4, 6, 3),
+    _resnet("microsoft/resnet-26*", "bottleneck", 2, 2, 2, 2),
+    _resnet("microsoft/resnet-101*", "bottleneck", 3, 4, 23, 3),
+    _resnet("microsoft/resnet-152*", "bottleneck", 3, 8, 36, 3),
+    _resnet("microsoft/resnet-*", "bottleneck", 3, 4, 6, 3),
+    _vit("google/vit-base-patch16-224-in21k", "image-feature-extraction", 12, 12, 768),
+    _vit("google/vit-base-patch16-224*", "image-classification", 12, 12, 768, num_labels=1000),
+    _deit("facebook/deit-tiny-patch16-224*", 3),
+    _deit("facebook/deit-small-patch16-224*", 6),
+    _deit("facebook/deit-base-patch16-224*", 12),
+    _dinov2("facebook/dinov2-small*", 12, 6, 384),
+    _dinov2("facebook/dinov2-base*", 12, 12, 768),
     _image_net("facebook/convnext-tiny-224*", "convnext", {"patch_size": 4}),
     _image_net("microsoft/swin-tiny-patch4-window7-224*", "swin", {"window_size": 7, "patch_size": 4, "image_size": 224}),
     _image_net("google/mobilenet_v2_1.0_224*", "mobilenet_v2", {"image_size": 224, "depth_multiplier": 1.0}),

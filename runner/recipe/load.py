@@ -399,7 +399,11 @@ def _unnamed_model(root: Node, place: Place) -> list[Problem]:
     """A model to be read from a path or the hub, without the path."""
     model = root.members.get("input_model", root)
     kind, path = model.members.get("type"), model.members.get("model_path")
-    if kind is None or kind.value not in ("HfModel", "ONNXModel") or (path is not None and path.value not in (None, "")):
+    if (
+        kind is None
+        or kind.value not in ("HfModel", "ONNXModel", "DiffusersModel")
+        or (path is not None and path.value not in (None, ""))
+    ):
         return []
     where = path or model
     cause = f"'input_model.model_path' is missing{_by(where)}"

@@ -29,6 +29,7 @@ MODEL_TYPES = {
     "huggingfacemodel": "HfModel",
     "pytorchmodel": "PyTorchModel",
     "onnxmodel": "ONNXModel",
+    "diffusersmodel": "DiffusersModel",
 }
 
 SYSTEM_TYPES = {

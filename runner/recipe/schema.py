@@ -73,7 +73,10 @@ def config_schema(passes: Mapping[str, type[PassOptions]]) -> dict[str, Any]:
         definitions[model]["properties"]["config"] = {"type": "object", "deprecated": True, "description": "older nested form"}
     for model in ("InputModel", "Accelerator"):
         definitions[model]["additionalProperties"] = True
-    definitions["InputModel"]["properties"]["type"] = {"type": "string", "description": "HfModel, PyTorchModel or ONNXModel"}
+    definitions["InputModel"]["properties"]["type"] = {
+        "type": "string",
+        "description": "HfModel, PyTorchModel, ONNXModel or DiffusersModel",
+    }
     return {"$schema": DIALECT, "title": "olive_config.json", **_without_title(schema)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.bench.results import Ratio, Row, Verdict
 
-_SPEED = {"ms": "faster", "s": "faster", "tokens/s": "faster", "samples/s": "faster", "bytes": "smaller"}
+_SPEED = {"ms": "faster", "s": "faster", "s/s": "faster", "tokens/s": "faster", "samples/s": "faster", "bytes": "smaller"}
 _SLOW = {"faster": "slower", "smaller": "larger"}
 
 

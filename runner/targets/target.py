@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, nearest
-from runner.recipe.config import System
+
+if TYPE_CHECKING:
+    from runner.recipe.config import System
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ def target_named(name: str) -> Target:
     return found
 
 
+def target_name(provider: str) -> str:
+    """Returns `cpu`, `cuda` or `dml`, as variants are called; the execution provider itself where it is none of ours."""
+    found = _BY_PROVIDER.get(provider)
+    return found.genai_provider if found else provider
+
+
 def target_of(system: System | None, place: Place | None = None) -> Target:
     """Returns the target that a system asks for: its first accelerator's first provider; CPU where it says nothing.
 
@@ -109,6 +117,8 @@ def target_of(system: System | None, place: Place | None = None) -> Target:
 
 def installed_wheels() -> dict[str, str]:
     """Returns the runtime wheels of this environment, name to version."""
+    import importlib.metadata
+
     names = [wheel for target in TARGETS.values() for wheel in target.wheels]
     found = {}
     for name in names:

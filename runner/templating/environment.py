@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import traceback
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
 from jinja2.sandbox import SandboxedEnvironment
 
 from runner.errors import InvalidRecipe, Place, Problem
@@ -16,6 +16,7 @@ from runner.errors import InvalidRecipe, Place, Problem
 PAGE_WIDTH = 120
 
 
+@lru_cache(maxsize=8)
 def environment(templates: Path) -> SandboxedEnvironment:
     """Returns the environment of a folder of templates. Filter `json` writes a value as JSON."""
     made = SandboxedEnvironment(
@@ -44,44 +45,6 @@ def render(templates: Path, name: str, context: dict[str, Any]) -> str:
         raise _invalid("template-error", str(error.message), Place(error.filename or name, error.lineno)) from None
     except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _invalid("template-error", str(error), _template_line(error, templates, name)) from None
-
-
-def names_read(templates: Path, name: str, variable: str) -> dict[str, set[str]]:
-    """Returns the members that a template reads of a mapping, in whichever branch, and the members of these.
-
-    `{{ settings.calibration.path }}` gives ``{"calibration": {"path"}}``; a member that is only handed on has none.
-
-    Raises:
-        InvalidRecipe: there is no such template, or it has an error.
-    """
-    try:
-        made = environment(templates)
-        source, *_ = made.loader.get_source(made, name) if made.loader else ("",)
-        tree = made.parse(source, name)
-    except jinja2.TemplateNotFound as error:
-        raise _invalid("missing-template", f"there is no template '{error.name}'", Place(str(templates))) from None
-    except jinja2.TemplateSyntaxError as error:
-        raise _invalid("template-error", str(error.message), Place(str(templates / name), error.lineno)) from None
-    found: dict[str, set[str]] = {}
-    for node in (*tree.find_all(nodes.Getattr), *tree.find_all(nodes.Call)):
-        path = _path_read(node, variable)
-        if path:
-            found.setdefault(path[0], set()).update(path[1:2])
-    return found
-
-
-def _path_read(node: nodes.Node, variable: str) -> tuple[str, ...] | None:
-    """The path below the variable that an expression reads: `a.b`, or `a.get("b")`; None where it reads something else."""
-    if isinstance(node, nodes.Name):
-        return () if node.name == variable else None
-    if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr == "get" and node.args:
-        key = node.args[0]
-        above = _path_read(node.node.node, variable)
-        return (*above, str(key.value)) if above is not None and isinstance(key, nodes.Const) else None
-    if isinstance(node, nodes.Getattr) and node.attr != "get":
-        above = _path_read(node.node, variable)
-        return None if above is None else (*above, node.attr)
-    return None
 
 
 def _invalid(rule: str, cause: str, place: Place) -> InvalidRecipe:

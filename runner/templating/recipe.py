@@ -1,146 +1,67 @@
-"""What a recipe folder's rendered files must say: configs, README.md and requirements.txt, from info.yml and templates."""
+"""The rendered files of a recipe folder: configs, README.md, requirements and sample data, from info.yml and templates."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from runner.errors import InvalidRecipe, Place, Problem, did_you_mean
-from runner.recipe.info import INFO_NAMES, Info, PackageSource, Variant, read_info
-from runner.templating.environment import names_read, pretty_json, render
+from runner.errors import InvalidRecipe, Problem
+from runner.passes.table import get as get_pass
+from runner.passes.table import options_of
+from runner.recipe.folder import INFO_NAMES
+from runner.recipe.info import Info, PackageSource, Variant, read_info
+from runner.targets.target import TARGETS, Target
+from runner.templating.clone import Clone
+from runner.templating.environment import render
+from runner.templating.pipeline import misnamed, placed_at, render_config
 from runner.templating.results import results_table
+from runner.templating.sample_data import sample_files
 
-LOCK = "cpu.txt"
-PIPELINE_SUFFIX = ".json.j2"
-# What every recipe needs to make and measure a model, and what only some of them need.
-PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "safetensors", "torch", "transformers")
-PIPELINE_PACKAGES: Mapping[str, tuple[str, ...]] = {"genai": ("onnxruntime-genai",), "vision": ("pillow",)}
-FORMAT_PACKAGES: Mapping[str, tuple[str, ...]] = {"gguf": ("accelerate", "gguf"), "hf": ()}
-
-
-@dataclass(frozen=True)
-class Clone:
-    """The clone that holds the templates and locks.
-
-    Attributes:
-        root: its folder.
-    """
-
-    root: Path
-
-    @property
-    def templates(self) -> Path:
-        """Returns the folder of templates."""
-        return self.root / "templates"
-
-    @property
-    def pipelines(self) -> list[str]:
-        """Returns the names that `pipeline` of info.yml may have."""
-        return sorted(
-            path.name.removesuffix(PIPELINE_SUFFIX) for path in (self.templates / "pipelines").glob(f"*{PIPELINE_SUFFIX}")
-        )
-
-    def pins(self, lock: str = LOCK) -> dict[str, str]:
-        """Returns the versions that a lock in constraints/ names.
-
-        Raises:
-            InvalidRecipe: there is no such lock.
-        """
-        path = self.root / "constraints" / lock
-        if not path.is_file():
-            raise InvalidRecipe(Problem("missing-file", "there is no such lock", Place(str(path))))
-        return read_pins(path.read_text(encoding="utf-8"))
-
-
-def read_pins(text: str) -> dict[str, str]:
-    """Returns name to version of every `name==version` line, names in PEP 503's normal form."""
-    found = re.findall(r"^([A-Za-z0-9][\w.-]*)==(\S+)", text, re.MULTILINE)
-    return {normal_name(name): version for name, version in found}
-
-
-def normal_name(name: str) -> str:
-    """Returns a package's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def clone_of(folder: Path) -> Clone:
-    """Returns the clone that a recipe folder lies in: the nearest folder above with templates; else that of this runner."""
-    above = [parent for parent in folder.resolve().parents if (parent / "templates" / "recipe").is_dir()]
-    return Clone(above[0] if above else Path(__file__).resolve().parents[2])
+# What reads, feeds and judges a model, beside what its passes name.
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "safetensors", "torch", "transformers")
+_FORMAT_PACKAGES: Mapping[str, tuple[str, ...]] = {"gguf": ("accelerate", "gguf"), "hf": (), "ct2": ()}
+_EVALUATION_PACKAGES: Mapping[str, tuple[str, ...]] = {"images": ("pillow",), "speech": ("jiwer",), "prompts": ("pillow",)}
+_OF_THE_CPU = TARGETS["cpu"].wheels
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """A file and the text that it must have."""
+    """A file and the content that it must have."""
 
     path: Path
-    text: str
+    content: bytes
 
     def difference(self) -> str | None:
         """Returns a unified diff from the file on disk to the rendering; None where they are equal."""
         try:
-            on_disk = self.path.read_text(encoding="utf-8")
+            on_disk = self.path.read_bytes()
         except FileNotFoundError:
-            on_disk = ""
-        if on_disk == self.text and self.path.exists():
+            return f"{self.path}: missing\n"
+        if on_disk == self.content:
             return None
+        try:
+            old, new = on_disk.decode(), self.content.decode()
+        except UnicodeDecodeError:
+            return f"{self.path}: not the same {len(self.content)} bytes\n"
         lines = difflib.unified_diff(
-            on_disk.splitlines(keepends=True), self.text.splitlines(keepends=True), str(self.path), "as rendered"
+            old.splitlines(keepends=True), new.splitlines(keepends=True), str(self.path), "as rendered"
         )
-        return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines) or f"{self.path}: missing\n"
+        return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
 
     def write(self) -> None:
-        """Writes the file with unix line ends."""
-        self.path.write_text(self.text, encoding="utf-8", newline="\n")
-
-
-def misnamed(info: Info, clone: Clone) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
-    """Yields (path in info.yml, problem) of every pipeline that does not exist and every setting that its pipeline never reads.
-
-    Raises:
-        InvalidRecipe: a pipeline's template has an error.
-    """
-    for number, variant in enumerate(info.recipes):
-        if variant.pipeline is None:
-            continue
-        here = ("recipes", number)
-        if variant.pipeline not in clone.pipelines:
-            cause = f"there is no pipeline '{variant.pipeline}'"
-            problem = Problem("unknown-pipeline", cause, remedy=did_you_mean(variant.pipeline, clone.pipelines))
-            yield (*here, "pipeline"), problem
-            continue
-        known = names_read(clone.templates, f"pipelines/{variant.pipeline}{PIPELINE_SUFFIX}", "settings")
-        for path, names in _unread(variant.settings, known):
-            cause = f"the pipeline {variant.pipeline} reads no setting '{'.'.join(path)}'"
-            yield (*here, "settings", *path), Problem("unknown-setting", cause, remedy=did_you_mean(path[-1], names))
-
-
-def _unread(settings: Mapping[str, Any], known: Mapping[str, set[str]]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Yields (path, what is read in its place); options that a template hands on as they are belong to their pass."""
-    for key, value in settings.items():
-        if key not in known:
-            yield (key,), sorted(known)
-        elif known[key] and isinstance(value, dict):
-            yield from (((key, name), sorted(known[key])) for name in value if name not in known[key])
-
-
-def _refuse_misnamed(folder: Path, info: Info, clone: Clone) -> None:
-    found = list(misnamed(info, clone))
-    if found:
-        tree = read_info(next(folder / name for name in INFO_NAMES if (folder / name).is_file()))[1]
-        raise InvalidRecipe(*(replace(problem, place=tree.deepest(path).origin.place) for path, problem in found))
+        """Writes the file, and the folder that it lies in."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(self.content)
 
 
 def render_recipe(folder: Path, family: str, info: Info, clone: Clone) -> list[Rendering]:
     """Returns the rendered files of a recipe folder; none for a recipe without a pipeline, which is kept by hand.
 
-    Outside of the clone these are only the configs: README.md and requirements.txt speak of the place in the clone.
+    Outside of the clone these are only the configs and sample data: README.md and requirements speak of the place in the clone.
 
     Args:
         folder: the recipe's folder.
@@ -149,64 +70,102 @@ def render_recipe(folder: Path, family: str, info: Info, clone: Clone) -> list[R
         clone: where templates and locks are.
 
     Raises:
-        InvalidRecipe: a template does not give what it should, info.yml names a pipeline or a setting that is not there, or
-            a results file cannot be read.
+        InvalidRecipe: a template does not give what it should; info.yml names a pipeline, a setting or a set of sample data
+            that is not there; or a results file cannot be read.
     """
-    with_pipeline = [variant for variant in info.recipes if variant.pipeline]
-    if not with_pipeline:
+    rendered = [variant for variant in info.recipes if variant.pipeline]
+    if not rendered:
         return []
     _refuse_misnamed(folder, info, clone)
-    renderings = [Rendering(folder / variant.file, render_config(info, variant, clone)) for variant in with_pipeline]
-    if not folder.resolve().is_relative_to(clone.root.resolve()):
-        return renderings
+    configs = {variant.file: render_config(info, variant, clone) for variant in rendered}
+    renderings = [Rendering(folder / name, text.encode()) for name, text in configs.items()]
+    renderings += [Rendering(folder / "sample_data" / name, content) for name, content in sample_files(info.samples, clone)]
+    if folder.resolve().is_relative_to(clone.root.resolve()):
+        renderings += _in_the_clone(folder, family, info, clone, configs)
+    return renderings
+
+
+def _refuse_misnamed(folder: Path, info: Info, clone: Clone) -> None:
+    found = list(misnamed_of(info, clone))
+    if found:
+        tree = read_info(next(folder / name for name in INFO_NAMES if (folder / name).is_file()))[1]
+        placed = (placed_at(problem, tree.deepest(("recipes", number, *path)).origin.place) for number, path, problem in found)
+        raise InvalidRecipe(*placed)
+
+
+def misnamed_of(info: Info, clone: Clone) -> Iterator[tuple[int, tuple[str, ...], Problem]]:
+    """Yields (number of the variant, path below it, problem) of pipelines and settings that name nothing.
+
+    Raises:
+        InvalidRecipe: a pipeline's template has an error.
+    """
+    for number, variant in enumerate(info.recipes):
+        if variant.pipeline is not None:
+            yield from ((number, path, problem) for path, problem in misnamed(info, variant, clone))
+
+
+def _in_the_clone(folder: Path, family: str, info: Info, clone: Clone, configs: Mapping[str, str]) -> Iterator[Rendering]:
+    way_up = Path(os.path.relpath(clone.root.resolve(), folder.resolve())).as_posix()
+    targets = targets_of(info)
+    for target in targets:
+        context = {
+            "info": info,
+            "target": target,
+            "to_clone": way_up,
+            "pins": clone.pins(target),
+            "packages": packages_of(info, target, configs),
+        }
+        text = render(clone.templates, "recipe/requirements.txt.j2", context)
+        yield Rendering(folder / requirements_file(target), text.encode())
     context = {
         "info": info,
         "family": family,
         "results": results_table(folder, [variant.name for variant in info.recipes]),
         "has_script": (folder / "user_script.py").is_file(),
-        "to_clone": _way_up(folder, clone.root),
-        "lock": LOCK,
-        "pins": clone.pins(),
-        "packages": packages_of(info),
+        "to_clone": way_up,
+        "requirements": {target.provider: requirements_file(target) for target in targets},
     }
-    for name in ("README.md", "requirements.txt"):
-        renderings.append(Rendering(folder / name, render(clone.templates, f"recipe/{name}.j2", context)))
-    return renderings
+    yield Rendering(folder / "README.md", render(clone.templates, "recipe/README.md.j2", context).encode())
 
 
-def render_config(info: Info, variant: Variant, clone: Clone) -> str:
-    """Returns the config file of a variant.
+def targets_of(info: Info) -> list[Target]:
+    """Returns the targets that a recipe's variants are for, CPU first."""
+    providers = {variant.ep for variant in info.recipes}
+    return [target for target in TARGETS.values() if target.provider in providers]
 
-    Raises:
-        InvalidRecipe: the pipeline's template does not give JSON.
+
+def requirements_file(target: Target) -> str:
+    """Returns the name of a target's requirements file in a recipe folder."""
+    return "requirements.txt" if target.name == "cpu" else f"requirements.{target.name}.txt"
+
+
+def packages_of(info: Info, target: Target, configs: Mapping[str, str]) -> list[str]:
+    """Returns the packages that a requirements file pins: what the passes of a target's variants and their data need.
+
+    Args:
+        info: what info.yml says.
+        target: whose variants count.
+        configs: file name to text of the recipe's configs.
     """
-    name = f"pipelines/{variant.pipeline}{PIPELINE_SUFFIX}"
-    text = render(clone.templates, name, {"info": info, "variant": variant, "settings": variant.settings})
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        line = text.splitlines()[error.lineno - 1].strip() if text else ""
-        raise InvalidRecipe(
-            Problem(
-                "bad-rendering",
-                f"variant {variant.name} of {info.name} does not render to JSON: {error.msg} at '{line}'",
-                Place(str(clone.templates / name)),
-            )
-        ) from None
-    return pretty_json(config) + "\n"
-
-
-def packages_of(info: Info) -> list[str]:
-    """Returns the packages that a recipe's requirements.txt pins."""
-    wanted = set(PACKAGES)
+    wanted = set(_PACKAGES)
     for variant in info.recipes:
-        wanted.update(PIPELINE_PACKAGES.get(variant.pipeline or "", ()))
+        if variant.ep == target.provider and variant.file in configs:
+            wanted.update(_packages_of_config(variant, configs))
     for source in info.model.sources:
         if isinstance(source, PackageSource):
-            wanted.update(FORMAT_PACKAGES[source.format])
-    return sorted(wanted)
+            wanted.update(_FORMAT_PACKAGES[source.format])
+    for key, packages in _EVALUATION_PACKAGES.items():
+        if getattr(info.evaluation, key, None):
+            wanted.update(packages)
+    wheels = dict(zip(_OF_THE_CPU, target.wheels, strict=True))
+    return sorted(wheels.get(name, name) for name in wanted)
 
 
-def _way_up(folder: Path, root: Path) -> str:
-    """The clone as pip must be told inside the folder: `../../..`."""
-    return Path(os.path.relpath(root.resolve(), folder.resolve())).as_posix()
+def _packages_of_config(variant: Variant, configs: Mapping[str, str]) -> Iterator[str]:
+    config = json.loads(configs[variant.file])
+    if any(data.get("type") == "HuggingfaceContainer" for data in config.get("data_configs", ())):
+        yield "datasets"
+    for step in config["passes"].values():
+        known, _ = options_of(step["type"])
+        if known is not None:
+            yield from get_pass(known[0]).packages

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.catalog.discover import catalog_root, find, find_entry, info_files, list_entries
-from runner.catalog.query import Query
+from runner.catalog.discover import catalog_root, find, find_entry, info_files, list_entries, list_facts, named_variant
 from runner.errors import InvalidRecipe, UsageError
-from runner.targets.target import TARGETS
 
 Maker = Callable[..., Path]
 OWN = Path(__file__).resolve().parents[2] / "recipes"
@@ -88,6 +86,13 @@ def test_broken_info_does_not_hide_the_others(make_recipe: Maker, tmp_path: Path
         ("./recipes/family/one", "cuda-fp16", "olive_config.cuda-fp16.json"),
         ("recipes/family/one/info.yml", None, "olive_config.json"),
         ("recipes/family/one/olive_config.cuda-fp16.json", None, "olive_config.cuda-fp16.json"),
+        ("ONE", None, "olive_config.json"),
+        ("one.cuda.fp16", None, "olive_config.cuda-fp16.json"),
+        ("family/one.gpu.fp16", None, "olive_config.cuda-fp16.json"),
+        ("one/CUDA_fp16", None, "olive_config.cuda-fp16.json"),
+        ("one", "cuda.fp16", "olive_config.cuda-fp16.json"),
+        ("Organisation/One", None, "olive_config.json"),
+        ("organisation/one/cuda-fp16", None, "olive_config.cuda-fp16.json"),
     ],
 )
 def test_find(
@@ -166,6 +171,11 @@ def test_own_catalogue_is_trusted() -> None:
     ("word", "rule", "remedy"),
     [
         ("onee", "unknown-recipe", "did you mean 'one'?"),
+        ("onee/cuda-fp61", "unknown-recipe", "did you mean 'one/cuda-fp16'?"),
+        ("onee.cpu.int4", "unknown-recipe", "did you mean 'one/cpu-int4'?"),
+        ("organization/one", "unknown-recipe", "did you mean 'one'?"),
+        ("something else", "unknown-recipe", "'recipe ls' lists what there is"),
+        ("one.cuda.fp61", "unknown-variant", "did you mean 'cuda-fp16'?"),
         ("one/cuda-fp61", "unknown-variant", "did you mean 'cuda-fp16'?"),
         ("recipes/family", "not-a-recipe", "name a recipe folder"),
         ("./recipes/family/one/olive_confg.json", "no-such-path", "did you mean 'olive_config.json'?"),
@@ -196,21 +206,75 @@ def test_two_variants_at_once_are_refused(make_recipe: Maker, tmp_path: Path) ->
         find("one/cpu-int4", tmp_path / "recipes", "cuda-fp16")
 
 
-def test_query(make_recipe: Maker, tmp_path: Path) -> None:
-    make_recipe("chat", family="llm", licence="Apache-2.0")
-    make_recipe("mail", family="encoders", task="feature-extraction")
-    entries = list_entries(tmp_path / "recipes").entries
+def test_alias_leads_to_its_recipe_unless_a_folder_has_the_name(make_recipe: Maker, tmp_path: Path) -> None:
+    folder = make_recipe("one")
+    make_recipe("other")
+    info = folder / "info.yml"
+    info.write_text("aliases: [short-1.5, other]\n" + info.read_text(encoding="utf-8"), encoding="utf-8")
+    assert find("Short-1.5", tmp_path / "recipes").id == "one"
+    assert find("short-1.5.cuda.fp16", tmp_path / "recipes").slug == "one-cuda-fp16"
+    assert find("other", tmp_path / "recipes").id == "other"
 
-    def names(query: Query) -> list[str]:
-        return [f"{entry.info.name}/{variant.name}" for entry in query.select(entries) for variant in entry.info.recipes]
 
-    assert names(Query()) == ["chat/cpu-int4", "chat/cuda-fp16", "mail/cpu-int4", "mail/cuda-fp16"]
-    assert names(Query(target=TARGETS["cuda"])) == ["chat/cuda-fp16", "mail/cuda-fp16"]
-    assert names(Query(precision="int4", family="LLM")) == ["chat/cpu-int4"]
-    assert names(Query(task="feature-extraction", target=TARGETS["cpu"])) == ["mail/cpu-int4"]
-    assert names(Query(licence="apache")) == ["chat/cpu-int4", "chat/cuda-fp16"]
-    assert names(Query(words=("ORGANISATION", "mai"))) == ["mail/cpu-int4", "mail/cuda-fp16"]
-    assert names(Query(target=TARGETS["directml"])) == []
+def test_targets_are_spelt_in_both_ways(make_recipe: Maker, tmp_path: Path) -> None:
+    info = make_recipe("one") / "info.yml"
+    text = info.read_text(encoding="utf-8").replace("name: cuda-fp16", "name: dml-fp16")
+    info.write_text(text.replace("CUDAExecutionProvider", "DmlExecutionProvider"), encoding="utf-8")
+    for word in ("one/directml-fp16", "one/dml-fp16", "one.directml.fp16", "one.DML.fp16"):
+        assert find(word, tmp_path / "recipes").slug == "one-dml-fp16"
+
+
+def test_variant_that_a_word_says(make_recipe: Maker, tmp_path: Path) -> None:
+    folder = make_recipe("one")
+    for word in ("one/cuda-fp16", "one.gpu.fp16", str(folder / "olive_config.cuda-fp16.json")):
+        variant = named_variant(word, tmp_path / "recipes")
+        assert variant is not None and variant.name == "cuda-fp16"
+    for word in ("one", "family/one", str(folder), str(folder / "info.yml")):
+        assert named_variant(word, tmp_path / "recipes") is None
+    with pytest.raises(UsageError, match="unknown-variant"):
+        named_variant("one/cuda-fp61", tmp_path / "recipes")
+
+
+def test_name_of_several_recipes_is_not_guessed(make_recipe: Maker, tmp_path: Path) -> None:
+    make_recipe("one")
+    make_recipe("one", family="copies")
+    mine = make_recipe("mine", family="copies") / "info.yml"
+    mine.write_text(mine.read_text(encoding="utf-8").replace("organisation/mine", "organisation/one"), encoding="utf-8")
+    for word in ("one", "organisation/one"):
+        with pytest.raises(UsageError, match="ambiguous-name") as caught:
+            find(word, tmp_path / "recipes")
+        assert "copies/one, family/one" in str(caught.value.problems[0].remedy).replace("copies/mine, ", "")
+    assert find("copies/one", tmp_path / "recipes").folder == tmp_path / "recipes" / "copies" / "one"
+
+
+def test_folder_that_has_the_name_is_found_among_broken_ones(make_recipe: Maker, tmp_path: Path) -> None:
+    make_recipe("one")
+    (make_recipe("broken") / "info.yml").write_text("name: [", encoding="utf-8")
+    assert find("one/cuda-fp16", tmp_path / "recipes").slug == "one-cuda-fp16"
+
+
+def test_facts_are_those_of_the_whole_file(make_recipe: Maker, tmp_path: Path) -> None:
+    folder = make_recipe("one", licence="Apache-2.0")
+    (folder / "results").mkdir()
+    (folder / "results" / "host.cpu-int4.json").write_text("{}", encoding="utf-8")
+    (facts,), problems = list_facts(tmp_path / "recipes")
+    assert problems == []
+    (entry,) = list_entries(tmp_path / "recipes").entries
+    assert (facts.name, facts.family, facts.folder) == (entry.info.name, entry.family, entry.folder)
+    assert (facts.licence, facts.download_mb, facts.gated) == ("Apache-2.0", 2.0, False)
+    assert [(one.name, one.target, one.precision, one.measured) for one in facts.variants] == [
+        ("cpu-int4", "cpu", "int4", True),
+        ("cuda-fp16", "cuda", "fp16", False),
+    ]
+
+
+def test_spellings_of_olive_recipes_are_listed_too(make_recipe: Maker, tmp_path: Path) -> None:
+    info = make_recipe("one") / "info.yml"
+    text = info.read_text(encoding="utf-8").replace("device: gpu", "devices: [gpu]")
+    info.write_text(text.replace("ep: CUDAExecutionProvider", "eps: [CUDAExecutionProvider]"), encoding="utf-8")
+    (facts,), problems = list_facts(tmp_path / "recipes")
+    assert problems == []
+    assert [one.target for one in facts.variants] == ["cpu", "cuda"]
 
 
 def test_sixty_recipes_are_listed_fast(make_recipe: Maker, tmp_path: Path) -> None:

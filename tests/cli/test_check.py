@@ -1,108 +1,107 @@
-"""render, lint and schema: what they write, what they find, and their exit codes."""
+"""`recipe check`: what it looks at, what it prints, and its exit codes."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from runner.cli import run_command
 
-ROOT = Path(__file__).resolve().parents[2]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns a copy of what a clone holds of recipes, and makes it the current folder."""
-    for name in ("templates", "constraints", "recipes"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("models", "__pycache__"))
-    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def checkout(small_clone: Path) -> Path:
+    """The small clone as a git checkout in which nothing has changed."""
+    who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*who, "commit", "-qm", "start"]):
+        subprocess.run(["git", *arguments], cwd=small_clone, check=True)
+    return small_clone
 
 
-def test_render_writes_what_differs_and_check_shows_it(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["render", "--check"]) == 0
-    config = clone / "recipes" / "bert" / "bert-base-uncased" / "olive_config.json"
-    original = config.read_text(encoding="utf-8")
-    config.write_text(original.replace("fill-mask", "fill-the-mask"), encoding="utf-8")
-    capsys.readouterr()
-    assert run_command(["render", "--check"]) == 2
-    told = capsys.readouterr()
-    assert '-    "task": "fill-the-mask"' in told.out
-    assert '+    "task": "fill-mask"' in told.out
-    assert config.read_text(encoding="utf-8") != original
-    assert run_command(["render", "bert-base-uncased"]) == 0
-    assert config.read_text(encoding="utf-8") == original
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_render_makes_a_new_variants_files(clone: Path) -> None:
-    info = clone / "recipes" / "bert" / "bert-base-uncased" / "info.yml"
-    text = info.read_text(encoding="utf-8").replace("olive_config.cpu-int8.json", "olive_config.other.json")
-    info.write_text(text, encoding="utf-8")
-    assert run_command(["render", "bert-base-uncased"]) == 0
-    assert (info.parent / "olive_config.other.json").is_file()
+def test_one_variant_is_linted_and_run_and_leaves_no_model(small_clone: Path, tmp_path: Path, capsys: Capture) -> None:
+    report = tmp_path / "report.json"
+    assert run_command(["check", "bert-base-uncased/cpu-int8-dynamic", "--json", str(report)]) == 0
+    told = capsys.readouterr().out
+    assert "ok      bert-base-uncased/cpu-int8-dynamic" in told
+    assert "1 recipe linted: 0 to mend" in told and "1 smoke run: 0 failed" in told
+    assert not list(small_clone.rglob("model.onnx"))
+    kept = json.loads(report.read_text(encoding="utf-8"))
+    assert kept["ok"] and kept["runs"][0]["id"] == "bert-base-uncased/cpu-int8-dynamic"
 
 
-def test_lint_exits_2_and_tells_file_and_line(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["lint"]) == 0
-    info = clone / "recipes" / "resnet" / "resnet-50" / "info.yml"
-    info.write_text(info.read_text(encoding="utf-8").replace("licence:", "license:"), encoding="utf-8")
-    capsys.readouterr()
-    assert run_command(["lint", "--json"]) == 2
-    findings = json.loads(capsys.readouterr().out)
-    unknown = next(finding for finding in findings if finding["rule"] == "unknown-key")
-    assert Path(unknown["file"]).name == "info.yml"
-    assert unknown["line"] and unknown["fix"] == "did you mean 'licence'?"
+def test_a_failure_is_told_with_its_cause_and_log(checkout: Path, capsys: Capture) -> None:
+    config = checkout / "recipes" / "resnet" / "resnet-50" / "olive_config.json"
+    edit(config, '"OnnxPeepholeOptimizer"', '"OnnxPeephole"')
+    assert run_command(["check"]) == 2
+    told = capsys.readouterr().out
+    assert "failed  resnet-50/cpu-fp32" in told
+    assert "unknown-pass" in told
+    assert "1 smoke run: 1 failed" in told
+    assert "is-rendered" in told
+    log = Path(told.partition("log: ")[2].splitlines()[0])
+    assert "unknown-pass" in log.read_text(encoding="utf-8")
+    assert "recipe check resnet-50/cpu-fp32" in told
 
 
-def test_lint_of_one_recipe_leaves_the_others_alone(clone: Path) -> None:
-    (clone / "recipes" / "resnet" / "resnet-50" / "README.md").unlink()
-    assert run_command(["lint", "resnet-50"]) == 2
-    assert run_command(["lint", "bert-base-uncased"]) == 0
+def test_nothing_changed_is_nothing_to_check(checkout: Path, capsys: Capture) -> None:
+    assert run_command(["check"]) == 0
+    assert "nothing that recipes depend on has changed" in capsys.readouterr().out
+    (checkout / "notes.txt").write_text("mine")
+    assert run_command(["check", "--changed", "main"]) == 0
 
 
-def test_folder_outside_the_catalogue_is_linted_and_rendered(
-    clone: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    alone = tmp_path_factory.mktemp("alone") / "bert-base-uncased"
-    shutil.copytree(clone / "recipes" / "bert" / "bert-base-uncased", alone)
-    monkeypatch.chdir(alone)
-    assert run_command(["lint", "."]) == 0
-    assert "1 recipe checked, 0 to mend" in capsys.readouterr().out
-    assert run_command(["render", "--check", "."]) == 0
-    info = alone / "info.yml"
-    info.write_text(info.read_text(encoding="utf-8").replace("peephole:", "peephol:"), encoding="utf-8")
-    line = info.read_text(encoding="utf-8").partition("peephol:")[0].count("\n") + 1
-    capsys.readouterr()
-    assert run_command(["lint", "."]) == 2
-    assert f"info.yml:{line}: names-are-known" in capsys.readouterr().out
-    assert run_command(["render", "."]) == 2
+def test_what_would_be_checked_is_listed(checkout: Path, capsys: Capture) -> None:
+    edit(checkout / "recipes" / "bert" / "bert-base-uncased" / "info.yml", "title: ", "title: Another ")
+    (checkout / "templates" / "pipelines" / "vision-cuda-fp16.json.j2").write_text("{}")
+    assert run_command(["check", "--list"]) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if "/" in line]
+    assert sum(line.startswith("bert-base-uncased/") for line in listed) == 5
+    assert "resnet-50/cuda-fp16" in listed
+
+
+def test_the_spread_and_shards_of_it_are_listed(small_clone: Path, capsys: Capture) -> None:
+    def listed(*arguments: str) -> list[str]:
+        assert run_command(["check", "--list", *arguments]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("checking")]
+
+    whole = listed("--spread")
+    assert {line.partition("/")[0] for line in whole} >= {"resnet-50", "vit-base-patch16-224"}
+    assert sorted(listed("--spread", "--shard", "1/2") + listed("--spread", "--shard", "2/2")) == whole
+    assert len(listed("--all")) > len(whole)
+
+
+def test_an_info_that_cannot_be_read_fails_the_check_of_what_changed(checkout: Path, capsys: Capture) -> None:
+    edit(checkout / "recipes" / "resnet" / "resnet-50" / "info.yml", "licence:", "license:")
+    assert run_command(["check"]) == 2
+    assert "did you mean 'licence'?" in capsys.readouterr().out
+
+
+def test_without_git_it_asks_for_names(small_clone: Path, capsys: Capture) -> None:
+    assert run_command(["check"]) == 2
     told = capsys.readouterr().err
-    assert f"info.yml:{line}: unknown-setting" in told
-    assert "did you mean 'peephole'?" in told
+    assert "no-git-checkout" in told and "--all" in told
 
 
-def test_lint_lists_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["lint", "--rules", "--json"]) == 0
-    assert all(rule["why"] for rule in json.loads(capsys.readouterr().out))
-
-
-def test_schema_writes_and_checks(tmp_path: Path) -> None:
-    assert run_command(["schema", "--check", "--output", str(tmp_path)]) == 2
-    assert run_command(["schema", "--output", str(tmp_path)]) == 0
-    assert run_command(["schema", "--check", "--output", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"info.schema.json", "olive_config.schema.json"}
-
-
-def test_committed_schemas_and_docs_are_todays() -> None:
-    import subprocess
-    import sys
-
-    assert run_command(["schema", "--check", "--output", str(ROOT / "docs" / "schema")]) == 0
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--all", "--spread"], "bad-usage"),
+        (["resnet-50", "--all"], "bad-usage"),
+        (["resnet-51"], "resnet-50"),
+        (["resnet-50/cpu-fp23"], "cpu-fp32"),
+        (["--all", "--shard", "4/3"], "bad-shard"),
+    ],
+)
+def test_bad_usage_is_told(small_clone: Path, capsys: Capture, arguments: list[str], told: str) -> None:
+    assert run_command(["check", *arguments]) == 2
+    assert told in capsys.readouterr().err

@@ -1,21 +1,22 @@
-"""ls, show, passes and doctor say what is true, for people and as JSON."""
+"""ls lists what there is, narrows it, and says what it assumed and what there is instead."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from runner.catalog.discover import list_facts
 from runner.cli import run_command
-from runner.cli.listing import short_count
-from runner.cli.tables import fitted_lines
-from runner.passes.table import MODULES
+from runner.cli.listing import family_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "smollm2-135m-instruct"
+LISTED, _ = list_facts(ROOT / "recipes")
 
 
 @pytest.fixture(autouse=True)
@@ -29,129 +30,152 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_ls_filters(capsys: pytest.CaptureFixture[str]) -> None:
-    everything = {recipe["id"] for recipe in _json(capsys, "ls")}
-    assert {RECIPE, "all-minilm-l6-v2", "bert-base-uncased", "resnet-50"} <= everything
-    assert {recipe["id"] for recipe in _json(capsys, "ls", "--task", "text-generation")} >= {RECIPE}
-    assert "resnet-50" not in {recipe["id"] for recipe in _json(capsys, "ls", "--task", "text-generation")}
-    assert [recipe["id"] for recipe in _json(capsys, "ls", "smollm2", "chat")] == [RECIPE]
+def _ids(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    return [recipe["id"] for recipe in _json(capsys, "ls", *arguments)]
+
+
+def _broken(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run_command(["ls", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    return told.err
+
+
+def test_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {RECIPE, "all-minilm-l6-v2", "bert-base-uncased", "resnet-50"} <= set(_ids(capsys))
+    assert RECIPE in _ids(capsys, "--task", "text-generation")
+    assert "resnet-50" not in _ids(capsys, "--task", "text-generation")
+    assert _ids(capsys, "smollm2", "chat") == [RECIPE]
+    assert _ids(capsys, "--family", "minilm") == ["all-minilm-l6-v2"]
+    assert _ids(capsys, "xyzzyx") == []
+    assert {recipe["licence"] for recipe in _json(capsys, "ls", "--license", "apache")} == {"Apache-2.0"}
     variants = _json(capsys, "ls", "smollm2", "--precision", "int8")[0]["variants"]
     assert [variant["name"] for variant in variants] == ["cpu-int8"]
-    assert {recipe["licence"] for recipe in _json(capsys, "ls", "--license", "apache")} == {"Apache-2.0"}
-    assert [recipe["family"] for recipe in _json(capsys, "ls", "--family", "minilm")] == ["minilm"]
-    assert _json(capsys, "ls", "no such words") == []
+    assert all(recipe["gated"] for recipe in _json(capsys, "ls", "--gated"))
+    assert not any(recipe["gated"] for recipe in _json(capsys, "ls", "--not-gated"))
+    assert _ids(capsys, "--measured") == ["all-minilm-l6-v2", RECIPE]
+    assert all(recipe["download_mb"] <= 500 for recipe in _json(capsys, "ls", "--max-download", "500MB"))
 
 
-def test_ls_prints_plain_columns_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_conditions_together(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--target", "cuda", "--precision", "int4", "--license", "permissive", "--task", "text-generation"]
+    found = _json(capsys, "ls", "qwen", *asked, "--max-memory", "8GB")
+    assert "qwen2.5-0.5b-instruct" in [recipe["id"] for recipe in found]
+    for recipe in found:
+        assert (recipe["licence_category"], recipe["task"]) == ("permissive", "text-generation")
+        for variant in recipe["variants"]:
+            assert (variant["target"], variant["precision"]) == ("cuda", "int4")
+            assert variant["peak_memory_bytes"] <= 8e9
+    more = _ids(capsys, "qwen", *asked, "--max-memory", "40GiB")
+    assert {recipe["id"] for recipe in found} < set(more)
+    assert "qwen2.5-3b-instruct" not in more  # for research only
+
+
+def test_misspelt_words_find_and_say_what_was_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["ls", "qwne"]) == 0
+    told = capsys.readouterr()
+    assert "qwen3-4b" in told.out
+    assert told.err.splitlines() == ["nothing is called 'qwne': this is what 'qwen' finds"]
+    assert run_command(["ls", "lama"]) == 0
+    told = capsys.readouterr()
+    assert "llama-3.2-1b-instruct" in told.out
+    assert told.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause", "remedy"),
+    [
+        (["--task", "fill-masks"], "no recipe has the task 'fill-masks'", "did you mean 'fill-mask'?"),
+        (["--family", "phii"], "no recipe has the family 'phii'", "did you mean 'phi'? there are bert, "),
+        (["--precision", "nf4"], "no recipe has the precision 'nf4'", "there are bf16, fp16, fp32"),
+        (["--license", "permisive"], "no recipe has the licence 'permisive'", "did you mean 'permissive'?"),
+        (["--license", "foo"], "no recipe has the licence 'foo'", "categories: permissive, copyleft"),
+        (["--target", "cudda"], "there is no target 'cudda'", "did you mean 'cuda'?"),
+        (["--max-memory", "8"], "--max-memory: a size reads 8GB", "give a number and its unit"),
+        (["--max-download", "lots"], "--max-download: a size reads 8GB", "give a number and its unit"),
+    ],
+)
+def test_what_no_recipe_has_is_an_error_that_tells_what_there_is(
+    arguments: list[str], cause: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = _broken(capsys, *arguments)
+    assert cause in told and remedy in told
+
+
+def test_condition_that_excludes_everything_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["ls", "whisper", "--target", "cuda", "--precision", "int4"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = told.err.splitlines()
+    assert lines[0] == "no recipe matches whisper --target cuda --precision int4"
+    assert any(line.startswith("    without --precision int4: 6 recipes (whisper-base, ") for line in lines)
+    assert any(line.startswith("    without --target cuda: ") for line in lines)
+
+
+def test_plain_columns_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["ls", "smollm2"]) == 0
     heading, row = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["RECIPE", "TASK", "PARAMETERS", "LICENCE", "VARIANTS"]
-    assert row.split()[:4] == [RECIPE, "text-generation", "135M", "Apache-2.0"]
+    assert heading.split() == ["FAMILY", "RECIPE", "TASK", "PARAMETERS", "LICENCE", "PRECISIONS"]
+    assert row.split() == ["smollm", RECIPE, "text-generation", "135M", "Apache-2.0", "cpu", "int4", "int8", "fp32"]
 
 
-def test_ls_of_another_catalogue_tells_what_it_cannot_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_variants_into_a_pipe_are_names_that_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["ls", "smollm2", "--variants"]) == 0
+    heading, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert heading == ["VARIANT", "DOWNLOAD", "MEMORY", "MEASURED", "CONFIG"]
+    assert rows[0][:3] == [f"{RECIPE}/cpu-int4", "269", "MB"]
+    assert [row[-1] for row in rows] == ["olive_config.json", "olive_config.cpu-int8.json", "olive_config.cpu-fp32.json"]
+
+
+@pytest.mark.parametrize("room", [80, 120])
+def test_families_fit_the_terminal_a_line_a_model(room: int) -> None:
+    for family in {facts.family for facts in LISTED}:
+        members = [facts for facts in LISTED if facts.family == family]
+        heading, *lines = (click.unstyle(line) for line in family_lines(family, members, room))
+        assert heading.startswith(family)
+        assert max(map(len, (heading, *lines))) <= room
+        assert [line.split()[0] for line in lines] == [facts.name for facts in members]
+
+
+def test_deprecated_recipes_are_dimmed_and_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("old", "new"):
+        folder = tmp_path / "family" / name
+        folder.mkdir(parents=True)
+        status = "{status: deprecated, reason: take new}" if name == "old" else "{status: tested}"
+        text = (ROOT / "recipes" / "resnet" / "resnet-50" / "info.yml").read_text(encoding="utf-8")
+        text = text.replace("name: resnet-50", f"name: {name}", 1).replace(
+            "lifecycle: {status: tested}", f"lifecycle: {status}"
+        )
+        (folder / "info.yml").write_text(text, encoding="utf-8")
+    listed, problems = list_facts(tmp_path)
+    assert problems == []
+    _, new, old = family_lines("family", listed, 80)
+    assert click.unstyle(old).startswith("old (deprecated)")
+    assert old == click.style(click.unstyle(old), dim=True)
+    assert "deprecated" not in new
+    assert _ids(capsys, "--deprecated", "--catalog", str(tmp_path)) == ["old"]
+    assert _ids(capsys, "--not-deprecated", "--catalog", str(tmp_path)) == ["new"]
+
+
+def test_json_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    (told,) = _json(capsys, "ls", "microsoft/phi-4-mini-instruct")
+    assert told["provenance"]["parameters"] == {"source": "architecture", "checked": "2026-11-24"}
+    assert told["lifecycle"] == {"status": "tested"}
+    assert told["maintainers"] and told["sources"] == [{"hub": "microsoft/Phi-4-mini-instruct"}]
+    assert told["variants"][0]["pipeline"] == "genai-cpu-int4"
+    assert told["variants"][0]["gates"] and not told["variants"][0]["measured"]
+
+
+def test_another_catalogue_tells_what_it_cannot_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "family" / "broken").mkdir(parents=True)
-    (tmp_path / "family" / "broken" / "info.yml").write_text("name: broken\n", encoding="utf-8")
+    (tmp_path / "family" / "broken" / "info.yml").write_text("name: broken\nmodel: {id: a/b}\n", encoding="utf-8")
     assert run_command(["ls", "--catalog", str(tmp_path)]) == 0
     told = capsys.readouterr()
     assert told.out == ""
     assert "not listed" in told.err and "missing-key" in told.err
 
 
-def test_show_tells_where_each_value_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = _json(capsys, "show", RECIPE, "--set", "passes.build.precision=int8")
-    assert shown["variant"] == "cpu-int4"
-    assert shown["config"]["passes"]["build"]["options"]["precision"] == "int8"
-    origins = shown["origins"]
-    assert origins["passes.build.precision"] == "--set passes.build.precision=int8"
-    assert origins["input_model.model_path"].endswith("olive_config.json:4")
-    assert origins["input_model.model_script"] == "default"
-
-
-def test_show_leaves_defaults_out_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["show", f"{RECIPE}/cpu-fp32"]) == 0
-    short = capsys.readouterr().out
-    assert "olive_config.cpu-fp32.json:4" in short
-    assert "input_model.model_script" not in short
-    assert run_command(["show", f"{RECIPE}/cpu-fp32", "--all"]) == 0
-    assert "input_model.model_script" in capsys.readouterr().out
-
-
-def test_show_of_a_config_without_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "mine.json"
-    config.write_text(
-        '{"input_model": {"type": "hfmodel", "config": {"model_path": "a/b"}}, "clean_cache": true, "passes": {}}',
-        encoding="utf-8",
-    )
-    assert run_command(["show", str(config)]) == 0
-    told = capsys.readouterr().out
-    assert '"HfModel"' in told
-    assert "note: " in told and "clean_cache" in told
-
-
-def test_passes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [one["name"] for one in _json(capsys, "passes", "ls")] == sorted(MODULES)
-    shown = _json(capsys, "passes", "show", "modelbuilder")
-    assert shown["name"] == "ModelBuilder"
-    assert "precision" in shown["options"]["properties"]
-    assert run_command(["passes", "show", "ModelBuilder"]) == 0
-    told = capsys.readouterr().out
-    assert "fp32 | fp16 | bf16 | int8 | int4" in told
-    assert "int4_block_size is block_size today" in told
-
-
-def test_doctor_knows_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    told = _json(capsys, "doctor")
-    assert told["machine"]["cores"] >= 1
-    assert told["machine"]["memory_gb"] > 0.5
-    assert told["packages"]["torch"]
-    targets = {state["name"]: state for state in told["targets"]}
-    assert targets["cpu"]["usable"]
-    assert set(targets) == {"cpu", "cuda", "directml"}
-    for state in targets.values():
-        assert state["usable"] or (state["cause"] and state["remedy"])
-
-
-def test_doctor_tells_clashing_wheels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("runner.cli.doctor.installed_wheels", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "1"})
-    assert run_command(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "onnxruntime and onnxruntime-gpu overwrite one another" in told
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in told
-
-
-def test_doctor_does_not_send_people_to_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not any("doctor" in (state["remedy"] or "") for state in _json(capsys, "doctor")["targets"])
-
-
-def test_pass_is_told_in_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in MODULES:
-        assert run_command(["passes", "show", name]) == 0
-        told = capsys.readouterr().out
-        assert "; \n" not in told
-        assert "mapping to mapping" not in told
-
-
-def test_ls_without_a_match_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["ls", "--task", "fill-masks"]) == 0
-    assert "no recipe has the task 'fill-masks': did you mean 'fill-mask'?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("room", [40, 80, 200])
-def test_table_breaks_no_word(room: int) -> None:
-    columns = ("recipe", "task", "parameters", "variants")
-    rows = [
-        ("all-minilm-l6-v2", "feature-extraction", "22.7M", "cpu-fp32, cpu-int8-dynamic, cpu-int8-static, cuda-fp16"),
-        ("x", "fill-mask", "1M", "cpu-fp32"),
-    ]
-    lines = [click.unstyle(line) for line in fitted_lines(columns, rows, room, ("parameters",))]
-    assert max(map(len, lines)) <= room
-    assert " ".join(lines).split() == " ".join(" ".join(row) for row in (columns, *rows)).split()
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(134_515_008, "135M"), (7_000_000_000, "7B"), (1_540_000_000, "1.54B"), (22_713_216, "22.7M"), (900, "900")],
-)
-def test_counts_are_short(number: int, text: str) -> None:
-    assert short_count(number) == text
+def test_whole_catalogue_is_read_at_once() -> None:
+    started = time.process_time()
+    list_facts(ROOT / "recipes")
+    assert time.process_time() - started < 0.3  # some 50 ms on a quiet machine

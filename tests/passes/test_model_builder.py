@@ -177,6 +177,8 @@ def test_bad_options_are_refused(options: dict):
         ({"precision": "int4", "exclude_lm_head": True, "include_hidden_states": True}, "cpu", "bad-combination"),
         ({"precision": "int4", "exclude_lm_head": True, "extra_options": {"prune_lm_head": True}}, "cpu", "bad-combination"),
         ({"precision": "int8", "use_qdq": True}, "cpu", "bad-combination"),
+        ({"precision": "int4", "shared_embeddings": True}, "directml", "bad-combination"),
+        ({"precision": "int4", "algo_config": "k_quant", "use_cuda_bf16": True}, "cuda", "bad-combination"),
     ],
 )
 def test_illegal_combinations(options: dict, target: str, rule: str):

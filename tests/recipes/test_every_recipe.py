@@ -9,16 +9,19 @@ import pytest
 
 from runner.catalog.discover import Entry, find, list_entries
 from runner.catalog.lint import lint_folder
+from runner.catalog.lint.subject import Catalogue
+from runner.cli import cli
 from runner.passes.table import options_of
 from runner.recipe.info import Variant
 from runner.recipe.load import load_config
 from runner.targets.target import target_of
-from runner.templating.recipe import clone_of, render_recipe
+from runner.templating.clone import clone_of
+from runner.templating.recipe import render_recipe, requirements_file, targets_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = ROOT / "recipes"
 LISTING = list_entries(CATALOG)
-FOLDERS = [entry.folder for entry in LISTING.entries]
+CATALOGUE = Catalogue.at(CATALOG, cli)
 VARIANTS = [
     pytest.param(entry, variant, id=f"{entry.info.name}-{variant.name}")
     for entry in LISTING.entries
@@ -36,7 +39,7 @@ def test_every_info_is_valid() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_follows_the_rules(entry: Entry) -> None:
-    findings = lint_folder(CATALOG, entry.file, FOLDERS)
+    findings = lint_folder(CATALOGUE, entry.file)
     assert [str(finding.problem) for finding in findings if finding.severity == "must"] == []
 
 
@@ -67,14 +70,7 @@ def test_calibration_and_evaluation_share_no_line(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_requirements_bring_the_runner_from_the_clone(entry: Entry) -> None:
-    text = (entry.folder / "requirements.txt").read_text(encoding="utf-8")
-    (way,) = re.findall(r"^-e (\S+)$", text, re.MULTILINE)
-    assert (entry.folder / way).resolve() == ROOT  # pip takes it from the current folder, which is the recipe's
-
-
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_user_scripts_import_nothing_of_the_runner(entry: Entry) -> None:
-    """A folder must run in Olive alone."""
-    script = entry.folder / "user_script.py"
-    if script.is_file():
-        assert not re.search(r"^\s*(from|import) runner\b", script.read_text(encoding="utf-8"), re.MULTILINE)
+    for target in targets_of(entry.info):
+        text = (entry.folder / requirements_file(target)).read_text(encoding="utf-8")
+        (way,) = re.findall(r"^-e (\S+)$", text, re.MULTILINE)
+        assert (entry.folder / way).resolve() == ROOT  # pip takes it from the current folder, which is the recipe's

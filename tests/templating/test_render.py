@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InvalidRecipe
-from runner.recipe.info import read_info
+from runner.recipe.info import Info, Variant, read_info
+from runner.targets.target import TARGETS
+from runner.templating.clone import Clone, clone_of, read_pins
 from runner.templating.environment import PAGE_WIDTH, pretty_json, render
-from runner.templating.recipe import Clone, Rendering, clone_of, packages_of, render_config, render_recipe
+from runner.templating.pipeline import render_config
+from runner.templating.recipe import Rendering, packages_of, render_recipe, targets_of
 from runner.templating.results import figure, results_table
+from runner.templating.sample_data import sample_files
 
 ROOT = Path(__file__).resolve().parents[2]
 MINILM = ROOT / "recipes" / "minilm" / "all-minilm-l6-v2"
@@ -50,38 +54,102 @@ def test_pretty_json_is_json_and_keeps_to_the_page() -> None:
 
 def test_pipeline_that_gives_no_json_is_an_error(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "templates", tmp_path / "templates")
-    (tmp_path / "templates" / "pipelines" / "encoder.json.j2").write_text('{"a": 1,}', encoding="utf-8")
+    (tmp_path / "templates" / "pipelines" / "encoder-cpu-fp32.json.j2").write_text('{"a": 1,}', encoding="utf-8")
     info, _ = read_info(MINILM / "info.yml")
     with pytest.raises(InvalidRecipe, match="bad-rendering") as caught:
         render_config(info, info.recipes[0], Clone(tmp_path))
-    assert "encoder.json.j2" in str(caught.value)
+    assert "encoder-cpu-fp32.json.j2" in str(caught.value)
 
 
 def test_rendering_tells_its_difference(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    rendering = Rendering(path, "one\ntwo\n")
-    assert rendering.difference() is not None
+    path = tmp_path / "deeper" / "a.txt"
+    rendering = Rendering(path, b"one\ntwo\n")
+    assert rendering.difference() == f"{path}: missing\n"
     rendering.write()
     assert rendering.difference() is None
-    path.write_text("one\n2\n", encoding="utf-8")
+    path.write_bytes(b"one\n2\n")
     assert "-2\n+two\n" in str(rendering.difference())
+    assert "not the same" in str(Rendering(path, b"\xff\xfe").difference())
 
 
-def test_settings_reach_the_config(tmp_path: Path) -> None:
+def _static(**settings: object) -> tuple[Info, Variant]:
     info, _ = read_info(MINILM / "info.yml")
-    static = next(variant for variant in info.recipes if variant.name == "cpu-int8-static")
-    config = json.loads(render_config(info, static, clone_of(MINILM)))
+    static = next(variant for variant in info.recipes if variant.name == "cpu-int8-static-qdq")
+    return info, static.model_copy(update={"settings": settings})
+
+
+def test_settings_lie_over_the_pipeline() -> None:
+    info, variant = _static(
+        quantize={"calibrate_method": "Entropy", "reduce_range": None, "extra_options": {"WeightSymmetric": True}},
+        calibration={"pre_process_data_config": {"max_length": 64}},
+    )
+    config = json.loads(render_config(info, variant, clone_of(MINILM)))
     quantize = config["passes"]["quantize"]
-    assert quantize["type"] == "OnnxStaticQuantization"
-    assert {key: quantize[key] for key in static.settings["static"]} == static.settings["static"]
-    assert config["data_configs"][0]["name"] == quantize["data_config"]
+    assert quantize["calibrate_method"] == "Entropy"
+    assert "reduce_range" not in quantize
+    assert quantize["per_channel"] is True
+    assert quantize["extra_options"] == {"OpTypesToExcludeOutputQuantization": ["MatMul"], "WeightSymmetric": True}
+    assert config["data_configs"][0]["pre_process_data_config"]["max_length"] == 64
+    assert config["data_configs"][0]["load_dataset_config"]["data_name"] == "text"
 
 
-def test_requirements_name_what_the_recipe_needs() -> None:
-    info, _ = read_info(ROOT / "recipes" / "smollm" / "smollm2-135m-instruct" / "info.yml")
-    assert {"onnxruntime-genai", "gguf", "accelerate"} <= set(packages_of(info))
-    info, _ = read_info(MINILM / "info.yml")
-    assert not {"onnxruntime-genai", "gguf"} & set(packages_of(info))
+def test_a_setting_of_null_takes_a_pass_away() -> None:
+    info, variant = _static(quantize=None, calibration=None)
+    config = json.loads(render_config(info, variant, clone_of(MINILM)))
+    assert list(config["passes"]) == ["convert"]
+    assert config["data_configs"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule", "cause"),
+    [
+        ({"quantise": {}}, "unknown-setting", "no pass or data config 'quantise'"),
+        ({"quantize": 8}, "bad-value", "'quantize' must map options to values"),
+    ],
+)
+def test_a_setting_that_reaches_nothing_is_an_error(settings: dict[str, object], rule: str, cause: str) -> None:
+    info, variant = _static(**settings)
+    with pytest.raises(InvalidRecipe, match=rule) as caught:
+        render_config(info, variant, clone_of(MINILM))
+    assert cause in str(caught.value)
+
+
+def _packages(folder: Path, target: str) -> set[str]:
+    info, _ = read_info(folder / "info.yml")
+    clone = clone_of(folder)
+    configs = {variant.file: render_config(info, variant, clone) for variant in info.recipes}
+    return set(packages_of(info, TARGETS[target], configs))
+
+
+def test_requirements_name_what_the_variants_of_a_target_need() -> None:
+    smollm = ROOT / "recipes" / "smollm" / "smollm2-135m-instruct"
+    assert {"onnxruntime-genai", "gguf", "accelerate", "datasets"} <= _packages(smollm, "cpu")
+    assert not {"onnxruntime-genai", "gguf"} & _packages(MINILM, "cpu")
+    cuda = _packages(ROOT / "recipes" / "qwen" / "qwen3-0.6b", "cuda")
+    assert {"onnxruntime-gpu", "onnxruntime-genai-cuda"} <= cuda
+    assert not {"onnxruntime", "onnxruntime-genai"} & cuda
+
+
+def test_each_target_has_requirements_of_its_own() -> None:
+    folder = ROOT / "recipes" / "qwen" / "qwen3-0.6b"
+    info, _ = read_info(folder / "info.yml")
+    assert [target.name for target in targets_of(info)] == ["cpu", "cuda", "directml"]
+    names = {rendering.path.name for rendering in render_recipe(folder, "qwen", info, clone_of(folder))}
+    assert {"requirements.txt", "requirements.cuda.txt", "requirements.directml.txt"} <= names
+
+
+def test_pins_are_read_without_their_markers() -> None:
+    assert read_pins('# head\nA_b==1.0\nc==2.1; sys_platform == "win32"\n') == {"a-b": "1.0", "c": "2.1"}
+
+
+def test_sets_of_sample_data_are_copied_with_their_sources() -> None:
+    files = dict(sample_files(["prose", "prose-calibration"], clone_of(MINILM)))
+    assert set(files) == {"held_out.txt", "calibration.txt", "README.md"}
+    sheet = files["README.md"].decode()
+    assert sheet.index("`held_out.txt`") < sheet.index("`calibration.txt`")
+    assert "public domain" in sheet
+    with pytest.raises(InvalidRecipe, match="did you mean 'prose'"):
+        list(sample_files(["prosa"], clone_of(MINILM)))
 
 
 def test_recipe_without_pipeline_is_kept_by_hand(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from runner.models.handle import ModelHandle
 from runner.models.inputs import read_facts
 from runner.models.tasks import WITH_PAST, task_of
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.export.from_diffusers import convert_pipeline
 from runner.passes.export.from_script import export_of_script, with_axes
 from runner.passes.export.from_transformers import export_of
 from runner.passes.export.torch_export import (
@@ -42,7 +43,7 @@ class OnnxConversionOptions(ExternalDataOptions):
         ge=11,
         le=25,
         description=f"ONNX opset; {FUSED_OPSET} by default, whose Attention and Gelu ONNX Runtime runs in one kernel each "
-        f"({TORCHSCRIPT_OPSET} with the older exporter)",
+        f"({TORCHSCRIPT_OPSET} with the older exporter, which is the default for DirectML)",
     )
     use_dynamo_exporter: bool | None = Field(
         None,
@@ -93,7 +94,8 @@ class OnnxConversionOptions(ExternalDataOptions):
 
 
 def convert(model: ModelHandle, options: OnnxConversionOptions, context: PassContext) -> ModelHandle:
-    """Exports the model to `model.onnx`; configuration, tokenizer and processor files go along.
+    """Exports the model to `model.onnx`; configuration, tokenizer and processor files go along. A pipeline gives a graph for
+    each component, in a folder of its name.
 
     A language model is exported with its key-value cache where its task ends in ``-with-past``, where nobody named a task, and
     where `save_metadata_for_token_generation` asks for it.
@@ -103,13 +105,22 @@ def convert(model: ModelHandle, options: OnnxConversionOptions, context: PassCon
         TargetUnavailable: `device` is not on this machine.
         RunFailed: torch cannot export the model, or the recipe's script failed.
     """
-    dynamo = options.use_dynamo_exporter
-    if dynamo is None:
-        dynamo = (options.target_opset or FUSED_OPSET) > LAST_TRACED_OPSET
+    dynamo = _by_dynamo(model, options, context.target.name)
     opset = options.target_opset or (FUSED_OPSET if dynamo else TORCHSCRIPT_OPSET)
-    export = _export_of(model, options, fused=dynamo and opset >= FUSED_OPSET).placed(options.device, options.torch_dtype)
-    export = export if options.dynamic else export.fixed()
+    fused = dynamo and opset >= FUSED_OPSET
     context.say(f"exporting at opset {opset} with {'torch.export' if dynamo else 'the tracing exporter'}")
+    if model.kind == "diffusers":
+        return convert_pipeline(
+            model,
+            lambda one: _exported(one.placed(options.device, options.torch_dtype), opset, dynamo, options, context),
+            options.external_data(),
+            context,
+            dynamic=options.dynamic,
+            fused=fused,
+            opset=opset,
+        )
+    export = _export_of(model, options, fused=fused).placed(options.device, options.torch_dtype)
+    export = export if options.dynamic else export.fixed()
     proto = _exported(export, opset, dynamo, options, context)
     write_graph(proto, context.output / "model.onnx", options.external_data())
     if model.kind == "hf":
@@ -118,6 +129,18 @@ def convert(model: ModelHandle, options: OnnxConversionOptions, context: PassCon
     for key in (*_OF_THE_SOURCE, *(ADAPTER_ATTRIBUTES if options.merge_adapter_weights else ())):
         attributes.pop(key, None)
     return ModelHandle("onnx", context.output, "model.onnx", model.task, attributes)
+
+
+def _by_dynamo(model: ModelHandle, options: OnnxConversionOptions, target: str) -> bool:
+    """Returns which exporter is used.
+
+    The fusions for pipelines that draw know what the older one writes. DirectML has kernels up to opset 21.
+    """
+    if options.use_dynamo_exporter is not None:
+        return options.use_dynamo_exporter
+    if options.target_opset is None:
+        return model.kind != "diffusers" and target != "directml"
+    return options.target_opset > LAST_TRACED_OPSET
 
 
 def _exported(
@@ -167,8 +190,8 @@ PASS = Pass(
     summary="Converts a PyTorch model to ONNX with torch.onnx, batch and sequence sizes left free.",
     options=OnnxConversionOptions,
     apply=convert,
-    takes=("hf", "pytorch"),
+    takes=("hf", "pytorch", "diffusers"),
     gives="onnx",
     packages=("torch", "transformers", "onnx", "onnxscript"),
-    version=2,
+    version=3,
 )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import inspect
-import io
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InvalidRecipe, Problem, RunFailed, TargetUnavailable
+from runner.models.files import read_graph
 from runner.passes.export.adapter_factors import has_factors, optimize_around_factors
 
 if TYPE_CHECKING:
@@ -196,14 +198,20 @@ def _program(export: Export, opset: int, optimize: bool) -> torch.onnx.ONNXProgr
 
 
 def _by_tracing(export: Export, opset: int, optimize: bool) -> onnx.ModelProto:
-    import onnx
+    """Exports through a file, beside which torch puts the weights of a graph that is too large for protobuf."""
+    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+        path = Path(folder) / "model.onnx"
+        _trace(export, opset, optimize, path)
+        return read_graph(path)
+
+
+def _trace(export: Export, opset: int, optimize: bool, path: Path) -> None:
     import torch
 
-    written = io.BytesIO()
     torch.onnx.export(
         export.module,
         export.args,
-        written,
+        str(path),
         kwargs=export.kwargs or None,
         dynamo=False,
         opset_version=opset,
@@ -212,7 +220,6 @@ def _by_tracing(export: Export, opset: int, optimize: bool) -> onnx.ModelProto:
         dynamic_axes={name: dict(axes) for name, axes in export.axes.items()} or None,
         do_constant_folding=optimize and not has_factors(export.module),
     )
-    return onnx.load_from_string(written.getvalue())
 
 
 def _dynamic_shapes(export: Export) -> Any:

@@ -192,6 +192,18 @@ def check_combination(options: ModelBuilderOptions, target: Target) -> None:
         )
     if chosen.get("exclude_lm_head") and chosen.get("include_hidden_states"):
         refuse("bad-combination", "exclude_lm_head and include_hidden_states exclude one another", "keep one of them")
+    if target.name == "directml" and options.precision in QUANTISED and chosen.get("shared_embeddings"):
+        refuse(
+            "bad-combination",
+            "shared_embeddings reads codes by GatherBlockQuantized, for which DirectML has no kernel",
+            "take it out: the embedding then stays in fp16",
+        )
+    if chosen.get("use_cuda_bf16") and options.precision == "int4" and chosen.get("algo_config", "default") != "default":
+        refuse(
+            "bad-combination",
+            f"{chosen['algo_config']} quantises no bf16 weights, which use_cuda_bf16 asks for",
+            "choose algo_config default, or take use_cuda_bf16 out",
+        )
     if options.precision == "int8" and chosen.get("use_qdq"):
         refuse("bad-combination", "int8 weights have no QDQ form", "take use_qdq out, or choose precision int4")
     if chosen.get("exclude_lm_head") and chosen.get("prune_lm_head"):
@@ -234,8 +246,9 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     source, checkpoint = model.folder, None
     if model.kind == "hf" and quantization_of(model.folder):
         source, checkpoint = _quantised_source(model, options, context)
-    share_head = not options.metadata_only and _shares_rows_of_head(options, chosen, checkpoint)
-    if share_head or (checkpoint and EMBEDDING in checkpoint.matrices):
+    codes_unread = context.target.name == "directml" and options.precision in QUANTISED  # no kernel of GatherBlockQuantized
+    share_head = not options.metadata_only and not codes_unread and _shares_rows_of_head(options, chosen, checkpoint)
+    if share_head or codes_unread or (checkpoint and EMBEDDING in checkpoint.matrices):
         chosen["shared_embeddings"] = False
     if checkpoint and HEAD not in checkpoint.matrices:
         context.say("the head stays in floating point; Rtn with lm_head would quantise it")
@@ -252,6 +265,8 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
         look_up_in_head(context.output / file)
     elif checkpoint and EMBEDDING in checkpoint.matrices:
         look_up_in_codes(context.output / file, checkpoint.matrices[EMBEDDING])
+    if context.target.name == "directml" and not options.metadata_only:
+        _lower_opset(context.output)
     _copy_beside(model.folder, context.output)
     config = _finish_config(context.output / "genai_config.json", options.search or {})
     return _handle(model, context.output, file, options.precision, config)
@@ -444,6 +459,18 @@ def _copy_graph(model: ModelHandle, output: Path) -> None:
     carry(model, output, graph=True)
 
 
+def _lower_opset(folder: Path) -> None:
+    """Calls graphs of opset 22 graphs of 21: it only adds bf16 to what operators take, and DirectML lacks kernels of it."""
+    import onnx
+
+    for path in sorted(folder.glob("*.onnx")):
+        model = onnx.load(path, load_external_data=False)
+        versions = {one.domain: one for one in model.opset_import}
+        if versions[""].version == 22:
+            versions[""].version = 21
+            onnx.save(model, path)
+
+
 BESIDE = ("special_tokens_map.json", "generation_config.json", "tokenizer.model")
 
 
@@ -485,4 +512,5 @@ PASS = Pass(
     takes=("hf", "onnx"),
     gives="genai",
     packages=("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers"),
+    version=3,
 )

@@ -53,13 +53,18 @@ class OnnxFloatToFloat16Options(ExternalDataOptions):
 
 
 def _apply(model: ModelHandle, options: OnnxFloatToFloat16Options, context: PassContext) -> ModelHandle:
+    upcast = model.attributes.get("force_upcast")
+
     def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
+        if upcast:
+            context.say("kept in fp32, since its configuration says that half precision overflows (force_upcast)")
+            return graph
         if is_half(graph):
             context.say(f"{name} is in half precision already")
             return graph
         return to_half(graph, **_arguments(graph, options))
 
-    return rewrite_each(model, context, change, options.external_data(), precision="fp16")
+    return rewrite_each(model, context, change, options.external_data(), precision="fp32" if upcast else "fp16")
 
 
 def is_half(model: onnx.ModelProto) -> bool:

@@ -139,7 +139,9 @@ def _optimized(
     before = _fused_operators(read_graph(model.folder / name, weights=False))
     fused = _fuse(model, name, options, context)
     context.say(_told(before, _fused_operators(fused.model)))
-    if options.float16:
+    if options.float16 and model.attributes.get("force_upcast"):
+        context.say("kept in fp32, since its configuration says that half precision overflows (force_upcast)")
+    elif options.float16:
         fused.convert_float_to_float16(
             keep_io_types=options.keep_io_types,
             op_block_list=options.force_fp32_ops,

@@ -18,7 +18,7 @@ from runner.models.quantized_checkpoint import WHOLE_ROW, Scheme, pack
 from runner.passes.declaration import PassContext
 from runner.passes.each_graph import rewrite_each
 from runner.passes.external_data import ExternalDataOptions
-from runner.passes.graph.node_names import check_node_names, meant
+from runner.passes.graph.node_names import check_node_names, entries_of, meant
 from runner.passes.graph.scopes import Scope, bodies, constant, drop_unread, maker
 from runner.passes.quantize.grid import Parts, nearest_codes, over_rows
 
@@ -121,6 +121,14 @@ class Blocks:
     excluded: tuple[str, ...] = ()
     own: Mapping[str, Scheme] = field(default_factory=dict)
 
+    def of_graph(self, name: str) -> Blocks | None:
+        """Returns what holds for the graph of that file name; None where nothing in it is named."""
+        named = tuple(entries_of(name, self.named))
+        if self.named and not named:
+            return None
+        own = {one: scheme for entry, scheme in self.own.items() for one in entries_of(name, [entry])}
+        return replace(self, named=named, excluded=tuple(entries_of(name, self.excluded)), own=own)
+
     def scheme_of(self, node: onnx.NodeProto) -> Scheme | None:
         """Returns how the weight of a node is quantised; None where it stays as it is."""
         kind = "MatMul" if node.op_type == "Gemm" else node.op_type
@@ -146,7 +154,8 @@ def quantize_blocks(model: ModelHandle, blocks: Blocks, options: BlockOptions, c
     total: Counter[str] = Counter()
 
     def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
-        done = quantize_weights(graph, blocks)
+        own = blocks.of_graph(name)
+        done = quantize_weights(graph, own) if own else Counter()
         total.update(done)
         context.say(f"{name}: {_told(done)}")
         return graph

@@ -25,4 +25,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("onnxruntime", "onnx"),
+    leaves=("vae_encoder", "vae_decoder"),  # convolutions and few small products, whose errors are seen in every pixel
 )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.errors import DataUnavailable
-from runner.models.files import LARGE, external_files, read_graph
+from runner.models.files import LARGE, external_files, read_graph, unlinked
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Batches, PassContext
 from runner.passes.each_graph import rewrite_each
-from runner.passes.graph.node_names import check_node_names, meant
+from runner.passes.graph.node_names import check_node_names, entries_of, meant
 from runner.passes.quantize.options import CalibrationOptions, QuantizationOptions
 from runner.recipe.config import DataConfig
 
@@ -27,14 +27,15 @@ TRANSFORMER_TYPES = ("Attention", "Conv", "EmbedLayerNormalization", "Gather", "
 _TRANSFORMER_EXTRA = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": list(TRANSFORMER_TYPES)}
 _TRANSFORMER_SIGNS = ("Attention", "GroupQueryAttention", "MultiHeadAttention", "Softmax")
 _MICROSOFT = "com.microsoft"
+_Options = TypeVar("_Options", bound=QuantizationOptions)
 
 
 def quantize_dynamic(model: ModelHandle, options: QuantizationOptions, context: PassContext) -> ModelHandle:
     """Quantises the weights of every graph; the ranges of activations are found at run time."""
     from onnxruntime import quantization
 
-    def quantize(name: str, written: Path) -> None:
-        source, graph = _prepared(model.folder / name, options, context.scratch / name)
+    def quantize(name: str, written: Path, options: QuantizationOptions) -> None:
+        source, graph = _prepared(model.folder / name, options, written.parent)
         quantization.quantize_dynamic(
             source,
             written,
@@ -59,8 +60,8 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
     """
     from onnxruntime import quantization
 
-    def quantize(name: str, written: Path) -> None:
-        source, graph = _prepared(model.folder / name, options, context.scratch / name)
+    def quantize(name: str, written: Path, options: CalibrationOptions) -> None:
+        source, graph = _prepared(model.folder / name, options, written.parent)
         transformer = any(node.op_type in _TRANSFORMER_SIGNS for node in graph.graph.node)
         weights_only = options.extra().get("MatMulConstBOnly", transformer)
         reader = calibration_reader(_batches(options, context))
@@ -93,7 +94,7 @@ def quantize_static(model: ModelHandle, options: CalibrationOptions, context: Pa
 
 
 def _each(
-    model: ModelHandle, options: QuantizationOptions, context: PassContext, quantize: Callable[[str, Path], None]
+    model: ModelHandle, options: _Options, context: PassContext, quantize: Callable[[str, Path, _Options], None]
 ) -> ModelHandle:
     """Quantises the graphs of a model that hold a node to quantise.
 
@@ -101,7 +102,8 @@ def _each(
         model: of kind `onnx` or `genai`.
         options: name nodes and say how weights are stored.
         context: its scratch folder gets what comes between.
-        quantize: `quantize(name, path)` writes the quantised form of the graph of that name to the path.
+        quantize: `quantize(name, path, options)` writes the quantised form of the graph of that name to the path; its options
+            name nodes of that graph only.
 
     Raises:
         InvalidRecipe: an option names a node that no graph has.
@@ -110,11 +112,15 @@ def _each(
     check_node_names(model, asked, context)
 
     def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
-        if options.nodes_to_quantize and not _chosen(options.nodes_to_quantize, graph):
+        own = options.model_copy(update={option: named and entries_of(name, named) for option, named in asked.items()})
+        if options.nodes_to_quantize and not _chosen(own.nodes_to_quantize, graph):
             return graph  # to ONNX Runtime, no name means all of them
+        if all(meant(node.name, own.nodes_to_exclude or ()) for node in graph.graph.node):
+            context.say(f"{name}: left as it is")
+            return graph
         folder = context.scratch / name
         folder.mkdir(parents=True)
-        quantize(name, folder / "quantized.onnx")
+        quantize(name, folder / "quantized.onnx", own)
         made = read_graph(folder / "quantized.onnx")
         context.say(f"{name}: {_told(made)}")
         return made
@@ -173,6 +179,7 @@ def calibration_reader(batches: Iterable[dict[str, Any]]) -> Any:
 
 def _prepared(path: Path, options: QuantizationOptions, folder: Path) -> tuple[Path, onnx.ModelProto]:
     """Returns the file to quantise, its constants folded and types inferred, and its graph without the weights."""
+    path = unlinked(path, folder / "source")
     if not options.quant_preprocess:
         return path, read_graph(path, weights=False)
     from onnxruntime.quantization.shape_inference import quant_pre_process

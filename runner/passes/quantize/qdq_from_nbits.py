@@ -12,7 +12,7 @@ from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.each_graph import rewrite_each
 from runner.passes.external_data import ExternalDataOptions
-from runner.passes.graph.node_names import check_node_names, meant
+from runner.passes.graph.node_names import check_node_names, entries_of, meant
 from runner.passes.graph.opset_version import at_least
 from runner.passes.graph.scopes import Scope, bodies, constant, drop_unread
 
@@ -41,7 +41,8 @@ def _apply(model: ModelHandle, options: MatMulNBitsToQDQOptions, context: PassCo
     check_node_names(model, {"nodes_to_exclude": options.nodes_to_exclude}, context)
 
     def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
-        done, left = to_qdq(graph, options)
+        own = options.model_copy(update={"nodes_to_exclude": entries_of(name, options.nodes_to_exclude or ())})
+        done, left = to_qdq(graph, own)
         context.say(f"{name}: {done} MatMulNBits became DequantizeLinear and MatMul" + (f"; {left} left alone" if left else ""))
         return at_least(graph, _BLOCKS_SINCE) if done else graph
 

@@ -88,7 +88,7 @@ def test_task_of_an_architecture() -> None:
 
 
 def test_every_auto_class_exists() -> None:
-    assert all(hasattr(transformers, task.auto_class) for task in TASKS.values())
+    assert all(hasattr(transformers, task.auto_class) for task in TASKS.values() if task.auto_class)
 
 
 def test_inputs_that_only_a_processor_knows(tmp_path: Path) -> None:

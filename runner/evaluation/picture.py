@@ -1,0 +1,72 @@
+"""How far the picture that a pipeline draws lies from the one of the PyTorch pipeline that it was made from."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from runner.evaluation.probe_drawing import PROMPTS
+from runner.models.diffusion_pipeline import DEFAULT_GUIDANCE, DrawingPipeline, Wanted
+from runner.models.diffusion_torch import load_pipeline
+from runner.models.handle import ModelHandle
+
+Picture = np.ndarray[Any, Any]
+
+STEPS = 4
+_PIXELS = 128  # edge of the picture: enough for every block of the models, few enough for the CPU
+_BEST = 120.0  # decibels: what is told of pictures that are the same
+
+
+class PictureParity:
+    """The picture of one source, against which those of steps are compared.
+
+    Args:
+        source: the `diffusers` source.
+        threads: threads to compute with.
+    """
+
+    def __init__(self, source: ModelHandle, threads: int) -> None:
+        self.source = source
+        self.threads = threads
+
+    def compare(self, model: ModelHandle) -> dict[str, Any]:
+        """Returns `psnr_db`, the peak signal-to-noise ratio of the model's picture to the source's, and what was drawn.
+
+        Both start from the same noise.
+
+        Raises:
+            RunFailed: the pipeline does not run.
+        """
+        drawn = DrawingPipeline(model, self.threads).draw(self._wanted)
+        return {"psnr_db": psnr(drawn, self._expected), "pixels": list(drawn.shape[:2]), "steps": STEPS}
+
+    @cached_property
+    def _wanted(self) -> Wanted:
+        guidance = DEFAULT_GUIDANCE[self.source.attributes["model_variant"]]
+        return Wanted(PROMPTS[0], None, STEPS, guidance, 0, _PIXELS, _PIXELS)
+
+    @cached_property
+    def _expected(self) -> Picture:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        wanted = self._wanted
+        pictures: Picture = load_pipeline(self.source)(
+            prompt=wanted.prompt,
+            num_inference_steps=wanted.steps,
+            guidance_scale=wanted.guidance,
+            height=wanted.height,
+            width=wanted.width,
+            generator=torch.Generator().manual_seed(wanted.seed),
+            output_type="np",
+        ).images
+        return pictures[0]
+
+
+def psnr(one: Picture, other: Picture) -> float:
+    """Returns the peak signal-to-noise ratio of two pictures from 0 to 1, in decibels; at most 120."""
+    error = float(np.square(one.astype(np.float64) - other.astype(np.float64)).mean())
+    return min(_BEST, -10.0 * math.log10(error)) if error else _BEST

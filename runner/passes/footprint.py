@@ -1,0 +1,344 @@
+"""What passes make of a model's size, and the memory they take for it: one rule a pass, in one literal table.
+
+The rules are arithmetic on numbers of weights and import no pass, so that a whole catalogue is estimated in an instant. Factors
+in them are measured; docs/engine.md says how well they fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from runner.models.weight_count import WeightCount
+
+Options = Mapping[str, Any]
+FLOAT_BYTES: Mapping[str, float] = {"fp32": 4, "float32": 4, "fp16": 2, "float16": 2, "bf16": 2, "bfloat16": 2}
+
+_SENSITIVE = 0.2  # share of a decoder's matrices that `mixed_layers` and `k_quant_mixed` keep in 8 bits
+_TORCH = 1.85  # times the weights in fp32 that a pass holds which loads, changes and writes them
+_DYNAMO = 350e6  # bytes that the newer exporter holds by itself
+_BUILDER = 240e6  # bytes that onnxruntime-genai and its builder hold by themselves
+_K_QUANT = 31  # bytes a weight of the largest matrix that k-quant computes with
+_NO_CODES = "directml"  # has no kernel that looks an embedding up in codes
+_FLOAT = 2.0  # bytes from which on a weight is not quantised
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model between two steps: its weights, and the bytes that a weight of each kind takes.
+
+    Attributes:
+        weights: how many there are of each kind.
+        embedding, head, linear, convolution, rest: bytes a weight, with its part of scales and zero points.
+        shared: a tied head and its embedding are stored once.
+        upgraded: share of the matrices that an earlier step chose for 8 bits.
+        share: share of the largest component, where components are worked on one at a time.
+    """
+
+    weights: WeightCount
+    embedding: float
+    head: float
+    linear: float
+    convolution: float
+    rest: float
+    shared: bool = True
+    upgraded: float = 0.0
+    share: float = 1.0
+
+    @classmethod
+    def plain(cls, weights: WeightCount, each: float, share: float = 1.0) -> Stored:
+        """Returns a model that stores all weights alike."""
+        return cls(weights, each, each, each, each, each, share=share)
+
+    @property
+    def size(self) -> float:
+        """Returns the bytes on disk."""
+        count = self.weights
+        head = count.head if not count.tied or self.shared else count.embedding
+        return (
+            count.embedding * self.embedding
+            + head * self.head
+            + count.linear * self.linear
+            + count.convolution * self.convolution
+            + count.rest * self.rest
+        )
+
+    @property
+    def in_fp32(self) -> float:
+        """Returns the bytes of all weights, or of the largest component's, in fp32."""
+        return 4.0 * self.weights.total * self.share
+
+    @property
+    def quantised(self) -> bool:
+        """Returns whether matrices are stored as codes."""
+        return self.linear < _FLOAT
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a step does.
+
+    Attributes:
+        stored: the model that it leaves.
+        memory: bytes that it holds at its peak, beside the worker's libraries.
+        scratch: bytes that it writes beside its result and takes away again.
+    """
+
+    stored: Stored
+    memory: float
+    scratch: float = 0.0
+
+
+Rule = Callable[[Stored, Options, str], Effect]  # the model that comes in, options, name of the target
+
+
+def in_blocks(bits: int, block: int, scale: float, zero_points: bool) -> float:
+    """Returns the bytes that a weight takes in blocks with one scale, and one zero point of as many bits, each."""
+    return bits / 8 + (scale + (bits / 8 if zero_points else 0)) / block
+
+
+# --- language models -------------------------------------------------------------------------------------------------
+
+
+def _builder_options(options: Options) -> dict[str, Any]:
+    """The builder's options that somebody set; those of extra_options win, and Olive's `int4_` names mean the same."""
+    named: dict[str, Any] = {}
+    for given in (options, options.get("extra_options") or {}):
+        named |= {key.removeprefix("int4_"): value for key, value in given.items() if value is not None}
+    if "tied_embeddings" in named:
+        named.setdefault("shared_embeddings", named["tied_embeddings"])
+    return named
+
+
+def _model_builder(model: Stored, options: Options, target: str) -> Effect:
+    chosen = _builder_options(options)
+    precision = str(chosen.get("precision", "fp32"))
+    if chosen.get("metadata_only"):
+        return Effect(model, 0)
+    around = FLOAT_BYTES.get(precision) or (4.0 if target == "cpu" else 2.0)
+    in_two_graphs = model.weights.convolution > 0  # Whisper: encoder and decoder
+    built = replace(Stored.plain(model.weights, around, model.share), shared=not in_two_graphs)
+    if model.quantised:
+        return _built_from_codes(model, built, around, target)
+    if precision in FLOAT_BYTES:
+        return Effect(built, _BUILDER + 1.3 * model.in_fp32)
+    tied, asked = model.weights.tied, chosen.get("shared_embeddings")
+    linear, head = _builder_scheme(chosen, 8 if precision == "int8" else 4, around)
+    shared = tied and target != _NO_CODES and (asked is not False if precision == "int4" else asked is True)
+    built = replace(built, linear=linear, head=head, embedding=head if shared else around, shared=shared)
+    head_rows = model.weights.head or model.weights.embedding
+    k_quant = _K_QUANT * head_rows if str(chosen.get("algo_config", "")).startswith("k_quant") else 0
+    return Effect(built, _BUILDER + (2.3 if precision == "int4" else 2.6) * model.in_fp32 + k_quant)
+
+
+def _builder_scheme(chosen: Options, bits: int, scale: float) -> tuple[float, float]:
+    """Returns the bytes of a weight of the matrices, and of the head."""
+    method = str(chosen.get("algo_config", "default"))
+    zero_points = method.startswith("k_quant") or chosen.get("is_symmetric") is False
+    mixed = chosen.get("matmul_mixed_precision") or {}
+    if isinstance(mixed, str):
+        mixed = dict(part.split(":", 1) for part in mixed.split(",") if ":" in part)
+    eight_head = mixed.get("last_matmul") == "int8" or method in ("rtn_last", "k_quant_last", "k_quant_mixed")
+    eight_layers = mixed.get("mixed_layers") == "int8" or method == "k_quant_mixed"
+    block = int(chosen.get("block_size", 32))
+    low, high = (in_blocks(width, block, scale, zero_points) for width in (bits, 8))
+    return (low + _SENSITIVE * (high - low) if eight_layers else low), (high if eight_head else low)
+
+
+def _built_from_codes(model: Stored, built: Stored, around: float, target: str) -> Effect:
+    """The builder keeps the codes of a quantised checkpoint; what is not quantised there gets the graph's own type."""
+    head = model.head if model.head < _FLOAT else around
+    embedding = model.embedding if model.embedding < _FLOAT and target != _NO_CODES else around
+    shared = model.shared and head < _FLOAT and target != _NO_CODES
+    made = replace(built, linear=model.linear, head=head, embedding=embedding, shared=shared)
+    return Effect(made, _BUILDER + 3.0 * made.size, scratch=model.size)
+
+
+def _codes(options: Options, bits: int, block: int, model: Stored) -> float:
+    """Bytes of a weight in Olive's checkpoint layout: scales are fp32."""
+    group = int(options.get("group_size") or block)
+    high = in_blocks(8, group, 4, zero_points=not options.get("sym"))
+    low = in_blocks(int(options.get("bits") or bits), group, 4, zero_points=not options.get("sym"))
+    return low + model.upgraded * max(0.0, high - low)
+
+
+def _gptq(model: Stored, options: Options, target: str) -> Effect:
+    each = _codes(options, 4, 128, model)
+    head = options.get("lm_head") and model.head >= _FLOAT
+    made = replace(model, linear=each, rest=4)
+    if head:
+        made = replace(made, head=each, shared=False)
+    return Effect(_float_in_fp32(made), _TORCH * model.in_fp32)
+
+
+def _rtn(model: Stored, options: Options, target: str) -> Effect:
+    each = _codes(options, 4, 128, replace(model, upgraded=0.0))
+    made = model if model.quantised else replace(model, linear=each)
+    if options.get("lm_head"):
+        made = replace(made, head=each, shared=model.shared and bool(options.get("embeds")))
+    if options.get("embeds"):
+        made = replace(made, embedding=each)
+    return Effect(_float_in_fp32(made), _TORCH * model.in_fp32)
+
+
+def _awq(model: Stored, options: Options, target: str) -> Effect:
+    if options.get("export_compatible"):
+        return _in_torch(model, options, target)
+    return _gptq(model, options, target)
+
+
+def _float_in_fp32(model: Stored) -> Stored:
+    """Checkpoints of quantised models keep what is not quantised in fp32."""
+
+    def wide(each: float) -> float:
+        return 4.0 if each >= _FLOAT else each
+
+    return replace(
+        model,
+        embedding=wide(model.embedding),
+        head=wide(model.head),
+        convolution=wide(model.convolution),
+        rest=wide(model.rest),
+    )
+
+
+def _in_torch(model: Stored, options: Options, target: str) -> Effect:
+    """The weights are loaded, changed and written in fp32."""
+    return Effect(Stored.plain(model.weights, 4, model.share), _TORCH * model.in_fp32)
+
+
+def _select(model: Stored, options: Options, target: str) -> Effect:
+    return Effect(replace(model, upgraded=_SENSITIVE), _TORCH * model.in_fp32)
+
+
+def _finetune(model: Stored, options: Options, target: str) -> Effect:
+    """Weights in fp32, activations, and an adapter with its optimiser's state; the adapter lies over the same weights."""
+    return Effect(model, 2.0 * model.in_fp32)
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+
+def _export(model: Stored, options: Options, target: str) -> Effect:
+    each = FLOAT_BYTES.get(str(options.get("torch_dtype") or "fp32"), 4)
+    exporter = 0 if options.get("use_dynamo_exporter") is False else _DYNAMO
+    return Effect(replace(Stored.plain(model.weights, each, model.share), shared=False), exporter + 5.0 * model.in_fp32)
+
+
+def _kept(copies: float) -> Rule:
+    """A pass that leaves the weights as they are and holds them so many times."""
+    return lambda model, options, target: Effect(model, copies * model.size * model.share)
+
+
+def _halved(model: Stored, options: Options, target: str) -> Effect:
+    half = replace(
+        model,
+        embedding=min(2.0, model.embedding),
+        head=min(2.0, model.head),
+        linear=min(2.0, model.linear),
+        convolution=min(2.0, model.convolution),
+        rest=min(2.0, model.rest),
+    )
+    return Effect(half, 2.5 * model.size * model.share)
+
+
+def _fused(model: Stored, options: Options, target: str) -> Effect:
+    fused = _halved(model, options, target) if options.get("float16") else Effect(model, 0)
+    return Effect(fused.stored, 8.5 * model.size * model.share)
+
+
+def _integers(default: tuple[str, ...]) -> Rule:
+    """8-bit weights with one scale a tensor or channel, of these operator types where the options name none."""
+
+    def rule(model: Stored, options: Options, target: str) -> Effect:
+        types = options.get("op_types_to_quantize") or default
+        made = model
+        if {"MatMul", "Gemm"} & set(types):
+            made = replace(made, linear=1, head=1)
+        if "Conv" in types:
+            made = replace(made, convolution=1)
+        if {"Gather", "EmbedLayerNormalization"} & set(types):
+            made = replace(made, embedding=1)
+        return Effect(made, 7.0 * model.size * model.share)
+
+    return rule
+
+
+def _blocks(bits: int, block: int, method: Literal["zero points", "symmetric"]) -> Rule:
+    """Block-quantised MatMul, with defaults of its options."""
+
+    def rule(model: Stored, options: Options, target: str) -> Effect:
+        width = int(options.get("bits") or bits)
+        size = int(options.get("block_size") or block)
+        zero_points = method == "zero points" or options.get("is_symmetric") is False
+        scale = 4.0 if model.rest >= 4 else 2.0
+        each = in_blocks(width, size, scale, zero_points)
+        return Effect(replace(model, linear=each, head=each, shared=False), 3.0 * model.size * model.share)
+
+    return rule
+
+
+def _static(model: Stored, options: Options, target: str) -> Effect:
+    if options.get("quant_mode") == "dynamic":
+        return _integers(("MatMul",))(model, options, target)
+    return _integers(("MatMul", "Conv", "Gemm", "Gather"))(model, options, target)
+
+
+def _inc(model: Stored, options: Options, target: str) -> Effect:
+    if options.get("approach") == "weight_only":
+        scheme = options.get("weight_only_config") or {}
+        named = {**options, "bits": scheme.get("bits"), "block_size": scheme.get("group_size")}
+        return _blocks(4, 32, "zero points")(model, named, target)
+    return _static(model, options, target)
+
+
+_GRAPH = _kept(2.0)
+
+SOURCE_STEPS = ("ImportCtranslate2", "ImportGguf")  # their result is the source: it is compared with nothing
+
+RULES: Mapping[str, Rule] = {
+    "AddOliveMetadata": _GRAPH,
+    "Awq": _awq,
+    "CaptureSplitInfo": _kept(1.0),
+    "ComposeOnnxModels": _GRAPH,
+    "DoRA": _finetune,
+    "DynamicToFixedShape": _GRAPH,
+    "ExtractAdapters": _GRAPH,
+    "Gptq": _gptq,
+    "GraphSurgeries": _GRAPH,
+    "ImportCtranslate2": _in_torch,
+    "ImportGguf": _in_torch,
+    "IncDynamicQuantization": _integers(("MatMul",)),
+    "IncQuantization": _inc,
+    "IncStaticQuantization": _static,
+    "LoHa": _finetune,
+    "LoKr": _finetune,
+    "LoRA": _finetune,
+    "MatMulNBitsToQDQ": _GRAPH,
+    "MergeAdapterWeights": _in_torch,
+    "MixedPrecisionOverrides": _GRAPH,
+    "ModelBuilder": _model_builder,
+    "OnnxBlockWiseRtnQuantization": _blocks(4, 128, "symmetric"),
+    "OnnxConversion": _export,
+    "OnnxDynamicQuantization": _integers(("MatMul",)),
+    "OnnxFloatToFloat16": _halved,
+    "OnnxHqqQuantization": _blocks(4, 128, "zero points"),
+    "OnnxIODataTypeConverter": _GRAPH,
+    "OnnxKQuantQuantization": _blocks(4, 32, "zero points"),
+    "OnnxOpVersionConversion": _GRAPH,
+    "OnnxPeepholeOptimizer": _GRAPH,
+    "OnnxQuantization": _static,
+    "OnnxQuantizationPreprocess": _GRAPH,
+    "OnnxStaticQuantization": _static,
+    "OrtMixedPrecision": _halved,
+    "OrtSessionParamsTuning": _GRAPH,
+    "OrtTransformersOptimization": _fused,
+    "QLoRA": _finetune,
+    "QuaRot": _in_torch,
+    "Rtn": _rtn,
+    "SelectiveMixedPrecision": _select,
+    "SliceGPT": _in_torch,
+    "SparseGPT": _in_torch,
+    "SplitModel": _GRAPH,
+}

@@ -1,0 +1,85 @@
+"""For which ONNX operators, versions and element types an execution provider has kernels: facts read from a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_TABLE = Path(__file__).with_name("operator_kernels.json")
+ONNX_DOMAIN = "ai.onnx"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel.
+
+    Attributes:
+        first: the operator's version that it is for.
+        last: the last version that it serves as well; None where it serves the first only.
+        types: for a type variable or parameter of the operator's schema, the element types (``float16``) that it takes.
+    """
+
+    first: int
+    last: int | None
+    types: Mapping[str, frozenset[str]]
+
+    def covers(self, since: int) -> bool:
+        """Says whether it is for the operator as version `since` defines it.
+
+        ONNX Runtime takes a kernel without a last version for no later definition of its operator.
+        """
+        return self.first == since or (self.last is not None and self.first < since <= self.last)
+
+    def takes(self, types: Mapping[str, Set[str]]) -> bool:
+        """Says whether it takes a node's element types, by type variable and parameter; what is unknown fits."""
+        return all(types.get(name, frozenset()) <= allowed for name, allowed in self.types.items())
+
+
+@dataclass(frozen=True)
+class ProviderKernels:
+    """The kernels of one provider.
+
+    Attributes:
+        version: version or commit of ONNX Runtime that they are of.
+        operators: kernels by domain (``ai.onnx`` for ONNX's own) and operator.
+    """
+
+    version: str
+    operators: Mapping[tuple[str, str], tuple[Kernel, ...]]
+
+    def of(self, domain: str, operator: str) -> tuple[Kernel, ...]:
+        """Returns the kernels of an operator, in any version and for any types."""
+        return self.operators.get((domain or ONNX_DOMAIN, operator), ())
+
+    def serve(self, domain: str, operator: str, since: int, types: Mapping[str, Set[str]]) -> bool:
+        """Says whether there is a kernel for an operator as version `since` defines it, with these element types."""
+        return any(kernel.covers(since) and kernel.takes(types) for kernel in self.of(domain, operator))
+
+
+@cache
+def kernels_of(provider: str) -> ProviderKernels:
+    """Returns the kernels of an execution provider.
+
+    Raises:
+        KeyError: the table does not know the provider.
+    """
+    table = json.loads(_TABLE.read_text(encoding="utf-8"))
+    types = [frozenset(listed.split()) for listed in table["types"]]
+    told = table["providers"][provider]
+    operators = {
+        (domain, operator): tuple(
+            Kernel(first, last, {name: types[at] for name, at in constraints.items()}) for first, last, constraints in kernels
+        )
+        for domain, by_name in told["operators"].items()
+        for operator, kernels in by_name.items()
+    }
+    return ProviderKernels(told["onnxruntime"], operators)
+
+
+def table_digest() -> str:
+    """Returns the sha256 of the table."""
+    return hashlib.sha256(_TABLE.read_bytes()).hexdigest()

@@ -1,0 +1,134 @@
+"""Speech from end to end on a tiny Whisper: built, quantised by part, transcribing, benchmarked, tried."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from runner.bench.bench import Contest, bench
+from runner.cli import run_command
+from runner.data.sound import SAMPLE_RATE, wav_bytes
+from runner.errors import InvalidRecipe
+from runner.evaluation.transcribers import open_transcriber
+from runner.models.files import read_graph
+from runner.models.handle import ModelHandle
+from runner.models.transcription import hears
+from runner.models.twin import architecture_of
+from runner.passes import table
+from runner.passes.declaration import PassContext
+from runner.passes.export.tiny_twin import make_twin
+from runner.recipe.info import Evaluation
+from runner.targets.target import TARGETS
+
+TASK = "automatic-speech-recognition"
+ENCODER_ONLY = {"op_types_to_quantize": ["MatMul"], "nodes_to_exclude": ["decoder.onnx:*"]}
+
+
+def applied(name: str, model: ModelHandle, folder: Path, **options: Any) -> ModelHandle:
+    output, scratch = folder / name / "output", folder / name / "scratch"
+    output.mkdir(parents=True)
+    scratch.mkdir()
+    pass_ = table.get(name)
+    context = PassContext(output, scratch, TARGETS["cpu"], 2, lambda _: iter(()), lambda _: None)
+    return pass_.apply(model, pass_.options.model_validate(options), context)
+
+
+def operators(model: ModelHandle, file: str) -> Counter[str]:
+    return Counter(node.op_type for node in read_graph(model.folder / file, weights=False).graph.node)
+
+
+def noise(seconds: float, seed: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(int(seconds * SAMPLE_RATE))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    return make_twin(architecture_of("openai/whisper-tiny"), TASK, tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def built(source: ModelHandle, tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    return applied("ModelBuilder", source, tmp_path_factory.mktemp("built"), precision="fp32")
+
+
+def test_encoder_and_decoder_are_quantised_differently(built: ModelHandle, tmp_path: Path) -> None:
+    halfway = applied("OnnxDynamicQuantization", built, tmp_path, **ENCODER_ONLY)
+    assert operators(halfway, "encoder.onnx")["MatMulInteger"] > 0
+    assert operators(halfway, "decoder.onnx") == operators(built, "decoder.onnx")
+    whole = applied("OnnxKQuantQuantization", halfway, tmp_path, bits=8)
+    assert operators(whole, "encoder.onnx") == operators(halfway, "encoder.onnx")
+    assert operators(whole, "decoder.onnx")["MatMulNBits"] > 0
+
+
+def test_block_quantisation_keeps_to_the_graph_that_is_named(built: ModelHandle, tmp_path: Path) -> None:
+    made = applied("OnnxBlockWiseRtnQuantization", built, tmp_path, nodes_to_include=["encoder.onnx:*/mlp/*"], block_size=16)
+    assert operators(made, "encoder.onnx")["MatMulNBits"] == 4
+    assert operators(made, "decoder.onnx")["MatMulNBits"] == 0
+
+
+def test_a_name_that_no_graph_has_is_an_error(built: ModelHandle, tmp_path: Path) -> None:
+    real = replace(built, attributes={key: value for key, value in built.attributes.items() if key != "twin_of"})
+    with pytest.raises(InvalidRecipe, match=r"no node 'decoder\.onnx:\*/nothing'"):
+        applied("OnnxDynamicQuantization", real, tmp_path, nodes_to_exclude=["decoder.onnx:*/nothing"])
+
+
+def test_weights_with_several_hard_links_are_quantised(built: ModelHandle, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in built.folder.iterdir():
+        os.link(file, linked / file.name)
+    for name in ("encoder", "decoder"):  # weights in files of their own, as large models have them
+        graph = read_graph(linked / f"{name}.onnx")
+        (linked / f"{name}.onnx").unlink()
+        (linked / f"{name}.onnx.data").unlink(missing_ok=True)
+        onnx.save(graph, linked / f"{name}.onnx", save_as_external_data=True, location=f"{name}.onnx.data", size_threshold=256)
+        os.link(linked / f"{name}.onnx.data", tmp_path / f"{name}.again")
+    made = applied("OnnxDynamicQuantization", replace(built, folder=linked), tmp_path, op_types_to_quantize=["MatMul"])
+    assert operators(made, "decoder.onnx")["MatMulInteger"] > 0
+
+
+def test_both_sides_hear_the_same(source: ModelHandle, built: ModelHandle) -> None:
+    assert hears(built.folder)
+    texts = [open_transcriber(model, 2).text(noise(2, 1)) for model in (source, built)]
+    assert isinstance(texts[0], str)
+    assert all(isinstance(text, str) for text in texts)
+
+
+def test_a_benchmark_tells_word_errors_and_real_time_factor(source: ModelHandle, built: ModelHandle, tmp_path: Path) -> None:
+    clips = tmp_path / "speech"
+    clips.mkdir()
+    (clips / "one.wav").write_bytes(wav_bytes(noise(2, 1)))
+    (clips / "transcripts.txt").write_text("one.wav the first clip\n")
+    contest = Contest(
+        output=built, source=source, recipe="tiny", variant=None, model_id=None, evaluation=Evaluation(speech="speech"),
+        gates={}, folder=tmp_path, target=TARGETS["cpu"], threads=2, rounds=1,
+    )  # fmt: skip
+    found = {row.name: row for row in bench(contest).rows}
+    assert list(found) == ["rtf", "wer", "size", "load", "peak_rss"]
+    assert found["rtf"].about == "1 clips, 2 s, greedy"
+    assert found["wer"].about == "1 clips, 3 words"
+    assert found["wer"].baseline is not None
+
+
+class TestTry:
+    def test_a_sound_is_written_down(self, built: ModelHandle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "sound.wav").write_bytes(wav_bytes(noise(31, 3)))
+        assert run_command(["try", str(built.folder), str(tmp_path / "sound.wav"), "--json"]) == 0
+        (told,) = json.loads(capfd.readouterr().out)
+        assert told["sound_s"] == pytest.approx(31)
+        assert set(told) == {"input", "text", "sound_s", "seconds"}
+
+    def test_a_text_called_wav_is_one_error(
+        self, built: ModelHandle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "text.wav").write_text("nobody speaks")
+        assert run_command(["try", str(built.folder), str(tmp_path / "text.wav")]) == 1
+        assert "is no readable wav file" in capfd.readouterr().err
