@@ -29,7 +29,7 @@ from runner.recipe.info import Evaluation
 from runner.targets.target import TARGETS
 
 TASK = "automatic-speech-recognition"
-ENCODER_ONLY = {"op_types_to_quantize": ["MatMul"], "nodes_to_exclude": ["decoder.onnx:*"]}
+ENCODER_ONLY = {"op_types_to_quantize": ["MatMul", "Attention"], "reduce_range": True, "nodes_to_exclude": ["decoder.onnx:*"]}
 
 
 def applied(name: str, model: ModelHandle, folder: Path, **options: Any) -> ModelHandle:
@@ -62,10 +62,12 @@ def built(source: ModelHandle, tmp_path_factory: pytest.TempPathFactory) -> Mode
 def test_encoder_and_decoder_are_quantised_differently(built: ModelHandle, tmp_path: Path) -> None:
     halfway = applied("OnnxDynamicQuantization", built, tmp_path, **ENCODER_ONLY)
     assert operators(halfway, "encoder.onnx")["MatMulInteger"] > 0
+    assert operators(halfway, "encoder.onnx")["QAttention"] == operators(built, "encoder.onnx")["Attention"] > 0
     assert operators(halfway, "decoder.onnx") == operators(built, "decoder.onnx")
     whole = applied("OnnxKQuantQuantization", halfway, tmp_path, bits=8)
     assert operators(whole, "encoder.onnx") == operators(halfway, "encoder.onnx")
     assert operators(whole, "decoder.onnx")["MatMulNBits"] > 0
+    assert isinstance(open_transcriber(whole, 2).text(noise(1, 1)), str)
 
 
 def test_block_quantisation_keeps_to_the_graph_that_is_named(built: ModelHandle, tmp_path: Path) -> None:

@@ -163,6 +163,8 @@ def packages_of(info: Info, target: Target, configs: Mapping[str, str]) -> list[
 
 def _packages_of_config(variant: Variant, configs: Mapping[str, str]) -> Iterator[str]:
     config = json.loads(configs[variant.file])
+    if config["input_model"]["type"] == "DiffusersModel":
+        yield "diffusers"
     if any(data.get("type") == "HuggingfaceContainer" for data in config.get("data_configs", ())):
         yield "datasets"
     for step in config["passes"].values():

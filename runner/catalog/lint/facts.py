@@ -173,7 +173,7 @@ RULES = (
     ),
     Rule(
         "origin-is-known", "should", "The recipe that this one was copied from is in the catalogue.",
-        "`recipe diff` compares with it.", "correct 'origin.recipe'",
+        "`recipe diff ID` compares with it.", "correct 'origin.recipe'",
         of_recipe=_origin_is_known,
     ),
 )  # fmt: skip

@@ -163,4 +163,5 @@ PASS = Pass(
     gives=None,
     packages=("onnxruntime", "onnx", "torch"),
     data_options=("data_config",),
+    version=2,
 )

@@ -193,6 +193,7 @@ def _prepared(path: Path, options: QuantizationOptions, folder: Path) -> tuple[P
         save_as_external_data=bool(external_files(path)),
     )
     graph = _with_types(read_graph(prepared, weights=False))
+    _drop_needless_attributes(graph)
     prepared.write_bytes(graph.SerializeToString())
     return prepared, graph
 
@@ -209,6 +210,23 @@ def _with_types(graph: onnx.ModelProto) -> onnx.ModelProto:
         if node.domain == _MICROSOFT and node.output[0] not in known:
             graph.graph.value_info.append(onnx.helper.make_tensor_value_info(node.output[0], _float_type(graph), None))
     return onnx.shape_inference.infer_shapes(graph)
+
+
+def _drop_needless_attributes(graph: onnx.ModelProto) -> None:
+    """Takes off the fused Attention what says the default: equal sizes of query, key and value, a rotation of no dimensions.
+
+    With these attributes ONNX Runtime's quantiser leaves an Attention alone, or makes one that does not load.
+    """
+    import onnx
+
+    for node in graph.graph.node:
+        if node.op_type != "Attention" or node.domain != _MICROSOFT:
+            continue
+        for attribute in list(node.attribute):
+            value = onnx.helper.get_attribute_value(attribute)
+            equal_sizes = attribute.name == "qkv_hidden_sizes" and len(set(value)) == 1
+            if equal_sizes or (attribute.name == "rotary_embedding_dim" and not value):
+                node.attribute.remove(attribute)
 
 
 def _float_type(graph: onnx.ModelProto) -> int:

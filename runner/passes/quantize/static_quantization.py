@@ -15,4 +15,5 @@ PASS = Pass(
     gives=None,
     packages=("onnxruntime", "onnx"),
     data_options=("data_config",),
+    version=2,
 )
