@@ -179,6 +179,8 @@ def show_outcome(outcome: Outcome) -> None:
             console.print(
                 f"{told['step']}: {picture['psnr_db']:.1f} dB PSNR to the source, {drawn}", highlight=False, soft_wrap=True
             )
+    if written := (outcome.receipt["steps"][-1].get("parity") or {}).get("generated"):
+        console.print(f"generation: {written} tokens written by onnxruntime-genai", highlight=False, soft_wrap=True)
     if structure := outcome.receipt.get("structure"):
         console.print(f"structure: {summary(structure, plan.target.name)}", highlight=False, soft_wrap=True)
         for note in structure["notes"]:

@@ -12,6 +12,7 @@ from runner.errors import RunFailed
 from runner.evaluation.picture import PictureParity
 from runner.evaluation.probe_inputs import NoProbe, Shape, probe_inputs, random_inputs
 from runner.evaluation.probe_outputs import (
+    GENERATED,
     genai_outputs,
     graph_outputs,
     graph_shapes,
@@ -56,8 +57,8 @@ class Parity:
 
         Returns:
             `numeric` True and, for each output of both, `max_abs_diff`, `cosine` and, for logits, `top1_agreement` (the share
-            of positions or examples whose best class is the same); or `numeric` False and the `reason` why only the graph's
-            loading was checked.
+            of positions or examples whose best class is the same), and `generated`, the number of tokens that
+            onnxruntime-genai wrote with it; or `numeric` False and the `reason` why only the graph's loading was checked.
 
         Raises:
             RunFailed: ``output-does-not-run``, ``output-not-finite`` or ``output-shape-differs``.
@@ -74,7 +75,8 @@ class Parity:
             if self.target == "cpu" and ("no kernel" in str(reason) or _NO_KERNEL in str(reason)):
                 raise RunFailed("output-does-not-run", f"{model.path}: {reason}") from reason
             return {"numeric": False, "reason": str(reason), "outputs": {}}
-        return {"numeric": True, "inputs": {name: list(array.shape) for name, array in inputs.items()}, "outputs": outputs}
+        told = {"numeric": True, "inputs": {name: list(array.shape) for name, array in inputs.items()}, "outputs": outputs}
+        return {**told, "generated": found[GENERATED].size} if GENERATED in found else told
 
     def _compare_parts(self, model: ModelHandle) -> dict[str, Any]:
         """Returns the same of a pipeline, every name led by its component's; and how far the picture lies from the source's."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
+GENERATED = "generated"  # what a model of onnxruntime-genai writes by itself
 DECODED = 8  # tokens fed one at a time behind the prompt, through the key-value cache
 WHILE_DECODING = "logits_while_decoding"
 
@@ -64,7 +65,11 @@ def _output_names(model: ModelHandle, count: int) -> list[str]:
 
 
 def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], threads: int) -> Arrays:
-    """Returns the logits [1, tokens, vocabulary] of a prompt run at once, and those of its last tokens run one by one.
+    """Returns the logits of a prompt run at once, those of its last tokens run one by one, and what the model writes by itself.
+
+    Returns:
+        `logits` [1, tokens, vocabulary], `logits_while_decoding` [1, 8, vocabulary], and `GENERATED`, ids [1, up to 8] that are
+        written greedily behind the prompt.
 
     Raises:
         NoProbe: the graph has no logits, or wants embeddings instead of tokens.
@@ -81,7 +86,8 @@ def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], thread
     tokens = [int(token) for token in inputs["input_ids"][0]]
     session = GenerationSession(model.folder, threads, every_position=True, on_cpu=True)
     decoded = session.last_logits(tokens[:-DECODED], tokens[-DECODED:])
-    return {"logits": session.all_logits(tokens)[None], WHILE_DECODING: decoded[None, 1:]}
+    written = [token.id for token in session.generate(tokens[:-DECODED], DECODED, do_sample=False)]
+    return {"logits": session.all_logits(tokens)[None], WHILE_DECODING: decoded[None, 1:], GENERATED: np.array([written])}
 
 
 def graph_shapes(session: onnxruntime.InferenceSession) -> dict[str, Shape]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.data.sound import SAMPLE_RATE, wav_bytes
 from runner.models.handle import ModelHandle
 from runner.models.inputs import read_facts
+from runner.models.transcription import TranscriptionSession
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +37,9 @@ def speech_inputs(folder: Path) -> Arrays:
 
 
 def speech_outputs(model: ModelHandle, parts: Mapping[str, Any], inputs: Mapping[str, NDArray[Any]], threads: int) -> Arrays:
-    """Returns the `logits` [1, tokens, vocabulary] and what the encoder heard, `encoder_last_hidden_state`.
+    """Returns the `logits` [1, tokens, vocabulary], what the encoder heard, and what is written for a second of noise.
+
+    The last, `generated`, has a true for each token that onnxruntime-genai writes [1, up to 8].
 
     Args:
         model: a genai folder of an encoder and a decoder.
@@ -58,4 +63,6 @@ def speech_outputs(model: ModelHandle, parts: Mapping[str, Any], inputs: Mapping
         elif name.startswith("past"):
             given[name] = np.zeros([axis if isinstance(axis, int) else 1 if at == 0 else 0 for at, axis in enumerate(shape)])
     logits = graph_outputs(decoder, given)["logits"]
-    return {"logits": logits, "encoder_last_hidden_state": heard["hidden_states"]}
+    noise = wav_bytes(np.random.default_rng(_SEED).standard_normal(SAMPLE_RATE).astype(np.float32) / 10)
+    written = [True for _ in islice(TranscriptionSession(model.folder, threads, on_cpu=True).transcribe(noise), _STEPS)]
+    return {"logits": logits, "encoder_last_hidden_state": heard["hidden_states"], "generated": np.array([written])}

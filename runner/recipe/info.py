@@ -147,7 +147,7 @@ class Lifecycle(Model):
     """How far a recipe is to be relied on."""
 
     status: Literal["draft", "tested", "deprecated"] = Field(
-        description="draft: not reviewed yet; tested: every variant passes its smoke run in CI; deprecated: kept, not recommended"
+        description="draft: not reviewed; tested: every variant passes its smoke run in CI; deprecated: kept, not recommended"
     )
     reason: str | None = Field(None, description="why it is deprecated, and what to use instead")
 
