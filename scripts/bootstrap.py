@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LEAST_PYTHON = (3, 11)
 ATTEMPTS = 4
+TARGETS = ("cpu", "cuda", "directml")
 
 
 def main() -> None:
@@ -25,14 +26,15 @@ def main() -> None:
         sys.exit(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed (make setup PYTHON=python3.12)")
     venv: Path = options.venv.absolute()
     stamp = venv / ".installed-from"
-    state = _state(options.extras)
+    lock = _lock(options.extras)
+    state = _state(options.extras, lock)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
         print(f"{venv} is up to date")
         return
     if not _python(venv).exists():
         print(f"creating {venv}", flush=True)
         _create(venv)
-    _install(venv, options.extras)
+    _install(venv, options.extras, lock)
     stamp.write_text(state, encoding="utf-8")
     print(f"{venv} is ready")
 
@@ -44,11 +46,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _state(extras: str) -> str:
+def _lock(extras: str) -> Path:
+    """The versions that were tested for the target among the extras; those of the CPU where there is none."""
+    target = next((one for one in extras.split(",") if one in TARGETS), TARGETS[0])
+    return ROOT / "constraints" / f"{target}.txt"
+
+
+def _state(extras: str, lock: Path) -> str:
     """What the environment is made from: the interpreter, the extras and the content of two files."""
     whole = hashlib.sha256(f"{sys.version}\n{extras}\n{ROOT}\n".encode())
-    for name in ("pyproject.toml", "constraints/cpu.txt"):
-        whole.update((ROOT / name).read_bytes())
+    for path in (ROOT / "pyproject.toml", lock):
+        whole.update(path.read_bytes())
     return whole.hexdigest()
 
 
@@ -62,10 +70,10 @@ def _create(venv: Path) -> None:
         sys.exit("Python's venv module did not work; on Debian and Ubuntu: apt install python3-venv")
 
 
-def _install(venv: Path, extras: str) -> None:
+def _install(venv: Path, extras: str, lock: Path) -> None:
     """Installs the runner in place with the locked versions; pip keeps what it downloaded before an error."""
     command = [str(_python(venv)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "5"]
-    command += ["--constraint", str(ROOT / "constraints" / "cpu.txt"), "--editable", f"{ROOT}[{extras}]"]
+    command += ["--constraint", str(lock), "--editable", f"{ROOT}[{extras}]"]
     for attempt in range(1, ATTEMPTS + 1):
         print(f"installing the runner and the locked versions into {venv}", flush=True)
         if subprocess.run(command, check=False).returncode == 0:

@@ -36,7 +36,7 @@ def clone(tmp_path: Path) -> Path:
 
 def _stamp(clone: Path) -> Path:
     """Writes the stamp that a finished installation leaves."""
-    script = "import bootstrap; print(bootstrap._state('cpu,dev'))"
+    script = "import bootstrap; print(bootstrap._state('cpu,dev', bootstrap._lock('cpu,dev')))"
     environment = {**os.environ, "PYTHONPATH": str(clone / "scripts")}
     state = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
     stamp = clone / ".venv" / ".installed-from"
@@ -57,7 +57,7 @@ def test_setup_is_due_again_when_the_lock_changes(clone: Path) -> None:
     stamp = _stamp(clone)
     lock = clone / "constraints" / "cpu.txt"
     lock.write_text(lock.read_text(encoding="utf-8") + "one-more==1.0\n", encoding="utf-8")
-    script = "import bootstrap; print(bootstrap._state('cpu,dev'))"
+    script = "import bootstrap; print(bootstrap._state('cpu,dev', bootstrap._lock('cpu,dev')))"
     environment = {**os.environ, "PYTHONPATH": str(clone / "scripts")}
     state = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
     assert state.strip() != stamp.read_text(encoding="utf-8")

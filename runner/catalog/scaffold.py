@@ -24,10 +24,10 @@ from runner.models.twin_table import Twin
 from runner.recipe.folder import info_file
 from runner.recipe.info import Info
 from runner.recipe.yaml_text import scalar
-from runner.targets.target import TARGETS, Target
+from runner.targets.target import TARGETS, Target, target_name
 from runner.templating.clone import PIPELINE_SUFFIX, Clone
 from runner.templating.environment import render
-from runner.templating.kinds import KINDS, Kind, kind_of, precision_of, scheme_for, schemes, short_name
+from runner.templating.kinds import KINDS, Kind, kind_of, precision_of, scheme_for, schemes
 from runner.templating.pipeline import render_config
 from runner.templating.recipe import Rendering, render_recipe
 
@@ -283,7 +283,7 @@ def _variants_of(wish: Wish, kind: Kind, task: str, known: Published, clone: Clo
     """
     chosen = _of_template(wish, clone) if wish.pipeline else list(_products(wish, kind, known.twin, clone))
     for number, (target, scheme, pipeline) in enumerate(chosen):
-        name = f"{short_name(target)}-{scheme}"
+        name = f"{target_name(target.provider)}-{scheme}"
         gate = kind.gate(task, scheme, target)
         yield {
             "name": name,
@@ -301,9 +301,9 @@ def _of_template(wish: Wish, clone: Clone) -> list[tuple[Target, str, str]]:
     pipeline = str(wish.pipeline)
     if pipeline not in clone.pipelines:
         raise UsageError("unknown-pipeline", f"there is no pipeline '{pipeline}'", did_you_mean(pipeline, clone.pipelines))
-    target = next((one for one in TARGETS.values() if f"-{short_name(one)}-" in pipeline), None)
+    target = next((one for one in TARGETS.values() if f"-{target_name(one.provider)}-" in pipeline), None)
     wanted = list(wish.targets) or [target or TARGETS["cpu"]]
-    scheme = pipeline.partition(f"-{short_name(target)}-")[2] if target else (wish.precisions or ["fp32"])[0]
+    scheme = pipeline.partition(f"-{target_name(target.provider)}-")[2] if target else (wish.precisions or ["fp32"])[0]
     wrong = [one.name for one in wanted if target is not None and one is not target]
     if wrong:
         raise UsageError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from runner.models.tasks import TEXT_ONLY
 from runner.passes.graph.transformers_optimization import LOOKS_LIKE
-from runner.targets.target import Target
+from runner.targets.target import Target, target_name
 
 # What onnxruntime-genai's builder makes of a language model, with what this runner adds to it.
 GENERATORS = (
@@ -109,11 +109,6 @@ def kind_of(task: str, architecture: str) -> Kind | None:
     )
 
 
-def short_name(target: Target) -> str:
-    """Returns what names of pipelines and variants call a target."""
-    return "dml" if target.name == "directml" else target.name
-
-
 def precision_of(scheme: str) -> str:
     """Returns the precision that a scheme begins with: `int8` of `int8-static`."""
     return scheme.partition("-")[0]
@@ -123,7 +118,7 @@ def schemes(kind: Kind, target: Target, pipelines: Sequence[str]) -> dict[str, s
     """Returns scheme to pipeline, of those that serve the kind on a target; the kind's own come before those it shares."""
     found: dict[str, str] = {}
     for name in (kind.name, *kind.also):
-        prefix = f"{name}-{short_name(target)}-"
+        prefix = f"{name}-{target_name(target.provider)}-"
         for pipeline in pipelines:
             if pipeline.startswith(prefix):
                 found.setdefault(pipeline.removeprefix(prefix), pipeline)
