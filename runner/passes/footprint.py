@@ -93,6 +93,9 @@ class Effect:
 Rule = Callable[[Stored, Options, str], Effect]  # the model that comes in, options, name of the target
 
 
+_HALF = 2.0  # bytes of the smallest floating-point weight
+
+
 def in_blocks(bits: int, block: int, scale: float, zero_points: bool) -> float:
     """Returns the bytes that a weight takes in blocks with one scale, and one zero point of as many bits, each."""
     return bits / 8 + (scale + (bits / 8 if zero_points else 0)) / block
@@ -265,8 +268,8 @@ def _integers(default: tuple[str, ...]) -> Rule:
     return rule
 
 
-def _blocks(bits: int, block: int, method: Literal["zero points", "symmetric"]) -> Rule:
-    """Block-quantised MatMul, with defaults of its options."""
+def _blocks(bits: int, block: int, method: Literal["zero points", "symmetric"], *, gathers: bool = False) -> Rule:
+    """Block-quantised MatMul, with defaults of its options, and embedding, where it `gathers`. Integers stay as they are."""
 
     def rule(model: Stored, options: Options, target: str) -> Effect:
         width = int(options.get("bits") or bits)
@@ -274,7 +277,14 @@ def _blocks(bits: int, block: int, method: Literal["zero points", "symmetric"]) 
         zero_points = method == "zero points" or options.get("is_symmetric") is False
         scale = 4.0 if model.rest >= 4 else 2.0
         each = in_blocks(width, size, scale, zero_points)
-        return Effect(replace(model, linear=each, head=each, shared=False), 3.0 * model.size * model.share)
+        left = replace(
+            model,
+            linear=each if model.linear >= _HALF else model.linear,
+            head=each if model.head >= _HALF else model.head,
+            embedding=each if gathers and model.embedding >= _HALF else model.embedding,
+            shared=model.shared and model.head < _HALF,
+        )
+        return Effect(left, 3.0 * model.size * model.share)
 
     return rule
 
@@ -319,7 +329,7 @@ RULES: Mapping[str, Rule] = {
     "MergeAdapterWeights": _in_torch,
     "MixedPrecisionOverrides": _GRAPH,
     "ModelBuilder": _model_builder,
-    "OnnxBlockWiseRtnQuantization": _blocks(4, 128, "symmetric"),
+    "OnnxBlockWiseRtnQuantization": _blocks(4, 128, "symmetric", gathers=True),
     "OnnxConversion": _export,
     "OnnxDynamicQuantization": _integers(("MatMul",)),
     "OnnxFloatToFloat16": _halved,

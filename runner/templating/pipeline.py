@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.errors import InvalidRecipe, Place, Problem, did_you_mean
+from runner.models.weight_count import count_weights
 from runner.recipe.info import Info, Variant
 from runner.templating.clone import PIPELINE_SUFFIX, Clone
 from runner.templating.environment import pretty_json, render
@@ -48,7 +49,7 @@ def misnamed(info: Info, variant: Variant, clone: Clone) -> Iterator[tuple[tuple
 
 def _pipeline_config(info: Info, variant: Variant, clone: Clone) -> dict[str, Any]:
     name = f"pipelines/{variant.pipeline}{PIPELINE_SUFFIX}"
-    text = render(clone.templates, name, {"info": info, "variant": variant})
+    text = render(clone.templates, name, {"info": info, "variant": variant, "tied": _tied(info)})
     try:
         config: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError as error:
@@ -56,6 +57,12 @@ def _pipeline_config(info: Info, variant: Variant, clone: Clone) -> dict[str, An
         cause = f"variant {variant.name} of {info.name} does not render to JSON: {error.msg} at '{line}'"
         raise InvalidRecipe(Problem("bad-rendering", cause, Place(str(clone.templates / name)))) from None
     return config
+
+
+def _tied(info: Info) -> bool:
+    """Whether the head is the embedding; also where the architecture is not known well enough to say."""
+    counted = count_weights(info.model.id, info.model.task)
+    return counted is None or counted.tied
 
 
 def _named_parts(config: Mapping[str, Any]) -> list[str]:

@@ -33,6 +33,18 @@ def _of_page(clone: Path, text: str, page: str = "README.md") -> list[Problem]:
     return [problem for problem in problems if problem.rule != "overviews-are-rendered"]
 
 
+def test_a_template_that_makes_an_invalid_config_is_named_before_it_is_rendered(clone: Path) -> None:
+    template = clone / "templates" / "pipelines" / "encoder-cpu-fp32.json.j2"
+    text = template.read_text(encoding="utf-8").replace('"opt_level"', '"opt_levle"')
+    template.write_text(text, encoding="utf-8")
+    (problem,) = _of_page(clone, "# Title\n")
+    assert problem.rule == "templates-are-valid"
+    assert "has no 'opt_levle'" in problem.cause
+    line = text[: text.index("opt_levle")].count("\n") + 1
+    assert problem.place is not None and problem.place.file.endswith(template.name) and problem.place.line == line
+    assert problem.remedy is not None and "opt_level" in problem.remedy
+
+
 def _of_command(clone: Path, *lines: str, language: str = "bash") -> list[Problem]:
     """What is found in a page whose one block holds these lines, the first of which is the fourth of the page."""
     return _of_page(clone, "\n".join(["# Title", "", f"```{language}", *lines, "```", ""]))

@@ -93,6 +93,15 @@ def test_settings_lie_over_the_pipeline() -> None:
     assert config["data_configs"][0]["load_dataset_config"]["data_name"] == "text"
 
 
+@pytest.mark.parametrize(("folder", "quantised"), [("phi/phi-4", True), ("qwen/qwen3-4b", False)])
+def test_an_embedding_that_is_not_tied_is_quantised_apart(folder: str, quantised: bool) -> None:
+    path = ROOT / "recipes" / folder
+    info, _ = read_info(path / "info.yml")
+    variant = info.variant("cpu-int4")
+    assert variant is not None
+    assert ("embedding" in json.loads(render_config(info, variant, clone_of(path)))["passes"]) is quantised
+
+
 def test_a_setting_of_null_takes_a_pass_away() -> None:
     info, variant = _static(quantize=None, calibration=None)
     config = json.loads(render_config(info, variant, clone_of(MINILM)))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from itertools import zip_longest
 from pathlib import Path
 
 from runner.catalog.lint.rule import Fault, Faults, Rule, faults_of
 from runner.catalog.lint.subject import Catalogue, Subject, target_of_variant
 from runner.errors import InvalidRecipe, Place, did_you_mean
+from runner.passes.table import options_of
+from runner.recipe.info import Info, Variant
+from runner.recipe.load import load_config
 from runner.targets.target import Target, target_named
-from runner.templating.clone import PIPELINE_SUFFIX, normal_name
+from runner.templating.clone import PIPELINE_SUFFIX, Clone, normal_name
 from runner.templating.pages import render_pages
+from runner.templating.pipeline import render_config
 from runner.templating.recipe import Rendering, misnamed_of, requirements_file, targets_of
 
 _BRINGS_RUNNER = ("-e ", "onnx-recipes @ ")
@@ -41,6 +46,43 @@ def _pages_are_rendered(catalogue: Catalogue) -> Faults:
             yield from _differs(rendering, "run 'recipe render'")
     except InvalidRecipe as error:
         yield from faults_of(error, Place(str(catalogue.root)))
+
+
+def _templates_are_valid(catalogue: Catalogue) -> Faults:
+    """Loads one config a pipeline as its template makes it today, which the files on disk may not be yet."""
+    seen: set[str] = set()
+    for entry in catalogue.entries:
+        for variant in entry.info.recipes:
+            if variant.pipeline in {*seen, None} or variant.pipeline not in catalogue.clone.pipelines:
+                continue
+            seen.add(variant.pipeline)
+            yield from _of_template(entry.info, variant, entry.folder / variant.file, catalogue.clone)
+
+
+def _of_template(info: Info, variant: Variant, config: Path, clone: Clone) -> Faults:
+    try:
+        text = render_config(info, variant, clone)
+    except InvalidRecipe:
+        return  # told by is-rendered, with the template's line
+    if config.is_file() and config.read_text(encoding="utf-8") == text:
+        return  # checked by config-loads
+    template = clone.templates / "pipelines" / f"{variant.pipeline}{PIPELINE_SUFFIX}"
+    with tempfile.TemporaryDirectory() as scratch:
+        rendered = Path(scratch, config.name)
+        rendered.write_text(text, encoding="utf-8")
+        try:
+            load_config([rendered], options_of)
+        except InvalidRecipe as error:
+            for problem in error.problems:
+                yield Fault(f"{problem.rule}: {problem.cause}", _line_of(problem.cause, template), problem.remedy)
+
+
+def _line_of(cause: str, template: Path) -> Place:
+    """The first line of a template that holds a name which a cause quotes."""
+    names = re.findall(r"'([^']+)'", cause)
+    lines = template.read_text(encoding="utf-8").splitlines()
+    number = next((at for at, line in enumerate(lines, start=1) if any(f'"{name}"' in line for name in names)), None)
+    return Place(str(template), number)
 
 
 def _differs(rendering: Rendering, fix: str) -> Faults:
@@ -127,6 +169,11 @@ RULES = (
         "What is edited by hand is lost with the next rendering.",
         "change the template or info.yml, then run 'recipe render'",
         of_recipe=_is_rendered,
+    ),
+    Rule(
+        "templates-are-valid", "must", "What a pipeline's template makes today is a valid config.",
+        "The next rendering would break every recipe that uses it.", "correct the template",
+        of_clone=_templates_are_valid,
     ),
     Rule(
         "overviews-are-rendered", "must", "recipes/README.md and .github/CODEOWNERS are as the recipes make them.",
