@@ -45,6 +45,16 @@ def test_a_template_that_makes_an_invalid_config_is_named_before_it_is_rendered(
     assert problem.remedy is not None and "opt_level" in problem.remedy
 
 
+@pytest.mark.parametrize("name", ["all-minilm-l6-v2.cpu.int8-dynamic", "minilm/ALL-MINILM-L6-V2/directml-fp16"])
+def test_every_spelling_of_a_name_is_understood(clone: Path, name: str) -> None:
+    assert _of_command(clone, f"recipe show {name}") == []
+
+
+def test_a_sentence_may_name_a_verb_alone(clone: Path) -> None:
+    assert _of_page(clone, "# Title\n\n`recipe new` makes a folder.\n") == []
+    assert [problem.rule for problem in _of_page(clone, "# Title\n\n`recipe nwe` makes a folder.\n")] == ["commands-are-valid"]
+
+
 def _of_command(clone: Path, *lines: str, language: str = "bash") -> list[Problem]:
     """What is found in a page whose one block holds these lines, the first of which is the fourth of the page."""
     return _of_page(clone, "\n".join(["# Title", "", f"```{language}", *lines, "```", ""]))

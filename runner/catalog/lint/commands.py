@@ -15,6 +15,7 @@ import click
 from runner.catalog.lint.markdown import Block, Page
 from runner.catalog.lint.rule import Fault, Faults, Rule
 from runner.catalog.lint.subject import Catalogue, Subject
+from runner.catalog.names import readings, variant_key
 from runner.errors import Place, RecipeError, did_you_mean, nearest
 from runner.recipe.info import Info
 
@@ -92,7 +93,15 @@ def _of_pages(pages: Iterable[Page], commands: click.Group, infos: Sequence[Info
         for number, line in page.prose:
             place = Place(str(page.path), number)
             for quoted in _QUOTED.findall(line):
+                if _is_mention(quoted, commands):
+                    continue
                 yield from (Fault(cause, place, fix) for cause, fix in dict.fromkeys(_of_line(quoted, scene)))
+
+
+def _is_mention(quoted: str, commands: click.Group) -> bool:
+    """Says whether a sentence only names a verb that there is, without what it would be called with."""
+    _, *verbs = quoted.split()
+    return len(verbs) == 1 and commands.get_command(click.Context(commands), verbs[0]) is not None
 
 
 def _command_lines(block: Block) -> Iterator[tuple[int, str]]:
@@ -224,19 +233,20 @@ def _of_recipe_word(word: str, values: dict[str, Any], scene: _Scene) -> Told:
     if word.startswith((".", "/", "~")) or _CONFIG.fullmatch(word):
         yield from scene.missing(word)
         return
-    head, _, tail = word.rpartition("/")
-    info = _named(word, scene) or _named(head, scene)
-    if info is None:
+    found = next(((info, rest) for name, rest in readings(word) if (info := _named(name, scene))), None)
+    if found is None:
         names = [name for one in scene.infos for name in (one.name, *one.aliases)]
         yield f"there is no recipe '{word}'", did_you_mean(word.partition("/")[0], names)
         return
-    variant = values.get("variant") or (None if _named(word, scene) else tail)
-    if variant and not is_placeholder(variant) and info.variant(variant) is None:
-        yield f"{info.name} has no variant '{variant}'", did_you_mean(variant, [one.name for one in info.recipes])
+    info, rest = found
+    variant = values.get("variant") or rest
+    known = [one.name for one in info.recipes]
+    if variant and not is_placeholder(variant) and variant_key(variant) not in map(variant_key, known):
+        yield f"{info.name} has no variant '{variant}'", did_you_mean(variant, known)
 
 
-def _named(word: str, scene: _Scene) -> Info | None:
-    last = word.rpartition("/")[2].lower()
+def _named(name: str, scene: _Scene) -> Info | None:
+    last = name.rpartition("/")[2]
     return next((one for one in scene.infos if last in (one.name.lower(), *map(str.lower, one.aliases))), None)
 
 
