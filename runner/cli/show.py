@@ -19,6 +19,12 @@ from runner.targets.target import target_name
 if TYPE_CHECKING:
     from runner.recipe.info import Info, Provenance
 
+_STATUS = {
+    "draft": "draft: not reviewed yet",
+    "tested": "tested: every variant passes its smoke run; 'measured' says on what figures were taken",
+    "deprecated": "deprecated",
+}
+
 
 @click.command()
 @recipe_argument
@@ -89,7 +95,7 @@ def _print_facts(found: Found, info: Info) -> None:
         _print_fact("access", gating, from_where.gated)
     if model.download_mb is not None:
         _print_fact("download", short_size(model.download_mb * 1e6), from_where.download_mb)
-    _print_fact("status", info.lifecycle.status)
+    _print_fact("status", _STATUS[info.lifecycle.status])
     for name, told in (("aliases", info.aliases), ("keywords", info.keywords), ("maintainers", info.maintainers)):
         if told:
             _print_fact(name, ", ".join(told))

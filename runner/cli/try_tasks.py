@@ -108,13 +108,13 @@ def _tell_generated(asked: Asked, text: str, prompt: int, times: list[float]) ->
 
 
 def _embed(asked: Asked) -> None:
-    from runner.evaluation.retention import pooled
-    from runner.models.inputs import read_facts
+    from runner.evaluation.retention import pooled, unit
+    from runner.models.inputs import pools_first_token
 
     encoded = _encode(asked)
     hidden = next(iter(_run(asked, encoded).values()))
-    first_token = bool(read_facts(asked.model.folder / "1_Pooling").get("pooling_mode_cls_token"))
-    vectors = pooled(hidden, encoded["attention_mask"], first_token) if hidden.ndim == 3 else hidden
+    first_token = pools_first_token(asked.model.folder)
+    vectors = pooled(hidden, encoded["attention_mask"], first_token) if hidden.ndim == 3 else unit(hidden)
     similarities = (vectors @ vectors.T).tolist()
     if asked.as_json:
         _print_json({"inputs": asked.inputs, "vectors": vectors.tolist(), "cosine": similarities})
