@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.catalog.discover import Entry, list_entries, read_entry
+from runner.catalog.names import NAME_REMEDY, is_name
 from runner.catalog.published import published
-from runner.catalog.scaffold import MODEL_ID, NAME, maintainer, title_of
+from runner.catalog.scaffold import MODEL_ID, maintainer, title_of
 from runner.errors import InvalidRecipe, UsageError
 from runner.models.digest import sha256_of_file
 from runner.models.lock import NAME as LOCK
@@ -90,8 +91,12 @@ def copy_recipe(origin: Entry, name: str, root: Path | None, into: Path | None =
 
 
 def _check(name: str, model: str | None, root: Path | None) -> None:
-    if not NAME.fullmatch(name):
-        raise UsageError("bad-name", f"'{name}' cannot be a recipe's name", "use small letters, digits, '.', '-' and '_'")
+    if not is_name(name):
+        raise UsageError(
+            "bad-name",
+            f"'{name}' cannot be a recipe's name",
+            NAME_REMEDY,
+        )
     if model is not None and not MODEL_ID.fullmatch(model):
         raise UsageError("bad-model-id", f"'{model}' is no Hugging Face id", "write it as Org/Name")
     taken = (

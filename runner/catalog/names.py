@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+NAME_REMEDY = "use small letters, digits, '.', '-' and '_', as in granite-3.3-2b-instruct; NAME.cpu.int4 is a variant's"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LONGEST = 200  # characters: anything longer is a text, no name
 _NEAR = 0.6
 _AS_NEAR = 0.15  # by how much less a further name may be near
@@ -27,6 +29,11 @@ def readings(word: str) -> Iterator[tuple[str, str | None]]:
         return
     for mark in reversed(list(_BEFORE_VARIANT.finditer(word))):
         yield word[: mark.start()], word[mark.end() :]
+
+
+def is_name(text: str) -> bool:
+    """Returns whether a text can be a recipe's name: letters, digits, dots, hyphens, and no variant's name."""
+    return _NAME.fullmatch(text) is not None and len(list(readings(text))) == 1
 
 
 def variant_key(name: str) -> str:

@@ -16,6 +16,7 @@ import yaml
 
 from runner.catalog.discover import Entry, list_entries, quick_info
 from runner.catalog.licences import licence_named
+from runner.catalog.names import NAME_REMEDY, is_name
 from runner.catalog.published import Fact, Published, download_from, published
 from runner.errors import InvalidRecipe, RecipeError, UsageError, did_you_mean, nearest
 from runner.models.tasks import TASKS, WITH_PAST
@@ -31,7 +32,6 @@ from runner.templating.kinds import KINDS, Kind, kind_of, precision_of, scheme_f
 from runner.templating.pipeline import render_config
 from runner.templating.recipe import Rendering, render_recipe
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HANDLE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,37}[A-Za-z0-9])?")
 _SCRIPT = "user_script.py"
@@ -200,9 +200,13 @@ def _check_words(wish: Wish) -> None:
         remedy = "write it as Org/Name, as in ibm-granite/granite-3.3-2b-instruct, or name a folder with a config.json"
         raise UsageError("bad-model-id", f"'{wish.model}' is neither a Hugging Face id nor such a folder", remedy)
     for flag, text in (("--name", wish.name), ("--family", wish.family)):
-        if text is not None and not NAME.fullmatch(text):
+        if text is not None and not is_name(text):
             cause = f"{flag}: '{text}' cannot be the name of a folder here"
-            raise UsageError("bad-name", cause, "use small letters, digits, '.', '-' and '_', as in granite-3.3-2b-instruct")
+            raise UsageError(
+                "bad-name",
+                cause,
+                NAME_REMEDY,
+            )
     if wish.task is not None and wish.task.removesuffix(WITH_PAST) not in TASKS:
         raise UsageError("unknown-task", f"there is no task '{wish.task}'", did_you_mean(wish.task, TASKS))
 

@@ -23,13 +23,16 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 def copy(word: str, name: str, model: str | None, into: Path | None) -> None:
     """Copy RECIPE, without its results, to a new recipe NAME that remembers where it is from."""
     from runner.catalog.copies import copy_recipe
+    from runner.catalog.overviews import write_overviews
 
     origin = find_entry(word, catalog())
-    made = copy_recipe(origin, name, catalog_or_none(catalog()), into, model)
+    inside = catalog_or_none(catalog())
+    made = copy_recipe(origin, name, inside, into, model)
+    if inside:
+        write_overviews(inside)
     click.echo(f"{name} in {made.folder}, a copy of {origin.info.name}")
     for note in made.notes:
         click.echo(f"note: {note}")
-    inside = catalog_or_none(catalog())
     known = name if inside and made.folder.resolve().is_relative_to(inside) else str(made.folder)
     click.echo(f"next: edit info.yml, then recipe render {known}, recipe diff {known}, recipe check {known}")
 

@@ -102,8 +102,9 @@ def _check(catalogue: Catalogue, folders: Sequence[Path] | None) -> tuple[list[F
 
     checked = list(lint_catalogue(catalogue, folders))
     findings = [finding for _, found in checked for finding in found]
-    ours = folders is None and (catalogue.clone.root / "recipes").resolve() == catalogue.root
-    return findings + (lint_clone(catalogue) if ours else []), [folder for folder, _ in checked]
+    if folders is None and catalogue.is_the_clones:
+        findings += lint_clone(catalogue)
+    return list(dict.fromkeys(findings)), [folder for folder, _ in checked]  # a template's error is every recipe's
 
 
 def _compare(catalogue: Catalogue, folders: Sequence[Path]) -> Comparison:

@@ -61,6 +61,7 @@ def new(
     Variants are every --target with every --precision, where a pipeline serves both. What is not said is decided from the
     model's architecture, and told.
     """
+    from runner.catalog.overviews import write_overviews
     from runner.catalog.scaffold import Wish, draft
     from runner.templating.clone import clone_of
 
@@ -80,6 +81,7 @@ def new(
 
     made = _asking(wish, attempt)
     made.write()
+    write_overviews(root)
     _tell(made)
     _lint(made)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.catalog.discover import Entry, catalog_root, find_entry, list_entries
+from runner.catalog.discover import Entry, catalog_or_none, catalog_root, find_entry, list_entries
 from runner.cli.options import catalog, catalog_option, complete_ids
 from runner.errors import InvalidRecipe
 
@@ -69,12 +69,11 @@ def _renderings(words: Sequence[str]) -> Iterator[Rendering]:
     from runner.templating.pages import render_pages
     from runner.templating.recipe import render_recipe
 
-    entries = chosen_entries(words)
-    for entry in entries:
+    for entry in chosen_entries(words):
         yield from render_recipe(entry.folder, entry.family, entry.info, clone_of(entry.folder))
-    if not words:
-        root = catalog_root(catalog())
-        yield from render_pages(root, entries, clone_of(root))
+    root = catalog_or_none(catalog())
+    if root is not None:
+        yield from render_pages(root, list_entries(root).entries, clone_of(root))
 
 
 @click.command()

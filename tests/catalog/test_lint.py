@@ -178,7 +178,7 @@ def test_template_with_an_error(clone: Path) -> None:
     line = _edit(
         clone / "templates" / "pipelines" / "encoder-cpu-fp32.json.j2", "{% endcall %}", "{{ info.nothing }}\n{% endcall %}"
     )
-    assert ("names-are-known", f"encoder-cpu-fp32.json.j2:{line}") in _found(clone)
+    assert _found(clone) == [("is-rendered", f"encoder-cpu-fp32.json.j2:{line}")]
 
 
 def test_requirement_that_is_not_the_tested_one(clone: Path) -> None:
@@ -300,3 +300,16 @@ def test_recipe_written_by_hand_is_linted_too(make_recipe: Callable[..., Path], 
     rules = {finding.problem.rule for finding in lint_folder(catalogue, folder / "info.yml")}
     assert "is-rendered" not in rules
     assert {"readme-has-commands", "sample-data-is-licensed", "requirements-are-pinned"} <= rules
+
+
+def test_a_name_like_a_variants_is_refused(clone: Path) -> None:
+    folder = _other_recipe(clone, "all-minilm-l6-v2.cpu.int8")
+    assert ("names-are-readable", "info.yml:2") in [
+        (finding.problem.rule, re.sub(r".*/", "", str(finding.problem.place)))
+        for finding in lint_folder(Catalogue.at(clone / "recipes", cli), folder / "info.yml")
+    ]
+
+
+def test_a_licence_that_nobody_knows_is_a_hint(clone: Path) -> None:
+    place = _edit_info(clone, "licence: Apache-2.0", "licence: Bogus-9")
+    assert ("licence-is-classified", place) in _found(clone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from runner.catalog.licences import UNCLASSIFIED, licence_named
 from runner.catalog.lint.rule import Fault, Faults, Rule
 from runner.catalog.lint.subject import Subject
 from runner.errors import did_you_mean
@@ -32,6 +33,12 @@ def _licence_is_stated(subject: Subject) -> Faults:
     if not same_licence(model.licence, card.licence):
         cause = f"{model.id} comes under its maker's own licence, {card.licence}, not {model.licence}"
         yield Fault(cause, subject.place("model", "licence"), f"write '{card.licence}'")
+
+
+def _licence_is_classified(subject: Subject) -> Faults:
+    licence = subject.info.model.licence
+    if licence.strip().lower() not in _NO_LICENCE and licence_named(licence).category == UNCLASSIFIED:
+        yield Fault(f"nothing is known of the licence '{licence}'", subject.place("model", "licence"))
 
 
 def same_licence(one: str, other: str) -> bool:
@@ -128,6 +135,12 @@ RULES = (
         "licence-is-stated", "must", "info.yml states the licence, and that the model is gated where its family is.",
         "Whoever builds on a model must know its terms first.", "correct 'licence' and 'gated'",
         of_recipe=_licence_is_stated, elsewhere="should",
+    ),
+    Rule(
+        "licence-is-classified", "should", "The licence is in the table that `recipe ls --license CATEGORY` filters by.",
+        "A misspelt one is found by nobody, and says nothing of what it allows.",
+        "correct its name, or add it to runner/catalog/licences.py with its category",
+        of_recipe=_licence_is_classified,
     ),
     Rule(
         "facts-are-stated", "must", "info.yml states parameters and download size, and the context of a model that reads text.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runner.bench.scenarios import FIGURES
-from runner.catalog.lint.rule import Fault, Faults, Rule, faults_of
+from runner.catalog.lint.rule import Fault, Faults, Rule
 from runner.catalog.lint.subject import Subject, target_of_variant
+from runner.catalog.names import is_name
 from runner.errors import InvalidRecipe, Place, did_you_mean
 from runner.models.tasks import TASKS
 from runner.templating.recipe import misnamed_of
@@ -31,6 +32,12 @@ def _names_are_unique(subject: Subject) -> Faults:
         taken.setdefault(name.lower(), "this recipe itself")
 
 
+def _names_are_readable(subject: Subject) -> Faults:
+    for name, place in _own_names(subject):
+        if not is_name(name.lower()):
+            yield Fault(f"'{name}' is no name for a recipe, or would be read as a variant of another", place)
+
+
 def _own_names(subject: Subject) -> Iterator[tuple[str, Place]]:
     yield subject.info.name, subject.place("name")
     for number, alias in enumerate(subject.info.aliases):
@@ -49,8 +56,8 @@ def _names_are_known(subject: Subject) -> Faults:
     try:
         for number, path, problem in misnamed_of(subject.info, subject.clone):
             yield Fault(problem.cause, problem.place or subject.place("recipes", number, *path), problem.remedy)
-    except InvalidRecipe as error:
-        yield from faults_of(error, subject.place("recipes"))
+    except InvalidRecipe:
+        return  # the template's error, told by is-rendered
 
 
 def _variants_are_named(subject: Subject) -> Faults:
@@ -76,6 +83,11 @@ RULES = (
         "names-are-unique", "must", "No two recipes share a name or an alias, whatever its case.",
         "A name on the command line must lead to one recipe.", "give one of them another name",
         of_recipe=_names_are_unique,
+    ),
+    Rule(
+        "names-are-readable", "must", "A name has letters, digits, dots and hyphens, and is no variant's (`NAME.cpu.int4`).",
+        "The command line takes what follows a target for a variant.", "choose another name",
+        of_recipe=_names_are_readable,
     ),
     Rule(
         "names-are-known", "must", "Task, gates, pipeline and settings have names that something reads.",

@@ -63,6 +63,11 @@ class Catalogue:
         """Returns the clone that the catalogue lies in."""
         return clone_of(self.root / "any" if self.root else Path("any"))
 
+    @property
+    def is_the_clones(self) -> bool:
+        """Returns whether this is the catalogue of the clone that it lies in, with whose pages it belongs together."""
+        return self.root is not None and self.root.resolve() == self.clone.root.resolve() / "recipes"
+
     @cached_property
     def pages(self) -> Sequence[Page]:
         """Returns the documentation of the clone itself: its top folder, docs/ and the overview of recipes."""
