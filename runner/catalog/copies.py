@@ -156,6 +156,11 @@ def _write(origin: Entry, folder: Path, info: str, model: str | None) -> None:
             if model is not None:
                 content = content.replace(json.dumps(origin.info.model.id), json.dumps(model))
             target.write_text(content, encoding="utf-8", newline="\n")
+        elif name == "README.md":
+            named = re.sub(
+                rf"(?<![\w.-]){re.escape(origin.info.name)}(?![\w.-])", folder.name, path.read_text(encoding="utf-8")
+            )
+            target.write_text(named, encoding="utf-8", newline="\n")
         elif path.resolve() != origin.file.resolve():
             shutil.copyfile(path, target)
     (folder / origin.file.name).write_text(info, encoding="utf-8", newline="\n")
@@ -171,4 +176,4 @@ def _render(folder: Path, root: Path | None) -> Iterator[str]:
     for rendering in render_recipe(folder, entry.family, entry.info, clone):
         rendering.write()
     if not folder.resolve().is_relative_to(clone.root.resolve()):
-        yield "outside of the clone README.md and requirements stay the origin's: change its name in them yourself"
+        yield "outside of the clone README.md and requirements are the origin's, under the new name: edit what else differs"

@@ -15,15 +15,12 @@ from runner.errors import ModelUnavailable, UsageError
 from runner.models.checkpoint import check_safetensors
 from runner.models.hub import cached_snapshot, download_config
 from runner.models.model_cards import card_of
-from runner.models.twin import architecture_of, is_known
+from runner.models.twin import architecture_of, context_of, is_known
 from runner.models.twin_table import Twin
 from runner.models.weight_count import count_weights
 from runner.recipe.info import HubSource
 
 _HALF_PRECISION_TASKS = ("text-generation",)  # published in 16 bits a weight, as a rule; the others in 32
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_target_positions")
-_CONTEXT_BY_DEFAULT = {"distilbert": 512}  # where config.json need not say it
-_POSITIONS_FROM_TWO = ("roberta", "xlm-roberta", "mpnet", "camembert")
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def _from_shapes(known: Published, model: str, task: str) -> None:
     counted = count_weights(str(known.folder or model), task)
     if counted is not None:
         known.facts.setdefault("parameters", Fact(counted.total, "architecture", "counted on the architecture's shapes"))
-    if not known.twin.stands_in and (context := _context(known.twin)) is not None:
+    if not known.twin.stands_in and (context := context_of(known.twin)) is not None:
         known.facts.setdefault("context_length", Fact(context, "config.json", "positions of its config.json"))
 
 
@@ -145,12 +142,6 @@ def download_from(parameters: int, task: str) -> Fact:
 def megabytes(size: int) -> float:
     """Returns bytes as MB, to a tenth; small sizes to four digits, so that none becomes nothing."""
     return round(size / 1e6, 1) if size >= 1e6 else float(f"{size / 1e6:.4g}")
-
-
-def _context(twin: Twin) -> int | None:
-    facts = twin.facts.get("text_config", twin.facts)
-    found = next((int(facts[name]) for name in _CONTEXT if facts.get(name)), _CONTEXT_BY_DEFAULT.get(twin.model_type))
-    return found - 2 if found and twin.model_type in _POSITIONS_FROM_TWO else found
 
 
 def _measure(folder: Path) -> tuple[int, int] | None:

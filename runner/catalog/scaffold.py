@@ -28,7 +28,7 @@ from runner.recipe.yaml_text import scalar
 from runner.targets.target import TARGETS, Target, target_name
 from runner.templating.clone import PIPELINE_SUFFIX, Clone
 from runner.templating.environment import render
-from runner.templating.kinds import KINDS, Kind, kind_of, precision_of, scheme_for, schemes
+from runner.templating.kinds import KINDS, Kind, kind_named, kind_of, precision_of, scheme_for, schemes
 from runner.templating.pipeline import render_config
 from runner.templating.recipe import Rendering, render_recipe
 
@@ -248,8 +248,7 @@ def _task_of(wish: Wish, twin: Twin) -> tuple[str, str]:
 def _kind_for(wish: Wish, task: str, twin: Twin) -> Kind:
     """The kind whose pipelines serve the model; where a template was named, the one that its name begins with."""
     if wish.pipeline:
-        named = next((kind for kind in KINDS if wish.pipeline.startswith(f"{kind.name}-")), None)
-        return kind_of(task, twin.model_type) or named or KINDS[0]
+        return kind_of(task, twin.model_type) or kind_named(wish.pipeline) or KINDS[0]
     kind = kind_of(task, twin.model_type)
     if kind is None:
         served = "; ".join(f"{one.name}: {', '.join(one.tasks)}" for one in KINDS)

@@ -157,9 +157,9 @@ class _Look:
         return any(name.startswith(("templates/", "constraints/", "runner/")) for name in self._shared)
 
     def documents(self) -> bool:
-        """Says whether a page changed that belongs to no recipe, or something that pages tell of."""
-        pages = [name for name in self._shared if name.endswith(".md") and not name.startswith("recipes/")]
-        return bool(pages) or self.all_folders()
+        """Says whether a page of no recipe changed, or something that pages tell of: recipes that came or went, too."""
+        of_pages = any(name.endswith(".md") or name.startswith("recipes/") for name in self._shared)
+        return of_pages or self.all_folders() or bool(self.folders())
 
     def own(self) -> list[Candidate]:
         """Returns the variants of recipes whose facts, scripts or data changed."""

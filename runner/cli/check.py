@@ -187,7 +187,7 @@ def _lint(report: Report) -> None:
 
     catalogue = Catalogue.at(catalog_or_none(catalog()), cli)
     checked = list(lint(catalogue, report.selection.folders)) if report.selection.folders else []
-    if report.selection.documents or (report.selection.folders and catalogue.is_the_clones):
+    if report.selection.documents:
         checked.append((catalogue.clone.root, lint_clone(catalogue)))
     for folder, findings in checked:
         broken = [finding.problem for finding in findings if finding.severity == "must"]

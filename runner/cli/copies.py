@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from runner.catalog.discover import Entry, catalog_or_none, find_entry
+from runner.catalog.discover import Entry, catalog_or_none, find_entry, named_variant
 from runner.cli.options import catalog, catalog_option, complete_ids, json_option
 from runner.cli.tables import print_json
 from runner.errors import UsageError
@@ -26,6 +26,11 @@ def copy(word: str, name: str, model: str | None, into: Path | None) -> None:
     from runner.catalog.overviews import write_overviews
 
     origin = find_entry(word, catalog())
+    if (variant := named_variant(word, catalog())) is not None:
+        cause = f"'{word}' is the variant {variant.name}, and a recipe is copied whole"
+        raise UsageError(
+            "a-variant", cause, f"recipe copy {origin.info.name} {name}; then take the other variants out of info.yml"
+        )
     inside = catalog_or_none(catalog())
     made = copy_recipe(origin, name, inside, into, model)
     if inside:

@@ -59,6 +59,7 @@ _CARDS: tuple[tuple[str, Card], ...] = (
     ("microsoft/phi-*", _MIT),
     ("microsoft/resnet-*", _APACHE),
     ("microsoft/swin-*", _APACHE),
+    ("mistralai/Mistral-7B-Instruct-v0.[23]", Card("Apache-2.0", gated=True)),
     ("mistralai/Mistral-7B-*", _APACHE),
     ("mistralai/Mistral-Nemo-*", _APACHE),
     ("openai-community/gpt2*", _MIT),

@@ -22,6 +22,10 @@ from runner.models.twin_vocabulary import Style, Vocabulary
 # The first pattern that fits an id counts. An id of another owner is looked up by its name alone.
 KNOWN: tuple[Twin, ...] = (*MEDIA_MODELS, *LANGUAGE_MODELS)
 
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_target_positions")
+_CONTEXT_BY_DEFAULT = {"distilbert": 512}  # where config.json need not say it
+_POSITIONS_FROM_TWO = ("roberta", "xlm-roberta", "mpnet", "camembert")
+
 # Words in the name of a model that is not in the table -> the id whose architecture stands in. The first word found counts.
 _FAMILIES = {
     "smollm3": "HuggingFaceTB/SmolLM3-3B",
@@ -141,6 +145,13 @@ def architecture_called(model_type: str) -> Twin | None:
 def is_known(model_id: str) -> bool:
     """Says whether the table has facts of a model id."""
     return _known(model_id.lower()) is not None
+
+
+def context_of(twin: Twin) -> int | None:
+    """Returns the tokens that a model reads at once, by the positions of its configuration; None where it does not say."""
+    facts = twin.facts.get("text_config", twin.facts)
+    found = next((int(facts[name]) for name in _CONTEXT if facts.get(name)), _CONTEXT_BY_DEFAULT.get(twin.model_type))
+    return found - 2 if found and twin.model_type in _POSITIONS_FROM_TWO else found
 
 
 def _known(name: str) -> Twin | None:

@@ -109,6 +109,11 @@ def kind_of(task: str, architecture: str) -> Kind | None:
     )
 
 
+def kind_named(pipeline: str) -> Kind | None:
+    """Returns the kind that a pipeline's name begins with; None where it is none of these."""
+    return next((kind for kind in KINDS if pipeline.startswith(f"{kind.name}-")), None)
+
+
 def precision_of(scheme: str) -> str:
     """Returns the precision that a scheme begins with: `int8` of `int8-static`."""
     return scheme.partition("-")[0]

@@ -313,3 +313,19 @@ def test_a_name_like_a_variants_is_refused(clone: Path) -> None:
 def test_a_licence_that_nobody_knows_is_a_hint(clone: Path) -> None:
     place = _edit_info(clone, "licence: Apache-2.0", "licence: Bogus-9")
     assert ("licence-is-classified", place) in _found(clone)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("arch: bert", "arch: martian", "architecture-agrees"),
+        ("context_length: 512", "context_length: 999", "architecture-agrees"),
+        ("licence: Apache-2.0", "licence: MIT", "licence-is-stated"),
+        ("gated: false", "gated: true", "licence-is-stated"),
+        ("pipeline: encoder-cpu-fp32", "pipeline: whisper-cpu-fp32", "pipeline-serves-the-model"),
+    ],
+)
+def test_a_fact_that_is_known_better_is_named(clone: Path, old: str, new: str, rule: str) -> None:
+    place = _edit_info(clone, old, new)
+    named = [found for found in _found(clone) if found[0] == rule]
+    assert named and (rule == "pipeline-serves-the-model" or named == [(rule, place)])

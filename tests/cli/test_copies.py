@@ -45,6 +45,28 @@ def test_a_copy_lints_and_plans_and_keeps_the_comments(copied: Path, capsys: Cap
     assert "tiny random-weight bert" in capsys.readouterr().out
 
 
+def test_a_copy_outside_of_the_clone_lints(
+    small_clone: Path, tmp_path_factory: pytest.TempPathFactory, capsys: Capture
+) -> None:
+    into = tmp_path_factory.mktemp("elsewhere")
+    assert run_command(["copy", "all-minilm-l6-v2", "my-model", "--into", str(into)]) == 0
+    readme = (into / "my-model" / "README.md").read_text(encoding="utf-8")
+    assert "recipe try my-model" in readme
+    assert "recipe run all-minilm-l6-v2" not in readme
+    capsys.readouterr()
+    assert run_command(["lint", str(into / "my-model")]) == 0, capsys.readouterr().out
+
+
+def test_a_variant_is_not_copied_alone(small_clone: Path, capsys: Capture) -> None:
+    assert run_command(["copy", "all-minilm-l6-v2/cpu-fp32", "mine"]) == 2
+    assert "a recipe is copied whole" in capsys.readouterr().err
+    assert not (small_clone / "recipes" / "minilm" / "mine").exists()
+
+
+def test_a_copy_is_in_the_overview_at_once(copied: Path, capsys: Capture) -> None:
+    assert "my-model" in (copied.parents[1] / "README.md").read_text(encoding="utf-8")
+
+
 def test_without_another_model_the_weights_stay(small_clone: Path) -> None:
     assert run_command(["copy", "all-minilm-l6-v2", "mine"]) == 0
     ours = yaml.safe_load(info_text(small_clone / "recipes" / "minilm" / "mine"))

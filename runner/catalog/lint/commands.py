@@ -173,6 +173,10 @@ def _of_our_command(words: Sequence[str], scene: _Scene) -> Told:
     try:
         contexts = _parsed(scene.commands, words, None)
     except click.UsageError as error:
+        if isinstance(error, click.BadParameter) and any(
+            is_placeholder(word) and f"'{word}'" in error.message for word in words
+        ):
+            return  # a file or folder of the reader's own
         yield error.format_message().rstrip("."), _near_option(error)
         return
     except RecipeError as error:

@@ -11,10 +11,13 @@ from runner.catalog.lint.subject import Subject
 from runner.errors import did_you_mean
 from runner.models.model_cards import card_of
 from runner.models.tasks import TASKS
+from runner.models.twin import architecture_of, context_of, is_known
 from runner.models.weight_count import count_weights
 from runner.recipe.info import Provenance
+from runner.templating.kinds import kind_named, kind_of
 
 _NO_LICENCE = {"", "unknown", "other", "none", "tbd", "todo", "?"}
+_OR_THE_TABLE = ", or correct runner/models/model_cards.py if the model's card says so today"
 _PARAMETER_TOLERANCE = 0.01
 _BYTES_A_PARAMETER = (0.4, 6.0)  # from 4 bits to fp32 with buffers and a second copy of tied weights
 
@@ -25,14 +28,15 @@ def _licence_is_stated(subject: Subject) -> Faults:
         fix = "name it by its SPDX id, or by the name that its text gives it"
         yield Fault(f"'{model.licence}' is no licence", subject.place("model", "licence"), fix)
     card = None if subject.foreign else card_of(model.id)
-    if card is None or not card.gated:
+    if card is None:
         return
-    if not model.gated:
-        cause = f"the hub gives {model.id} only after its licence was accepted, and info.yml does not say so"
-        yield Fault(cause, subject.place("model", "gated"), "say 'gated: true'")
+    if model.gated != card.gated:
+        told = "only after its licence was accepted" if card.gated else "to everybody"
+        cause = f"the hub gives {model.id} {told}, and info.yml says otherwise"
+        yield Fault(cause, subject.place("model", "gated"), f"say 'gated: {str(card.gated).lower()}'{_OR_THE_TABLE}")
     if not same_licence(model.licence, card.licence):
-        cause = f"{model.id} comes under its maker's own licence, {card.licence}, not {model.licence}"
-        yield Fault(cause, subject.place("model", "licence"), f"write '{card.licence}'")
+        cause = f"{model.id} comes under {card.licence}, not {model.licence}"
+        yield Fault(cause, subject.place("model", "licence"), f"write '{card.licence}'{_OR_THE_TABLE}")
 
 
 def _licence_is_classified(subject: Subject) -> Faults:
@@ -89,6 +93,34 @@ def _parameters_agree(subject: Subject) -> Faults:
         yield Fault(f"{cause} ({difference:+.1%})", place, f"write {counted.total}, or correct the model's id")
 
 
+def _architecture_agrees(subject: Subject) -> Faults:
+    """The architecture and context of an id that the tables of tiny twins know."""
+    info = subject.info
+    if subject.foreign or not is_known(info.model.id):
+        return
+    twin = architecture_of(info.model.id)
+    if info.arch != twin.model_type:
+        cause = f"{info.model.id} is a {twin.model_type}, not a {info.arch}"
+        yield Fault(cause, subject.place("arch"), f"write '{twin.model_type}', or correct the model's id")
+    context = context_of(twin)
+    if info.model.context_length is not None and context is not None and info.model.context_length != context:
+        cause = f"{info.model.id} reads {context:,} tokens, not {info.model.context_length:,}"
+        yield Fault(cause, subject.place("model", "context_length"), f"write {context}, or correct the model's id")
+
+
+def _pipelines_serve_the_model(subject: Subject) -> Faults:
+    info = subject.info
+    kind = kind_of(info.model.task.removesuffix("-with-past"), info.arch)
+    served = None if kind is None else {kind.name, *kind.also}
+    for variant, place in subject.variants():
+        named = kind_named(variant.pipeline or "")
+        if named is not None and served is not None and named.name not in served:
+            cause = (
+                f"'{variant.name}': the pipeline {variant.pipeline} is for {', '.join(named.tasks)}, not for {info.model.task}"
+            )
+            yield Fault(cause, place, f"name one of {', '.join(sorted(served))}, or correct the task and architecture")
+
+
 def _facts_agree(subject: Subject) -> Faults:
     model = subject.info.model
     if model.download_mb is None or model.parameters is None:
@@ -137,6 +169,16 @@ RULES = (
         of_recipe=_licence_is_stated, elsewhere="should",
     ),
     Rule(
+        "architecture-agrees", "must", "Architecture and context length are those of the model, where its id is known here.",
+        "Filters, twins and estimates go by them.", "correct 'arch' or 'context_length'",
+        of_recipe=_architecture_agrees,
+    ),
+    Rule(
+        "pipeline-serves-the-model", "must", "A variant's pipeline is made for models of its task and architecture.",
+        "Another one fails, or makes something that nobody can use.", "name another pipeline",
+        of_recipe=_pipelines_serve_the_model,
+    ),
+    Rule(
         "licence-is-classified", "should", "The licence is in the table that `recipe ls --license CATEGORY` filters by.",
         "A misspelt one is found by nobody, and says nothing of what it allows.",
         "correct its name, or add it to runner/catalog/licences.py with its category",
@@ -164,9 +206,9 @@ RULES = (
         of_recipe=_parameters_agree,
     ),
     Rule(
-        "facts-agree", "should", "Download size and number of parameters fit together.",
+        "facts-agree", "must", "Download size and number of parameters fit together.",
         "One of them is a typing error otherwise.", "check both against the model",
-        of_recipe=_facts_agree,
+        of_recipe=_facts_agree, elsewhere="should",
     ),
     Rule(
         "tells-what-it-is", "should", "info.yml has a title and a summary.",

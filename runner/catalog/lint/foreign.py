@@ -36,7 +36,7 @@ def _lists_recipes(subject: Subject) -> Faults:
         if not entry.members or file is None:
             yield Fault("this recipe names no 'file'", _at(subject, entry))
         elif not isinstance(file.value, str) or not file.value.endswith(CONFIG_SUFFIXES):
-            yield Fault(f"'{file.value}' is no config", _at(subject, file), "name the JSON file that Olive runs")
+            yield Fault(f"'{file.plain()}' is no config", _at(subject, file), "name the JSON file that Olive runs")
 
 
 def _lists_are_lists(subject: Subject) -> Faults:
