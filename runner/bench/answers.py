@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_PICTURE_LOGITS = "logits_per_image"  # of models of pictures and texts, which give embeddings and the texts' logits too
 EMBEDDINGS = ("feature-extraction", "sentence-similarity", "image-feature-extraction")
 
 
@@ -38,17 +39,33 @@ def compare(task: str | None, inputs: Inputs, baseline: Sequence[Path], optimise
         ours.append(_answer(task, inputs, asked, candidate))
     reference, candidate = np.concatenate(theirs), np.concatenate(ours)
     metrics = list(cosine(reference, candidate))
-    if task in (*MASKED_WORDS, *CLASSIFIERS):
+    if task in (*MASKED_WORDS, *CLASSIFIERS) or inputs.truth:
         metrics.append(agreement(reference.argmax(axis=-1), candidate.argmax(axis=-1)))
     return metrics
 
 
+def accuracy(inputs: Inputs, outputs: Sequence[Path]) -> Metric:
+    """Returns the share of pictures whose class a model chooses first, 0 to 1.
+
+    Args:
+        inputs: what was asked, with the right answers.
+        outputs: the model's outputs (.npz), one file for each of `inputs.answers`.
+    """
+    import numpy as np
+
+    chosen = np.concatenate([_same_output(one, one)[0].argmax(axis=-1) for one in outputs])
+    right = tuple(float(int(one) == other) for one, other in zip(chosen, inputs.truth, strict=True))
+    return Metric("accuracy", sum(right) / len(right), "", True, right, f"right first choice on {len(right)} pictures")
+
+
 def _same_output(one: Path, other: Path) -> tuple[Array, Array]:
-    """Returns the output that both files name, or the first of each; the order is the models' own."""
+    """Returns the logits of pictures, else the output that both files name, or the first of each; the order is the models'."""
     import numpy as np
 
     reference, candidate = np.load(one), np.load(other)
     shared = [name for name in reference.files if name in candidate.files]
+    if _PICTURE_LOGITS in shared:
+        shared = [_PICTURE_LOGITS]
     if shared:
         return reference[shared[0]], candidate[shared[0]]
     return reference[reference.files[0]], candidate[candidate.files[0]]

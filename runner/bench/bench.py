@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from runner.bench.answers import compare
+from runner.bench.answers import accuracy, compare
 from runner.bench.environment import OtherLoad, describe
 from runner.bench.inputs_record import Inputs, Request
 from runner.bench.results import Ratio, Results, Row, Side, host_label, judge
-from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, generates, speaks, transcribes
+from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, STEPS, draws, generates, speaks, transcribes
 from runner.errors import InvalidRecipe, Problem, RunFailed, did_you_mean
 from runner.evaluation.metric import Metric
 from runner.evaluation.perplexity import perplexity
+from runner.evaluation.picture import mean_psnr
 from runner.evaluation.size import size_on_disk
 from runner.evaluation.subject_process import SubjectProcess, failed, start_python, stop
 from runner.evaluation.word_errors import word_error_rate
@@ -29,6 +30,8 @@ BUSY = 0.15
 _SETTLE_SECONDS = 0.25  # threads of the side that has just worked spin for a moment
 _LEAST_CALLS = 5
 _FIRST_TOKENS = 3
+_WARM_STEPS = 2
+_ON_THEIR_OWN = ("generation", "transcription", "drawing")  # the models are not called input by input
 
 Progress = Callable[[str, int, int], None]
 
@@ -141,10 +144,12 @@ class _Sitting:
         self.scratch = scratch
         self.inputs = Inputs()
         self.busy = 0.0
-        self._generates = generates(contest.output, contest.source)
         self._transcribes = transcribes(contest.output, contest.source)
-        self._scenarios = _scenarios(self._generates, self._transcribes)
+        self._draws = draws(contest.output, contest.source)
+        self._scenarios = _scenarios(contest.output, contest.source)
         self._heard: dict[str, list[str]] = {}
+        self._drawn: dict[str, list[Path]] = {"baseline": [], "optimised": []}
+        self._pixels = ""
         self._progress = progress
         self._done = 0
         self._total = 4 + contest.rounds * len(self._scenarios)
@@ -177,7 +182,7 @@ class _Sitting:
 
     def _load(self, side: SubjectProcess) -> float:
         self._say(f"loading the {side.name} model")
-        return side.load(self.contest.threads, self.contest.target.provider, self._generates or self._transcribes)
+        return side.load(self.contest.threads, self.contest.target.provider, self._scenarios[0] in _ON_THEIR_OWN)
 
     def _round(self, number: int, sides: Sequence[SubjectProcess]) -> None:
         """Both sides have their turn at every scenario; who begins changes from round to round."""
@@ -190,6 +195,8 @@ class _Sitting:
                     self._generation(side)
                 elif scenario == "transcription":
                     self._transcription(side, warm=number > 0)
+                elif scenario == "drawing":
+                    self._drawing(side, number)
                 else:
                     self._calls(side, scenario)
 
@@ -212,6 +219,17 @@ class _Sitting:
         self._heard[side.name] = answer["texts"]
         self._note(side, "rtf", answer["seconds"] / self.inputs.sound_seconds)
 
+    def _drawing(self, side: SubjectProcess, number: int) -> None:
+        """One picture a round, each of another prompt; the first is preceded by a quick one that does not count."""
+        prompts = self.inputs.prompts
+        into = self.scratch / f"{side.name}-{number}.npy"
+        for steps in (STEPS,) if number else (_WARM_STEPS, STEPS):
+            answer = side.ask("draw", prompt=prompts[number % len(prompts)], steps=steps, into=str(into))
+        self._drawn[side.name].append(into)
+        self._pixels = "{1} x {0} pixels".format(*answer["size"])
+        self._note(side, "image_time", answer["seconds"])
+        self._note(side, "step_time", answer["step_seconds"])
+
     def _calls(self, side: SubjectProcess, scenario: str) -> None:
         feed = self.inputs.single if scenario == "latency" else self.inputs.batch
         seconds = median(side.ask("turn", feed=feed, seconds=self.contest.turn_seconds, least=_LEAST_CALLS)["seconds"])
@@ -220,6 +238,7 @@ class _Sitting:
     def _timed(self) -> list[Row]:
         given = self.inputs.about
         about = {"latency": f"1 x {given}", "throughput": f"{BATCH} x {given}", "rtf": f"{given}, greedy"}
+        about["image_time"] = f"{self._pixels}, {STEPS} steps"
         rows = []
         for name, theirs in self._seconds["baseline"].items():
             ours = self._seconds["optimised"][name]
@@ -230,17 +249,27 @@ class _Sitting:
     def _quality(self, baseline: SubjectProcess, optimised: SubjectProcess) -> list[Row]:
         if self._transcribes:
             return [self._word_errors()] if self.inputs.transcripts else []
+        if self._draws:
+            return [_row_of(mean_psnr(*self._drawn.values()))]
         if speaks(self.contest.source):
             return [self._perplexity(baseline, optimised)] if self.inputs.windows else []
         files = [
             [self._outputs(side, feed, self.scratch / f"{side.name}-{at}.npz") for at, feed in enumerate(self.inputs.answers)]
             for side in (baseline, optimised)
         ]
-        return [_row_of(metric) for metric in compare(self.contest.source.task, self.inputs, *files)]
+        judged = [self._accuracy(*files)] if self.inputs.truth else []
+        return [*judged, *(_row_of(metric) for metric in compare(self.contest.source.task, self.inputs, *files))]
 
     def _outputs(self, side: SubjectProcess, feed: str, into: Path) -> Path:
         side.ask("outputs", feed=feed, into=str(into))
         return into
+
+    def _accuracy(self, baseline: Sequence[Path], optimised: Sequence[Path]) -> Row:
+        theirs, ours = accuracy(self.inputs, baseline), accuracy(self.inputs, optimised)
+        if not theirs.value:
+            return _row_of(ours, theirs)
+        quotient = ours.value / theirs.value
+        return _row_of(ours, theirs, Ratio(value=quotient, low=quotient, high=quotient))
 
     def _word_errors(self) -> Row:
         theirs, ours = (word_error_rate(self.inputs.transcripts, self._heard[side]) for side in ("baseline", "optimised"))
@@ -265,10 +294,12 @@ class _Sitting:
         return rows
 
 
-def _scenarios(generates: bool, transcribes: bool) -> tuple[str, ...]:
-    if generates:
+def _scenarios(output: ModelHandle, source: ModelHandle) -> tuple[str, ...]:
+    if generates(output, source):
         return ("generation",)
-    return ("transcription",) if transcribes else ("latency", "throughput")
+    if transcribes(output, source):
+        return ("transcription",)
+    return ("drawing",) if draws(output, source) else ("latency", "throughput")
 
 
 def _row(name: str, ours: tuple[float, ...], theirs: tuple[float, ...], *, ratio: Ratio, about: str | None = None) -> Row:

@@ -18,14 +18,27 @@ from typing import Any
 import numpy as np
 
 from runner.bench.inputs_record import Inputs, Request
-from runner.bench.scenarios import BATCH, MASKED_WORDS, PROMPT_TOKENS, TEXT_TOKENS, generates, speaks, transcribes
+from runner.bench.labelled_pictures import captions, classes_of, labelled_pictures, picture_batches
+from runner.bench.scenarios import (
+    BATCH,
+    CLASSIFIERS,
+    MASKED_WORDS,
+    PROMPT_TOKENS,
+    TEXT_TOKENS,
+    ZERO_SHOT,
+    draws,
+    generates,
+    speaks,
+    transcribes,
+)
 from runner.data.batches import open_data
 from runner.data.sound import SAMPLE_RATE, read_sound, speech
 from runner.errors import DataUnavailable
 from runner.evaluation.perplexity import token_windows
+from runner.evaluation.probe_drawing import PROMPTS
 from runner.evaluation.subject import failure
 from runner.models.handle import ModelHandle
-from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, graph_inputs, made_up, read_facts, source_inputs
+from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, graph_inputs, made_up, pools_first_token, source_inputs
 from runner.models.torch_source import load_tokenizer
 from runner.recipe.config import DataComponent, DataConfig
 
@@ -45,11 +58,15 @@ def make_inputs(request: Request) -> Inputs:
         return _language(request)
     if transcribes(request.output, request.source):
         return _speech(request)
+    if draws(request.output, request.source):
+        return _drawing(request)
+    if task in (*CLASSIFIERS, ZERO_SHOT) and (pictures := _labelled_pictures(request)):
+        return _labelled(request, pictures)
     if task in IMAGE_TASKS and request.source.kind == "hf":
         return _images(request)
     if task in TEXT_TASKS and request.source.kind == "hf":
         return _texts(request)
-    return _made_up(request, "the source is loaded by a script")
+    return _made_up(request, "no labelled pictures are named" if task == ZERO_SHOT else "the source is loaded by a script")
 
 
 def _language(request: Request) -> Inputs:
@@ -101,7 +118,7 @@ def _texts(request: Request) -> Inputs:
         batch=_save(request, "batch", rows),
         answers=tuple(_save(request, f"answers-{at}", batch) for at, batch in enumerate(batches)),
         mask_token=mask_token,
-        first_token=_pools_first_token(request.source.folder),
+        first_token=pools_first_token(request.source.folder),
         about=f"{rows['input_ids'].shape[1]} tokens",
     )
 
@@ -123,6 +140,44 @@ def _speech(request: Request) -> Inputs:
         sound_seconds=seconds,
         about=f"{len(sounds)} clips, {seconds:.0f} s",
         notes=notes,
+    )
+
+
+def _drawing(request: Request) -> Inputs:
+    """The recipe's prompts; those of the receipt's check where it names none."""
+    named = request.evaluation.prompts
+    if not named:
+        return Inputs(prompts=PROMPTS, notes=("prompts are made up: info.yml names no evaluation.prompts",))
+    prompts = tuple(line.strip() for line in _read(request.folder, named).splitlines() if line.strip())
+    if not prompts:
+        raise DataUnavailable(f"the evaluation data '{named}' holds no prompt", "write one prompt a line")
+    return Inputs(prompts=prompts)
+
+
+def _labelled_pictures(request: Request) -> list[tuple[Path, str]]:
+    named = request.evaluation.images
+    return labelled_pictures(request.folder / named) if named and request.source.kind == "hf" else []
+
+
+def _labelled(request: Request, pictures: Sequence[tuple[Path, str]]) -> Inputs:
+    """Pictures whose class is known; a model of pictures and texts chooses among captions of the classes."""
+    source, zero_shot = request.source, request.source.task == ZERO_SHOT
+    names = sorted({name for _, name in pictures})
+    numbers = {name: at for at, name in enumerate(names)} if zero_shot else classes_of(source, names)
+    texts = captions(source, names) if zero_shot else {}
+    answers, first = [], None
+    for at, pixels in enumerate(picture_batches(source, [file for file, _ in pictures])):
+        first = first or pixels
+        answers.append(_save(request, f"answers-{at}", {**texts, **pixels}))
+    batch = {name: np.resize(array, (BATCH, *array.shape[1:])) for name, array in (first or {}).items()}
+    size = "x".join(str(axis) for axis in batch["pixel_values"].shape[2:])
+    return Inputs(
+        single=_save(request, "single", {**texts, **{name: array[:1] for name, array in batch.items()}}),
+        batch=_save(request, "batch", {**texts, **batch}),
+        answers=tuple(answers),
+        truth=tuple(numbers[name] for _, name in pictures),
+        about=f"{size} pixels" + (f" and {len(names)} captions" if zero_shot else ""),
+        notes=(f"{len(pictures)} pictures of {len(names)} classes",),
     )
 
 
@@ -213,10 +268,6 @@ def _fixed_length(output: ModelHandle) -> int | None:
     ids = next((one for one in graph_inputs(output.path) if one.name == "input_ids"), None)
     length = ids.shape[1] if ids and len(ids.shape) > 1 else None
     return length if isinstance(length, int) else None
-
-
-def _pools_first_token(folder: Path) -> bool:
-    return bool(read_facts(folder / "1_Pooling").get("pooling_mode_cls_token"))
 
 
 def _save(request: Request, name: str, arrays: Arrays) -> str:

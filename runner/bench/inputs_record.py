@@ -67,7 +67,9 @@ class Inputs:
         sounds: file with the clips that are transcribed, mono at 16 kHz, in the order of their names.
         transcripts: what is said in them; empty where nobody knows.
         sound_seconds: how long they are together.
+        prompts: what is drawn, one a round.
         mask_token: id of the mask token, for masked words.
+        truth: number of the right class of every picture in `answers`; empty where nobody knows.
         first_token: embeddings are the first token's state, not the mean.
         about: what one input is, in words.
         notes: what a reader of the results must know.
@@ -81,7 +83,9 @@ class Inputs:
     sounds: str | None = None
     transcripts: tuple[str, ...] = ()
     sound_seconds: float = 0.0
+    prompts: tuple[str, ...] = ()
     mask_token: int | None = None
+    truth: tuple[int, ...] = ()
     first_token: bool = False
     about: str = ""
     notes: tuple[str, ...] = ()
@@ -96,6 +100,8 @@ class Inputs:
                 "windows": tuple(tuple(ids) for ids in data["windows"]),
                 "answers": tuple(data["answers"]),
                 "transcripts": tuple(data["transcripts"]),
+                "prompts": tuple(data["prompts"]),
+                "truth": tuple(data["truth"]),
                 "notes": tuple(data["notes"]),
             }
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runner.models.components import is_pipeline
 from runner.models.handle import ModelHandle
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64
 TEXT_TOKENS = 128
 BATCH = 8
+STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Figure:
     Attributes:
         name: what gates and files call it.
         title: what people read.
-        unit: ``ms``, ``tokens/s``, ``samples/s``, ``s``, ``s/s``, ``bytes``; empty for a pure number.
+        unit: ``ms``, ``tokens/s``, ``samples/s``, ``s``, ``s/s``, ``dB``, ``bytes``; empty for a pure number.
         higher_is_better: direction.
         about: what was done to get it, in a few words.
     """
@@ -37,13 +39,17 @@ FIGURES = {
         Figure("decode", "decode", "tokens/s", True, f"{NEW_TOKENS} tokens behind {PROMPT_TOKENS}, greedy, batch 1"),
         Figure("ttft", "first token", "ms", False, f"prompt of {PROMPT_TOKENS} tokens, batch 1"),
         Figure("rtf", "real-time factor", "s/s", False, "seconds a second of sound, all clips, greedy"),
+        Figure("image_time", "image time", "s", False, f"{STEPS} steps of the scheduler, the model's own size, batch 1"),
+        Figure("step_time", "step time", "s", False, "one call of the UNet with guidance and the scheduler, median"),
         Figure("latency", "latency", "ms", False, "one input"),
         Figure("throughput", "throughput", "samples/s", True, f"batches of {BATCH}"),
         Figure("wer", "word error rate", "", False, "on the recipe's speech"),
         Figure("perplexity", "perplexity", "", False, "on the recipe's text"),
+        Figure("accuracy", "accuracy", "", True, "right first choice on labelled pictures"),
         Figure("cosine", "cosine", "", True, "to the baseline's answers, mean"),
         Figure("cosine_min", "cosine, worst", "", True, "to the baseline's answers, worst input"),
         Figure("agreement", "agreement", "", True, "same first choice as the baseline"),
+        Figure("psnr", "picture PSNR", "dB", True, "to the baseline's pictures of the same noise, mean"),
         Figure("size", "size on disk", "bytes", False, "all files of the model's folder"),
         Figure("load", "load", "s", False, "files in the system's cache, imports done"),
         Figure("peak_rss", "peak memory", "bytes", False, "of a process of its own, timed scenarios included"),
@@ -51,6 +57,7 @@ FIGURES = {
 }
 
 MASKED_WORDS = ("fill-mask",)
+ZERO_SHOT = "zero-shot-image-classification"
 CLASSIFIERS = ("text-classification", "sequence-classification", "image-classification")
 
 
@@ -62,6 +69,11 @@ def generates(output: ModelHandle, source: ModelHandle) -> bool:
 def transcribes(output: ModelHandle, source: ModelHandle) -> bool:
     """Returns whether both models turn sound into text by themselves."""
     return output.kind == "genai" and source.kind == "hf" and source.task == "automatic-speech-recognition"
+
+
+def draws(output: ModelHandle, source: ModelHandle) -> bool:
+    """Returns whether both models are pipelines that draw pictures from text."""
+    return is_pipeline(output) and source.kind == "diffusers"
 
 
 def speaks(model: ModelHandle) -> bool:

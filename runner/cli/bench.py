@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.engine.run import Outcome
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
+IMAGES_HELP = "Pictures to judge by in place of the recipe's; folders in it are named after what their pictures show."
 TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
 
 
@@ -34,6 +35,7 @@ TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
 @output_dir_option
 @no_cache_option
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns that each side gets.")
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER", help=IMAGES_HELP)
 @click.option("--save", is_flag=True, help="Write into the recipe's results/ too, from where its README takes its table.")
 @json_option
 @catalog_option
@@ -41,6 +43,7 @@ def bench(
     word: str | None,
     configs: Sequence[Path],
     rounds: int,
+    images: Path | None,
     save: bool,
     as_json: bool,
     **chosen: Any,
@@ -58,11 +61,13 @@ def bench(
     from runner.report.table import print_results
 
     request = make_request(word, configs, **chosen)
+    if images:
+        _check_images(images, request.config.input_model.task, save)
     with Progress(request.name) as progress:
         plan = plan_run(request, progress.say)
         progress.begin(plan)
         outcome = execute(plan, progress.listen)
-    results = _measure(outcome, rounds)
+    results = _measure(outcome, rounds, images)
     written = [plan.output / RESULTS_FILE]
     if save and request.info and not request.smoke:
         written.append(request.loaded.folder / "results" / results.file_name)
@@ -80,7 +85,23 @@ def bench(
         raise GateMissed(*(Problem("gate-missed", f"{request.name}: {verdict}") for verdict in missed))
 
 
-def _measure(outcome: Outcome, rounds: int) -> Results:
+def _check_images(images: Path, task: str | None, save: bool) -> None:
+    """Refuses pictures that could not judge the model, before anything is made."""
+    from runner.bench.scenarios import ZERO_SHOT
+    from runner.errors import UsageError
+    from runner.models.tasks import IMAGE_ONLY
+
+    if save:
+        raise UsageError("not-the-recipes-data", "--save is for figures on the recipe's own data", "leave out one of the two")
+    if task is not None and task not in (*IMAGE_ONLY, ZERO_SHOT):
+        raise UsageError("no-picture-model", f"a model for {task} is not judged by pictures", "leave out --images")
+    if task == ZERO_SHOT and not any(one.is_dir() for one in images.iterdir()):
+        raise UsageError(
+            "no-labels", f"{images} has no folders in it to choose among", "name folders after what the pictures in them show"
+        )
+
+
+def _measure(outcome: Outcome, rounds: int, images: Path | None) -> Results:
     from runner.bench.bench import Contest
     from runner.bench.bench import bench as measure
     from runner.recipe.info import Evaluation
@@ -90,13 +111,15 @@ def _measure(outcome: Outcome, rounds: int) -> Results:
     variant = info.variant(request.variant) if info else None
     log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    evaluation = info.evaluation if info else Evaluation()
+    own_images = {"images": str(images.resolve())} if images else {}
     contest = Contest(
         output=outcome.model,
         source=outcome.source,
         recipe=info.name if info else request.name,
         variant=request.variant,
         model_id=request.config.input_model.model_path,
-        evaluation=info.evaluation if info else Evaluation(),
+        evaluation=evaluation.model_copy(update=own_images),
         gates=variant.gates if variant else {},
         folder=request.loaded.folder,
         target=plan.target,
@@ -106,7 +129,9 @@ def _measure(outcome: Outcome, rounds: int) -> Results:
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],
-        command=f"recipe bench {request.name} --rounds {rounds}" + (" --smoke" if request.smoke else ""),
+        command=f"recipe bench {request.name} --rounds {rounds}"
+        + (f" --images {images.resolve().name}" if images else "")
+        + (" --smoke" if request.smoke else ""),
         log=log,
     )
     with _Bar(request.name) as progress:

@@ -43,14 +43,10 @@ def rank_labels(asked: Asked) -> None:
 
 def _inputs(model: ModelHandle, picture: Path, labels: list[str]) -> dict[str, Any]:
     """Returns token ids and mask [labels, tokens], and the pixels of one picture."""
-    import numpy as np
-
+    from runner.cli.try_tasks import encode
     from runner.data.local import Raw, process_images
-    from runner.models.torch_source import load_tokenizer
 
     if not picture.is_file():
         raise DataUnavailable(f"there is no file '{picture}'", "the first input is the path of a picture, labels follow")
-    encoded = load_tokenizer(model)(labels, return_tensors="np", padding=True, truncation=True)
     pixels = process_images(Raw([picture], [None]), model).items[0][0]
-    texts = {name: np.asarray(array, np.int64) for name, array in encoded.items()}
-    return {**texts, **{name: array[None] for name, array in pixels.items()}}
+    return {**encode(model, labels), **{name: array[None] for name, array in pixels.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -89,17 +90,35 @@ def _is_input(word: str) -> bool:
 
 
 def _given(inputs: Sequence[str], example: str | None, *, may_be_empty: bool = False) -> tuple[str, ...]:
+    from runner.catalog.discover import is_there
     from runner.errors import UsageError
 
-    given = tuple(inputs)
-    if not given and not sys.stdin.isatty():
-        given = tuple(filter(None, (sys.stdin.read().strip(),)))
+    given = tuple(inputs) or _piped()
     if not given and example:
         given = (example,)
         click.echo(f"> {example}", err=True)
     if not given or (not may_be_empty and any(not text.strip() for text in given)):
         raise UsageError("empty-input", "there is nothing to ask", "give a text, or a file for an image model")
+    if any(not _is_unicode(text) and not is_there(Path(text)) for text in given):
+        raise UsageError("not-text", "what is asked is no text in UTF-8", "for an image or a sound give its file's path")
     return given
+
+
+def _piped() -> tuple[str, ...]:
+    """Returns the text on standard input, where something is piped into it; bytes that are no UTF-8 stay as surrogates."""
+    if sys.stdin.isatty():
+        return ()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return tuple(filter(None, (sys.stdin.read().strip(),)))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,7 @@ def _embed(asked: Asked) -> None:
     from runner.evaluation.retention import pooled, unit
     from runner.models.inputs import pools_first_token
 
-    encoded = _encode(asked)
+    encoded = encode(asked.model, asked.inputs)
     hidden = next(iter(_run(asked, encoded).values()))
     first_token = pools_first_token(asked.model.folder)
     vectors = pooled(hidden, encoded["attention_mask"], first_token) if hidden.ndim == 3 else unit(hidden)
@@ -131,7 +131,9 @@ def _embed(asked: Asked) -> None:
 def _fill(asked: Asked) -> None:
     import numpy as np
 
-    tokenizer = _tokenizer(asked)
+    from runner.models.torch_source import load_tokenizer
+
+    tokenizer = load_tokenizer(asked.model)
     mask = str(tokenizer.mask_token)
     inputs = tuple(re.sub(r"\[mask\]|<mask>", mask, text, flags=re.IGNORECASE) for text in asked.inputs)
     without = next((text for text in inputs if mask not in text), None)
@@ -139,9 +141,11 @@ def _fill(asked: Asked) -> None:
         raise UsageError("no-mask", f"no {mask} stands in '{_short(without)}'", f"write {mask} where a word is missing")
     found: list[tuple[str, list[list[tuple[str, float]]]]] = []
     for text in inputs:
-        encoded = _arrays(tokenizer([text], return_tensors="np", truncation=True))
-        logits = next(iter(_run(asked, encoded).values()))
-        rows = _softmax(logits[0][np.flatnonzero(encoded["input_ids"][0] == tokenizer.mask_token_id)])
+        encoded = encode(asked.model, (text,))
+        places = np.flatnonzero(encoded["input_ids"][0] == tokenizer.mask_token_id)
+        if len(places) < text.count(mask):
+            raise UsageError("text-too-long", f"{mask} stands beyond what the model reads of a text", "shorten the text")
+        rows = _softmax(next(iter(_run(asked, encoded).values()))[0][places])
         choices = [[(tokenizer.decode([int(at)]).strip(), float(row[at])) for at in _best(row)] for row in rows]
         found.append((text, choices))
     if asked.as_json:
@@ -154,7 +158,7 @@ def _fill(asked: Asked) -> None:
 
 
 def _classify_text(asked: Asked) -> None:
-    _tell_classes(asked, next(iter(_run(asked, _encode(asked)).values())))
+    _tell_classes(asked, next(iter(_run(asked, encode(asked.model, asked.inputs)).values())))
 
 
 def _classify_image(asked: Asked) -> None:
@@ -190,19 +194,20 @@ def _tell_classes(asked: Asked, logits: Array) -> None:
             click.echo(f"{share:7.1%}  {name}")
 
 
-def _tokenizer(asked: Asked) -> Any:
-    from runner.models.torch_source import load_tokenizer
-
-    return load_tokenizer(asked.model)
-
-
-def _encode(asked: Asked) -> dict[str, Array]:
-    return _arrays(_tokenizer(asked)(list(asked.inputs), return_tensors="np", padding=True, truncation=True))
-
-
-def _arrays(encoded: Mapping[str, Any]) -> dict[str, Array]:
+def encode(model: ModelHandle, texts: Sequence[str]) -> dict[str, Array]:
+    """Returns the tokens of texts, int64 [texts, tokens] by input name; says so where one is cut to the model's length."""
     import numpy as np
 
+    from runner.models.inputs import longest_text
+    from runner.models.torch_source import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    longest = longest_text(tokenizer, model.folder)
+    for text in texts:
+        tokens = len(tokenizer(text, verbose=False)["input_ids"])
+        if tokens > longest:
+            click.echo(f"{tokens} tokens are cut to the {longest} that the model takes: '{_short(text)}'", err=True)
+    encoded = tokenizer(list(texts), return_tensors="np", padding=True, truncation=True, max_length=longest)
     return {name: np.asarray(array, dtype=np.int64) for name, array in encoded.items()}
 
 

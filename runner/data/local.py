@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.data.image_file import read_image
 from runner.errors import DataUnavailable
 from runner.models.handle import ModelHandle
 
@@ -122,7 +123,6 @@ def process_images(raw: Raw, model: ModelHandle) -> Examples:
     Raises:
         DataUnavailable: the model folder has no processor, or a file is not a readable image.
     """
-    from PIL import Image, UnidentifiedImageError
     from transformers import AutoImageProcessor
 
     try:
@@ -131,10 +131,6 @@ def process_images(raw: Raw, model: ModelHandle) -> Examples:
         raise DataUnavailable(f"{model.folder} has no image processor that loads: {error}") from error
     items = []
     for file, label in zip(raw.contents, raw.labels, strict=True):
-        try:
-            with Image.open(str(file)) as image:
-                pixels = processor(image.convert("RGB"), return_tensors="np")
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataUnavailable(f"{file} is not a readable image: {error}") from error
+        pixels = processor(read_image(Path(str(file))), return_tensors="np")
         items.append(({name: values[0] for name, values in pixels.items()}, label))
     return Examples(items)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.data.image_file import read_image
 from runner.data.local import IMAGE_FILES
 from runner.errors import DataUnavailable
 
@@ -55,13 +56,9 @@ def normalised(
 def _pixels(file: Path, size: int, crop: float, mean: Sequence[float], deviation: Sequence[float]) -> torch.Tensor:
     import numpy as np
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataUnavailable(f"{file} is no picture: {error}") from None
+    image = read_image(file)
     scale = round(size / crop) / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable
+from runner.models.diffusion import pipeline_files
 from runner.models.stored_weights import count_files
 from runner.models.weight_count import DRAWING, WeightCount, add_up, count_weights
 from runner.passes.footprint import RULES, SOURCE_STEPS, Options, Stored
@@ -147,10 +148,16 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
     """
     for name, pass_name, options in passes:
         effect = RULES[pass_name](stored, options, target)
-        checked = 0.0 if pass_name in SOURCE_STEPS else stored.in_fp32 + effect.stored.size * stored.share
+        checked = 0.0 if pass_name in SOURCE_STEPS else _checked(stored, effect.stored)
         stored = effect.stored
         held = LIBRARIES + max(effect.memory, checked)
         yield StepNeeds(name, pass_name, int(held), int(stored.size) + BESIDE, int(effect.scratch))
+
+
+def _checked(before: Stored, made: Stored) -> float:
+    """Bytes of the check against the source: both forms of the largest component, or the whole pipeline in PyTorch."""
+    drawn = 4.0 * before.weights.total if before.in_components else 0.0
+    return max(before.in_fp32 + made.size * before.share, drawn)
 
 
 def _plain_passes(config: Mapping[str, Any]) -> list[tuple[str, str, Options]]:
@@ -173,9 +180,8 @@ def _of_files(handle: ModelHandle | None) -> tuple[Stored, str | None] | None:
         return None
     if handle.kind in ("onnx", "genai"):
         return _of_graph(handle)
-    folders = {"hf": [handle.folder], "diffusers": _components(handle)}.get(handle.kind, [])
     try:
-        parts = [count_files(folder) for folder in folders]
+        parts = _count_parts(handle)
     except ModelUnavailable:
         return None
     weights = add_up(*(count for count, _ in parts))
@@ -185,8 +191,18 @@ def _of_files(handle: ModelHandle | None) -> tuple[Stored, str | None] | None:
     return Stored.plain(weights, each, max(count.total for count, _ in parts) / weights.total), None
 
 
-def _components(handle: ModelHandle) -> list[Path]:
-    return sorted(path for path in handle.folder.iterdir() if path.is_dir()) if handle.kind == "diffusers" else []
+def _count_parts(handle: ModelHandle) -> list[tuple[WeightCount, float]]:
+    """Returns the weights of each component, and the bytes that one takes; nothing where the files are not looked into."""
+    if handle.kind == "hf":
+        return [count_files(handle.folder)]
+    if handle.kind != "diffusers":
+        return []
+    form = handle.attributes.get("load_kwargs", {}).get("variant")
+    files: dict[str, list[Path]] = {}
+    for name, path in pipeline_files(handle.folder, handle.attributes["model_variant"], form):
+        if path.suffix == ".safetensors":
+            files.setdefault(name.partition("/")[0], []).append(path)
+    return [count_files(handle.folder / part, found) for part, found in files.items()]
 
 
 def _of_graph(handle: ModelHandle) -> tuple[Stored, str | None]:

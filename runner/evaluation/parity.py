@@ -20,17 +20,20 @@ from runner.evaluation.probe_outputs import (
     open_graph,
     torch_outputs,
 )
+from runner.evaluation.retention import pooled, unit
 from runner.evaluation.structure import missing_on_cpu
 from runner.models.components import is_pipeline, parts_of
 from runner.models.diffusion import source_parts
 from runner.models.diffusion_torch import component_outputs
 from runner.models.handle import ModelHandle
+from runner.models.inputs import pools_first_token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Arrays = dict[str, NDArray[Any]]
 
+SENTENCES = "sentence_embedding"  # as the surgeon PoolSentences names it
 _NO_KERNEL = "Could not find an implementation for"  # how ONNX Runtime says it, in text that onnxruntime-genai hands on
 
 
@@ -119,9 +122,18 @@ class Parity:
         if model.kind == "onnx":
             session = open_graph(model, self.threads)
             inputs, expected = self._expected(graph_shapes(session))
-            return inputs, expected, graph_outputs(session, inputs)
+            return inputs, *self._pooled_alike(inputs, expected, graph_outputs(session, inputs))
         inputs, expected = self._expected({})
         return inputs, expected, self._outputs(model, inputs)
+
+    def _pooled_alike(self, inputs: Arrays, expected: Arrays, found: Arrays) -> tuple[Arrays, Arrays]:
+        """Returns both outputs as vectors of length 1 where the graph pools the hidden states that the source gives."""
+        hidden = expected.get("last_hidden_state")
+        if hidden is None or list(found) != [SENTENCES] or found[SENTENCES].shape != (len(hidden), hidden.shape[-1]):
+            return expected, found
+        mask = inputs.get("attention_mask", np.ones(hidden.shape[:2]))
+        vectors = pooled(hidden, mask, pools_first_token(self.source.folder))
+        return {SENTENCES: vectors}, {SENTENCES: unit(found[SENTENCES])}
 
     def _expected(self, shapes: Mapping[str, Shape]) -> tuple[Arrays, Arrays]:
         fixed = tuple(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runner.evaluation.drawers import TorchDrawer
+from runner.evaluation.metric import Metric
 from runner.evaluation.probe_drawing import PROMPTS
 from runner.models.diffusion_pipeline import DEFAULT_GUIDANCE, DrawingPipeline, Wanted
-from runner.models.diffusion_torch import load_pipeline
 from runner.models.handle import ModelHandle
 
 Picture = np.ndarray[Any, Any]
@@ -50,23 +53,22 @@ class PictureParity:
 
     @cached_property
     def _expected(self) -> Picture:
-        import torch
-
-        torch.set_num_threads(self.threads)
-        wanted = self._wanted
-        pictures: Picture = load_pipeline(self.source)(
-            prompt=wanted.prompt,
-            num_inference_steps=wanted.steps,
-            guidance_scale=wanted.guidance,
-            height=wanted.height,
-            width=wanted.width,
-            generator=torch.Generator().manual_seed(wanted.seed),
-            output_type="np",
-        ).images
-        return pictures[0]
+        return TorchDrawer(self.source, self.threads).draw(self._wanted)
 
 
 def psnr(one: Picture, other: Picture) -> float:
-    """Returns the peak signal-to-noise ratio of two pictures from 0 to 1, in decibels; at most 120."""
+    """Returns the peak signal-to-noise ratio of two pictures from 0 to 1, in decibels; at most 120.
+
+    Raises:
+        ValueError: their shapes differ.
+    """
+    if one.shape != other.shape:
+        raise ValueError(f"pictures of {one.shape} and {other.shape} cannot be compared")
     error = float(np.square(one.astype(np.float64) - other.astype(np.float64)).mean())
     return min(_BEST, -10.0 * math.log10(error)) if error else _BEST
+
+
+def mean_psnr(references: Sequence[Path], drawn: Sequence[Path]) -> Metric:
+    """Returns the mean of the ratios of pictures to their references, each a .npy file; its samples are the single ones."""
+    ratios = tuple(psnr(np.load(one), np.load(other)) for one, other in zip(drawn, references, strict=True))
+    return Metric("psnr", sum(ratios) / len(ratios), "dB", True, ratios)

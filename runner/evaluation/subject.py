@@ -19,20 +19,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.errors import RecipeError
+from runner.errors import RecipeError, TargetUnavailable
 from runner.evaluation.latency import timed
 from runner.evaluation.memory import peak_resident_bytes
 from runner.evaluation.perplexity import negative_log_likelihood
+from runner.models.diffusion import TASK as DRAWS
 from runner.models.handle import ModelHandle
 from runner.models.tasks import task_of
 
 if TYPE_CHECKING:
+    from runner.evaluation.drawers import Drawer
     from runner.evaluation.forward import Forward
     from runner.evaluation.generators import Generator
     from runner.evaluation.transcribers import Transcriber
 
 _TURN_WARMUP = 3
 _READ_PIECE = 1 << 24
+_IN_TORCH = ("hf", "pytorch", "diffusers")
 
 
 class Subject:
@@ -42,18 +45,29 @@ class Subject:
         self._forward: Forward | None = None
         self._generator: Generator | None = None
         self._transcriber: Transcriber | None = None
+        self._drawer: Drawer | None = None
         self._prepared: dict[str, Any] = {}
 
     def load(self, model: dict[str, Any], threads: int, provider: str, generates: bool) -> dict[str, Any]:
-        """Loads the model; the libraries are imported and its files read before, so that only loading is timed."""
+        """Loads the model; the libraries are imported and its files read before, so that only loading is timed.
+
+        Raises:
+            TargetUnavailable: PyTorch is to run it on a GPU, and sees none.
+        """
         handle = ModelHandle.from_json(model)
         _import_library(handle)
+        if handle.kind in _IN_TORCH and provider == "CUDAExecutionProvider":
+            _require_cuda()
         _read_once(handle.folder)
         started = time.perf_counter()
         if generates and task_of(handle) == "automatic-speech-recognition":
             from runner.evaluation.transcribers import open_transcriber
 
             self._transcriber = open_transcriber(handle, threads, provider)
+        elif generates and task_of(handle) == DRAWS:
+            from runner.evaluation.drawers import open_drawer
+
+            self._drawer = open_drawer(handle, threads, provider)
         elif generates:
             from runner.evaluation.generators import open_generator
 
@@ -92,6 +106,23 @@ class Subject:
         started = time.perf_counter()
         texts = [self._transcriber.text(clip) for clip in clips]
         return {"texts": texts, "seconds": time.perf_counter() - started}
+
+    def draw(self, prompt: str, steps: int, into: str) -> dict[str, Any]:
+        """Draws one picture in at least two steps from the noise of seed 0, and writes it to the .npy file `into`.
+
+        Returns the seconds that it took, the median ones of a step, and (height, width).
+        """
+        if self._drawer is None:
+            raise ValueError("load a pipeline that draws first")
+        from runner.models.diffusion_pipeline import Wanted
+
+        gc.collect()
+        times = [time.perf_counter()]
+        picture = self._drawer.draw(Wanted(prompt, steps=steps), step_done=lambda *_: times.append(time.perf_counter()))
+        seconds = time.perf_counter() - times[0]
+        np.save(into, picture)
+        a_step = float(np.median(np.diff(times[1:])))  # the first step comes with the reading of the prompt
+        return {"seconds": seconds, "step_seconds": a_step, "size": picture.shape[:2]}
 
     def outputs(self, feed: str, into: str) -> dict[str, Any]:
         """Writes the outputs for the arrays in `feed` to the .npz file `into`; returns their names in order."""
@@ -132,6 +163,8 @@ def _import_library(model: ModelHandle) -> None:
         from runner.models.generation import import_genai
 
         import_genai()
+    elif task_of(model) == DRAWS:
+        _import_diffusers(model)
     elif model.kind == "onnx":
         import onnxruntime  # noqa: F401
     elif model.kind == "hf":
@@ -142,6 +175,31 @@ def _import_library(model: ModelHandle) -> None:
 
         with torch.device("meta"):
             auto_class(model.task or "feature-extraction").from_config(AutoConfig.from_pretrained(model.folder))
+
+
+def _import_diffusers(model: ModelHandle) -> None:
+    """Of diffusers and transformers, which import a class when it is first named, only what this side needs."""
+    from runner.models.diffusion import require_diffusers
+
+    require_diffusers()
+    from transformers import AutoTokenizer  # noqa: F401
+
+    if model.kind == "diffusers":
+        from runner.models.diffusion_torch import pipeline_class
+
+        pipeline_class(model)
+    else:
+        import onnxruntime  # noqa: F401
+        from diffusers import SchedulerMixin  # noqa: F401
+
+
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TargetUnavailable(
+            "cuda", "PyTorch, in which the original runs, sees no CUDA device", "measure on a machine that has one"
+        )
 
 
 def _read_once(folder: Path) -> None:

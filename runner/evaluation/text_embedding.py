@@ -11,6 +11,7 @@ from runner.errors import DataUnavailable, RunFailed
 from runner.evaluation.metric import Metric
 from runner.evaluation.retention import pooled, unit
 from runner.models.handle import ModelHandle
+from runner.models.inputs import pools_first_token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +34,8 @@ _PAIRS = (
 class Embedder:
     """A loaded model that turns texts into vectors.
 
-    Sentence encoders are averaged over their tokens; decoders give the last token's hidden state; an output of one vector a
-    text is taken as it is.
+    Sentence encoders are averaged over their tokens, or give the first token's state where their folder says so; decoders
+    give the last token's; an output of one vector a text is taken as it is.
     """
 
     def __init__(self, model: ModelHandle, threads: int, provider: str, max_length: int | None = None) -> None:
@@ -44,6 +45,7 @@ class Embedder:
         self._tokenizer = load_tokenizer(model)
         self._longest = max_length or min(int(self._tokenizer.model_max_length), _LONGEST)
         self._decoder = model.kind == "genai" or (model.task or "").startswith("text-generation")
+        self._first_token = pools_first_token(model.folder)
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._tokenizer.padding_side = "right"
@@ -85,7 +87,7 @@ class Embedder:
         mask = inputs["attention_mask"]
         if self._decoder:
             return unit(hidden[np.arange(len(hidden)), mask.sum(axis=1) - 1])
-        return pooled(hidden, mask)
+        return pooled(hidden, mask, self._first_token)
 
 
 def _with_hidden_states(model: ModelHandle) -> ModelHandle:

@@ -45,6 +45,8 @@ class TorchTranscriber:
         self._device = device
         self._processor = AutoProcessor.from_pretrained(model.folder, local_files_only=True)
         self._module: Any = load_torch(model).to(device)
+        multilingual = getattr(self._module.generation_config, "is_multilingual", False)
+        self._asked = {"task": "transcribe"} if multilingual else {}  # unasked, it may end after a word or never
 
     def text(self, samples: Samples) -> str:
         """See `Transcriber.text`."""
@@ -53,7 +55,7 @@ class TorchTranscriber:
     def _window(self, samples: Samples) -> str:
         features = self._processor.feature_extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         with self._torch.inference_mode():
-            ids = self._module.generate(features.to(self._device), do_sample=False, num_beams=1)
+            ids = self._module.generate(features.to(self._device), do_sample=False, num_beams=1, **self._asked)
         return str(self._processor.tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
 
 

@@ -90,6 +90,12 @@ class DrawingPipeline:
         self._autoencoder = read_json(model.folder / "vae_decoder" / "config.json")
         self._pixels = pixels_per_latent(self._autoencoder)
 
+    def open(self) -> None:
+        """Opens the sessions of all components that drawing needs."""
+        for name in parts_of(self.model):
+            if name != "vae_encoder":
+                self._session(name)
+
     def size(self, wanted: Wanted) -> tuple[int, int]:
         """Returns the (height, width) in pixels of a picture.
 

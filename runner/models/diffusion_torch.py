@@ -129,6 +129,14 @@ def component_outputs(part: ModelHandle, inputs: Mapping[str, NDArray[Any]], thr
     return {name: result.float().numpy() for name, result in zip(component.outputs, results, strict=True)}
 
 
+def pipeline_class(source: ModelHandle) -> Any:
+    """Returns diffusers' class of a source."""
+    import diffusers
+
+    variant = source.attributes["model_variant"]
+    return getattr(diffusers, next(name for name, one in VARIANTS.items() if one == variant))
+
+
 def load_pipeline(source: ModelHandle) -> Any:
     """Returns diffusers' own pipeline of a source: fp32, on the CPU, quiet, without safety checker and watermark.
 
@@ -136,17 +144,15 @@ def load_pipeline(source: ModelHandle) -> Any:
         PackageMissing: diffusers is not installed.
         ModelUnavailable: weights or configuration are missing or damaged.
     """
-    import diffusers
     import torch
 
     require_diffusers()
-    variant = source.attributes["model_variant"]
-    kind = getattr(diffusers, next(name for name, one in VARIANTS.items() if one == variant))
-    options = {"safety_checker": None, "requires_safety_checker": False} if variant == "sd" else {"add_watermarker": False}
+    of_sd = source.attributes["model_variant"] == "sd"
+    options = {"safety_checker": None, "requires_safety_checker": False} if of_sd else {"add_watermarker": False}
     if form := source.attributes.get("load_kwargs", {}).get("variant"):
         options["variant"] = form
     try:
-        pipeline = kind.from_pretrained(source.folder, dtype=torch.float32, local_files_only=True, **options)
+        pipeline = pipeline_class(source).from_pretrained(source.folder, dtype=torch.float32, local_files_only=True, **options)
     except _UNREADABLE as error:
         raise ModelUnavailable(
             "model-damaged", f"{source.folder} cannot be loaded: {str(error).strip().splitlines()[0]}", "fetch the model again"

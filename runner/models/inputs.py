@@ -86,12 +86,22 @@ def read_facts(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return facts
 
 
+def pools_first_token(folder: Path) -> bool:
+    """Returns whether the embeddings of the model in a folder are its first token's state, and not the mean over tokens."""
+    return bool(read_facts(folder / "1_Pooling").get("pooling_mode_cls_token"))
+
+
 def sequence_length(folder: Path, wanted: int) -> int:
     """Returns the wanted length, or the longest sequence that the model in a folder has positions for."""
     facts = read_facts(folder)
     facts = {**(facts.get("text_config") or {}), **facts}
     longest = facts.get("max_position_embeddings") or facts.get("n_positions") or wanted
     return min(wanted, int(longest))
+
+
+def longest_text(tokenizer: Any, folder: Path) -> int:
+    """Returns how many tokens a text may have: what the tokenizer says, or the model in a folder where it has fewer places."""
+    return sequence_length(folder, int(tokenizer.model_max_length))
 
 
 def image_size(folder: Path) -> tuple[int, int, int]:

@@ -21,17 +21,21 @@ _LONGEST_HEADER = 100_000_000  # bytes, by the format
 _HEADS = ("lm_head.weight", "proj_out.weight")
 
 
-def count_files(folder: Path) -> tuple[WeightCount, float]:
+def count_files(folder: Path, files: Sequence[Path] | None = None) -> tuple[WeightCount, float]:
     """Returns the weights that a folder's safetensors files hold, and the bytes that one takes.
 
     Codes and scales of quantised weights are not counted.
+
+    Args:
+        folder: has the model's configuration.
+        files: those that are read; the ones that transformers would load when None.
 
     Raises:
         ModelUnavailable: a file cannot be read.
     """
     kinds = {"embedding": 0, "head": 0, "linear": 0, "convolution": 0, "rest": 0}
     size = 0
-    for name, dtype, shape in (tensor for path in _weight_files(folder) for tensor in _tensors(path)):
+    for name, dtype, shape in (tensor for path in files or _weight_files(folder) for tensor in _tensors(path)):
         if dtype not in _BYTES:
             continue
         count = math.prod(shape)

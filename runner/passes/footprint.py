@@ -20,6 +20,8 @@ _TORCH = 1.85  # times the weights in fp32 that a pass holds which loads, change
 _DYNAMO = 350e6  # bytes that the newer exporter holds by itself
 _BUILDER = 240e6  # bytes that onnxruntime-genai and its builder hold by themselves
 _K_QUANT = 31  # bytes a weight of the largest matrix that k-quant computes with
+# Times the largest component of a pipeline, by the UNet of Stable Diffusion v1.4.
+_PART_EXPORTED, _PART_FUSED, _PART_INFERRED, _PART_HALVED, _PART_INTEGER = 2.0, 1.1, 6.0, 3.4, 3.9
 _NO_CODES = "directml"  # has no kernel that looks an embedding up in codes
 _FLOAT = 2.0  # bytes from which on a weight is not quantised
 
@@ -68,6 +70,11 @@ class Stored:
     def in_fp32(self) -> float:
         """Returns the bytes of all weights, or of the largest component's, in fp32."""
         return 4.0 * self.weights.total * self.share
+
+    @property
+    def in_components(self) -> bool:
+        """Returns whether it is a pipeline, whose components are worked on one at a time."""
+        return self.share < 1.0
 
     @property
     def quantised(self) -> bool:
@@ -226,7 +233,9 @@ def _finetune(model: Stored, options: Options, target: str) -> Effect:
 def _export(model: Stored, options: Options, target: str) -> Effect:
     each = FLOAT_BYTES.get(str(options.get("torch_dtype") or "fp32"), 4)
     exporter = 0 if options.get("use_dynamo_exporter") is False else _DYNAMO
-    return Effect(replace(Stored.plain(model.weights, each, model.share), shared=False), exporter + 5.0 * model.in_fp32)
+    times = _PART_EXPORTED if model.in_components else 5.0
+    made = replace(Stored.plain(model.weights, each, model.share), shared=False)
+    return Effect(made, exporter + times * model.in_fp32)
 
 
 def _kept(copies: float) -> Rule:
@@ -247,8 +256,11 @@ def _halved(model: Stored, options: Options, target: str) -> Effect:
 
 
 def _fused(model: Stored, options: Options, target: str) -> Effect:
-    fused = _halved(model, options, target) if options.get("float16") else Effect(model, 0)
-    return Effect(fused.stored, 8.5 * model.size * model.share)
+    halves = bool(options.get("float16"))
+    made = _halved(model, options, target).stored if halves else model
+    infers = (options.get("optimization_options") or {}).get("enable_shape_inference", True)
+    of_part = _PART_INFERRED if infers else _PART_HALVED if halves else _PART_FUSED
+    return Effect(made, (of_part if model.in_components else 8.5) * model.size * model.share)
 
 
 def _integers(default: tuple[str, ...]) -> Rule:
@@ -263,7 +275,7 @@ def _integers(default: tuple[str, ...]) -> Rule:
             made = replace(made, convolution=1)
         if {"Gather", "EmbedLayerNormalization"} & set(types):
             made = replace(made, embedding=1)
-        return Effect(made, 7.0 * model.size * model.share)
+        return Effect(made, (_PART_INTEGER if model.in_components else 7.0) * model.size * model.share)
 
     return rule
 

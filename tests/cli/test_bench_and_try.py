@@ -108,6 +108,21 @@ def test_example_of_an_image_recipe_is_its_first_picture():
     assert Path(own_example(found.info, found.folder)).name == "00-clouds.png"
 
 
+def test_a_text_beyond_the_models_length_is_cut_and_said_so(embedder, capsys):
+    assert run_command(["try", str(embedder[1]), "the cat sat " * 500, "the cat sat " * 600, "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["cosine"][0][1] == pytest.approx(1, abs=1e-5)
+    assert told.err.count("that the model takes: 'the cat sat") == 2
+
+
+def test_bytes_that_are_no_text_are_refused(embedder, monkeypatch, capsys):
+    assert run_command(["try", str(embedder[1]), "caf\udce9"]) == 2
+    assert "no text in UTF-8" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert run_command(["try", str(embedder[1])]) == 2
+    assert "no text in UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("given", ["", "   "])
 def test_an_empty_input_is_refused(embedder, given, capsys):
     assert run_command(["try", str(embedder[1]), given]) == 2
@@ -137,6 +152,8 @@ def test_masked_words_are_filled_in(tiny_masked_bert, finished, capsys):
     assert all("% " in line and "on the mat" in line for line in lines)
     assert run_command(["try", folder, "the cat sat"]) == 2
     assert "no [MASK] stands in 'the cat sat'" in capsys.readouterr().err
+    assert run_command(["try", folder, "the cat sat " * 500 + "[MASK]"]) == 2
+    assert "[MASK] stands beyond what the model reads" in capsys.readouterr().err
 
 
 def test_an_image_is_classified_and_what_is_none_is_refused(tiny_resnet, finished, tmp_path, capsys):

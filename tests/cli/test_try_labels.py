@@ -57,6 +57,16 @@ def test_labels_are_ranked_as_transformers_ranks_them(
     assert [share for _, share in ranked] == pytest.approx([share for _, share in wanted], abs=1e-4)
 
 
+def test_a_label_beyond_the_models_length_is_cut(
+    exported: ModelHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (1, 1)).save(tmp_path / "picture.png")
+    rank_labels(asked(exported, str(tmp_path / "picture.png"), "dog " * 300, "a cat"))
+    told = capsys.readouterr()
+    assert sum(share for _, share in json.loads(told.out)["labels"]) == pytest.approx(1, abs=1e-5)
+    assert "are cut to the 77 that the model takes" in told.err
+
+
 def test_a_picture_without_labels_is_one_error(exported: ModelHandle) -> None:
     with pytest.raises(UsageError, match="nothing to choose from"):
         rank_labels(asked(exported, "picture.png"))

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from runner.cli import run_command
 from runner.engine.capacity import _group_limits, free_disk, memory, same_disk
-from runner.engine.estimate import Needs, StepNeeds, estimate_config, walk
+from runner.engine.estimate import Needs, StepNeeds, _of_files, estimate_config, walk
 from runner.errors import ModelUnavailable
 from runner.models.handle import ModelHandle
 from runner.models.stored_weights import count_files
@@ -125,6 +127,68 @@ class TestNeeds:
         whole = next(iter(walk(Stored.plain(weights, 4), [("convert", "OnnxConversion", {})], "cpu")))
         assert told.memory < whole.memory
         assert told.output == whole.output
+
+
+DRAWING = "CompVis/stable-diffusion-v1-4"
+EXPORT = {"type": "OnnxConversion", "target_opset": 17}
+
+
+def fused(**options: Any) -> dict[str, Any]:
+    return {"type": "OrtTransformersOptimization", **options}
+
+
+class TestPipelines:
+    """Against what was measured on the UNet of Stable Diffusion v1.4, the largest of its components."""
+
+    def memory(self, *passes: dict[str, Any]) -> list[float]:
+        return [step.memory / GB for step in needs(*passes, model=DRAWING, task="text-to-image").steps]
+
+    def test_export(self) -> None:
+        assert self.memory(EXPORT) == [pytest.approx(7.4, rel=0.05)]
+
+    def test_fusion_and_its_check_hold_less_than_the_export(self) -> None:
+        quick = {"enable_shape_inference": False}
+        export, fusion = self.memory(EXPORT, fused(optimization_options=quick))
+        assert 4.0 < fusion < export
+
+    @pytest.mark.parametrize(
+        ("options", "measured"),
+        [
+            ({}, 20.9),
+            ({"float16": True}, 20.9),
+            ({"optimization_options": {"enable_shape_inference": True}}, 20.9),
+            ({"float16": True, "optimization_options": {"enable_shape_inference": False}}, 12.0),
+        ],
+    )
+    def test_what_fusion_infers_and_converts_decides(self, options: Options, measured: float) -> None:
+        assert self.memory(EXPORT, fused(**options))[1] == pytest.approx(measured, rel=0.05)
+
+    def test_dynamic_quantisation(self) -> None:
+        assert self.memory(EXPORT, {"type": "OnnxDynamicQuantization"})[1] == pytest.approx(13.35, rel=0.05)
+
+    def test_the_check_may_hold_all_components_in_pytorch(self) -> None:
+        weights = count_weights(DRAWING, "text-to-image")
+        assert weights is not None
+        last = self.memory(EXPORT, {"type": "OnnxDynamicQuantization"}, {"type": "OnnxOpVersionConversion"})[-1]
+        assert last > 4 * weights.total / GB
+
+    def test_what_is_on_disk_is_the_whole(self) -> None:
+        told = needs(EXPORT, model=DRAWING, task="text-to-image")
+        assert told.output / GB == pytest.approx(4.27, rel=0.01)
+
+    def test_only_the_files_that_are_loaded_count(self, tmp_path: Path) -> None:
+        parts = {"text_encoder": 10, "unet": 60, "vae": 30}
+        for part in (*parts, "tokenizer", "scheduler", "safety_checker"):
+            (tmp_path / part).mkdir()
+            (tmp_path / part / "config.json").write_text("{}")
+        (tmp_path / "model_index.json").write_text("{}")
+        for name in ("model.safetensors", "model.fp16.safetensors"):
+            for part, rows in {**parts, "safety_checker": 1000}.items():
+                save_file({"one.weight": np.zeros((rows, 4), np.float32)}, tmp_path / part / name)
+        begun = _of_files(ModelHandle("diffusers", tmp_path, None, "text-to-image", {"model_variant": "sd"}))
+        assert begun is not None
+        stored, _ = begun
+        assert (stored.weights.total, stored.size, stored.share) == (400, 1600, 0.6)
 
 
 def test_weights_of_a_folder_are_read_off_its_headers(tiny_masked_bert: ModelHandle) -> None:

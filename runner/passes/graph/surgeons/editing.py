@@ -102,7 +102,7 @@ def add_weight(graph: ir.Graph, name: str, content: NDArray[Any]) -> ir.Value:
     while taken in graph.initializers:
         number += 1
         taken = f"{name}_{number}"
-    tensor = ir.tensor(np.ascontiguousarray(content), name=taken)
+    tensor = ir.tensor(np.asarray(content, order="C"), name=taken)
     value = ir.Value(name=taken, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

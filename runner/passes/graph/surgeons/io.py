@@ -26,7 +26,7 @@ class _Rename(IrSurgeon):
         return self
 
     def _rename(self, model: ir.Model, values: Sequence[ir.Value], what: str) -> Outcome:
-        chosen = [_named(values, old, what) for old in self.old_names]
+        chosen = [named(values, old, what) for old in self.old_names]
         taken = {value.name for value in _all_values(model)} - set(self.old_names)
         if clash := next((name for name in self.new_names if name in taken), None):
             raise CannotOperate("name-taken", f"another tensor of the graph is called '{clash}'", "choose another name")
@@ -73,7 +73,7 @@ class RenameInputDims(IrSurgeon):
     def operate(self, model: ir.Model) -> Outcome:
         """Names the dimension."""
         if self.input_name is not None:
-            return _name_dimension(_named(model.graph.inputs, self.input_name, "input"), self.dim_idx, self.dim_name)
+            return _name_dimension(named(model.graph.inputs, self.input_name, "input"), self.dim_idx, self.dim_name)
         return _name_dimension(_numbered(model.graph.inputs, self.input_idx or 0, "input"), self.dim_idx, self.dim_name)
 
 
@@ -118,7 +118,7 @@ class RemoveInputs(IrSurgeon):
 
     def operate(self, model: ir.Model) -> Outcome:
         """Removes the inputs and what depends on nothing but them."""
-        for value in [_named(model.graph.inputs, name, "input") for name in self.names]:
+        for value in [named(model.graph.inputs, name, "input") for name in self.names]:
             _leave_out(value, model)
             model.graph.inputs.remove(value)
         return Outcome(len(self.names))
@@ -193,7 +193,7 @@ class AddIntermediateTensorsToOutputs(IrSurgeon):
         wanted = self.intermediate_tensor_to_add
         if wanted is None:
             return _show(model, list(made.values()))
-        return _show(model, [_named(list(made.values()), name, "tensor") for name in wanted])
+        return _show(model, [named(list(made.values()), name, "tensor") for name in wanted])
 
 
 class RemoveInitializerFromInputs(IrSurgeon):
@@ -271,7 +271,12 @@ def _listed(values: Sequence[ir.Value]) -> str:
     return ", ".join(str(value.name) for value in values)
 
 
-def _named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
+def named(values: Sequence[ir.Value], name: str, what: str) -> ir.Value:
+    """Returns the value of that name.
+
+    Raises:
+        NotInGraph: there is none; `what` says what it would have been.
+    """
     found = next((value for value in values if value.name == name), None)
     if found is None:
         raise NotInGraph(what, name, [str(value.name) for value in values])

@@ -1,4 +1,4 @@
-"""Every surgeon, and Olive's that are not served, with the reason."""
+"""Every surgeon, Olive's and our own, and Olive's that are not served, with the reason."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ from runner.passes.graph.surgeons.normalization import (
     SimplifiedLayerNormToL2Norm,
     SimplifiedLayerNormToRMSNorm,
 )
+from runner.passes.graph.surgeons.pooling import PoolSentences
 from runner.passes.graph.surgeons.quantization import (
     ExposeQuantizedOutput,
     QDQToClip,
@@ -57,12 +58,12 @@ from runner.passes.graph.surgeons.quantization import (
 _Any = (
     AddIntermediateTensorsToOutputs | AttentionMaskToSequenceLengths | DecomposeQuickGelu | DecomposeRotaryEmbedding
     | DeduplicateNodes | DeduplicateSubgraphInitializers | ExposeOutputs | ExposeQuantizedOutput | GemmToMatMulAdd
-    | InferShapes | MatMulAddToGemm | PackedAttentionToLoopMHA | PackedAttentionToPackedMHA | PowReduceSumPowDiv2LpNorm
-    | QDQToClip | QuantizeEmbeddingInt8 | RMSNormToL2Norm | ReciprocalMulToDiv | RemoveAllTensorValueShapes | RemoveDeqLin
-    | RemoveGidxFromMatMulNBits | RemoveInitializerFromInputs | RemoveInputs | RemoveMemcpy | RemoveQDQ
-    | RemoveRopeMultiCache | RemoveShapes | RenameInputDims | RenameInputs | RenameOutputDims | RenameOutputs
-    | ReorderInputs | ReplaceAttentionMaskValue | ReplaceErfWithTanh | ShareEmbeddingLmHead | SimplifiedLayerNormToL2Norm
-    | SimplifiedLayerNormToRMSNorm | TieWordEmbeddings | ZeroOutInput
+    | InferShapes | MatMulAddToGemm | PackedAttentionToLoopMHA | PackedAttentionToPackedMHA | PoolSentences
+    | PowReduceSumPowDiv2LpNorm | QDQToClip | QuantizeEmbeddingInt8 | RMSNormToL2Norm | ReciprocalMulToDiv
+    | RemoveAllTensorValueShapes | RemoveDeqLin | RemoveGidxFromMatMulNBits | RemoveInitializerFromInputs | RemoveInputs
+    | RemoveMemcpy | RemoveQDQ | RemoveRopeMultiCache | RemoveShapes | RenameInputDims | RenameInputs | RenameOutputDims
+    | RenameOutputs | ReorderInputs | ReplaceAttentionMaskValue | ReplaceErfWithTanh | ShareEmbeddingLmHead
+    | SimplifiedLayerNormToL2Norm | SimplifiedLayerNormToRMSNorm | TieWordEmbeddings | ZeroOutInput
 )  # fmt: skip
 
 SURGEONS = tuple(sorted(one.__name__ for one in _Any.__args__))

@@ -1,0 +1,90 @@
+"""A loaded pipeline that draws pictures from text, by diffusers' PyTorch pipeline or by ours over ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runner.errors import RunFailed
+from runner.models.diffusion_pipeline import DrawingPipeline, Wanted
+from runner.models.diffusion_torch import load_pipeline
+from runner.models.handle import ModelHandle
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Array = np.ndarray[Any, Any]
+
+StepDone = Callable[[int, int], None]
+
+
+class Drawer(Protocol):
+    """A loaded pipeline."""
+
+    def draw(self, wanted: Wanted, *, step_done: StepDone = ...) -> Array:
+        """Returns a picture, fp32 [height, width, 3] from 0 to 1; see `DrawingPipeline.draw`.
+
+        The noise that it starts from is the seed's, the same whatever draws and on whatever device.
+        """
+        ...
+
+
+def open_drawer(model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> Drawer:
+    """Loads every component of a `diffusers` source, or those of an optimised pipeline that drawing needs.
+
+    Raises:
+        RecipeError: it does not load.
+    """
+    if model.kind == "diffusers":
+        return TorchDrawer(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
+    pipeline = DrawingPipeline(model, threads, provider)
+    pipeline.open()
+    return pipeline
+
+
+class TorchDrawer:
+    """The source through diffusers' own pipeline, fp32.
+
+    Args:
+        source: of kind `diffusers`.
+        threads: threads to compute with.
+        device: PyTorch's name of the device.
+    """
+
+    def __init__(self, source: ModelHandle, threads: int, device: str = "cpu") -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._pipeline = load_pipeline(source).to(device)
+
+    def draw(self, wanted: Wanted, *, step_done: StepDone = lambda *_: None) -> Array:
+        """See `Drawer.draw`.
+
+        Raises:
+            RunFailed: the numbers of the picture are none.
+        """
+        import numpy as np
+        import torch
+
+        def at_step_end(pipeline: Any, at: int, _: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+            if pipeline.device.type == "cuda":
+                torch.cuda.synchronize()
+            step_done(at + 1, pipeline.num_timesteps)
+            return given
+
+        options = {} if wanted.guidance is None else {"guidance_scale": wanted.guidance}
+        pictures: Array = self._pipeline(
+            prompt=wanted.prompt,
+            negative_prompt=wanted.negative_prompt,
+            num_inference_steps=wanted.steps,
+            height=wanted.height,
+            width=wanted.width,
+            generator=torch.Generator().manual_seed(wanted.seed),
+            callback_on_step_end=at_step_end,
+            output_type="np",
+            **options,
+        ).images
+        if not np.isfinite(pictures).all():
+            raise RunFailed("picture-not-finite", "the picture in PyTorch holds numbers that are none (NaN or infinite)")
+        return pictures[0]
