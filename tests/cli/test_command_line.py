@@ -21,10 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "smollm2-135m-instruct"
 
 
-@pytest.fixture(autouse=True)
-def _own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("own_catalogue")
 
 
 def test_help_lists_every_verb_without_importing_any(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,11 @@ from runner.cli import run_command
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("own_catalogue")
 
 
-def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert run_command([*arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_doctor_knows_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    told = _json(capsys, "doctor")
+def test_doctor_knows_the_machine(as_json: Callable[..., Any]) -> None:
+    told = as_json("doctor")
     assert told["machine"]["cores"] >= 1
     assert told["machine"]["memory_gb"] > 0.5
     assert told["packages"]["torch"]
@@ -44,5 +36,5 @@ def test_doctor_tells_clashing_wheels(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in told
 
 
-def test_doctor_does_not_send_people_to_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not any("doctor" in (state["remedy"] or "") for state in _json(capsys, "doctor")["targets"])
+def test_doctor_does_not_send_people_to_doctor(as_json: Callable[..., Any]) -> None:
+    assert not any("doctor" in (state["remedy"] or "") for state in as_json("doctor")["targets"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,11 @@ RECIPE = "smollm2-135m-instruct"
 LISTED, _ = list_facts(ROOT / "recipes")
 
 
-@pytest.fixture(autouse=True)
-def _own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("own_catalogue")
 
 
-def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert run_command([*arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def _ids(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
-    return [recipe["id"] for recipe in _json(capsys, "ls", *arguments)]
+def _ids(as_json: Callable[..., Any], *arguments: str) -> list[str]:
+    return [recipe["id"] for recipe in as_json("ls", *arguments)]
 
 
 def _broken(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -41,32 +33,33 @@ def _broken(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return told.err
 
 
-def test_filters(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {RECIPE, "all-minilm-l6-v2", "bert-base-uncased", "resnet-50"} <= set(_ids(capsys))
-    assert RECIPE in _ids(capsys, "--task", "text-generation")
-    assert "resnet-50" not in _ids(capsys, "--task", "text-generation")
-    assert _ids(capsys, "smollm2", "chat") == [RECIPE]
-    assert _ids(capsys, "--family", "minilm") == ["all-minilm-l6-v2"]
-    assert _ids(capsys, "xyzzyx") == []
-    assert {recipe["licence"] for recipe in _json(capsys, "ls", "--license", "apache")} == {"Apache-2.0"}
-    variants = _json(capsys, "ls", "smollm2", "--precision", "int8")[0]["variants"]
+def test_filters(as_json: Callable[..., Any]) -> None:
+    assert {RECIPE, "all-minilm-l6-v2", "bert-base-uncased", "resnet-50"} <= set(_ids(as_json))
+    assert RECIPE in _ids(as_json, "--task", "text-generation")
+    assert "resnet-50" not in _ids(as_json, "--task", "text-generation")
+    assert _ids(as_json, "smollm2", "chat") == [RECIPE]
+    assert _ids(as_json, "--family", "minilm") == ["all-minilm-l6-v2"]
+    assert _ids(as_json, "xyzzyx") == []
+    assert {recipe["licence"] for recipe in as_json("ls", "--license", "apache")} == {"Apache-2.0"}
+    variants = as_json("ls", "smollm2", "--precision", "int8")[0]["variants"]
     assert [variant["name"] for variant in variants] == ["cpu-int8"]
-    assert all(recipe["gated"] for recipe in _json(capsys, "ls", "--gated"))
-    assert not any(recipe["gated"] for recipe in _json(capsys, "ls", "--not-gated"))
-    assert _ids(capsys, "--measured") == ["all-minilm-l6-v2", RECIPE]
-    assert all(recipe["download_mb"] <= 500 for recipe in _json(capsys, "ls", "--max-download", "500MB"))
+    assert all(recipe["gated"] for recipe in as_json("ls", "--gated"))
+    assert not any(recipe["gated"] for recipe in as_json("ls", "--not-gated"))
+    measured = {path.parents[1].name for path in (ROOT / "recipes").glob("*/*/results/*.json")}
+    assert set(_ids(as_json, "--measured")) == measured >= {"all-minilm-l6-v2", RECIPE}
+    assert all(recipe["download_mb"] <= 500 for recipe in as_json("ls", "--max-download", "500MB"))
 
 
-def test_conditions_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_conditions_together(as_json: Callable[..., Any]) -> None:
     asked = ["--target", "cuda", "--precision", "int4", "--license", "permissive", "--task", "text-generation"]
-    found = _json(capsys, "ls", "qwen", *asked, "--max-memory", "8GB")
+    found = as_json("ls", "qwen", *asked, "--max-memory", "8GB")
     assert "qwen2.5-0.5b-instruct" in [recipe["id"] for recipe in found]
     for recipe in found:
         assert (recipe["licence_category"], recipe["task"]) == ("permissive", "text-generation")
         for variant in recipe["variants"]:
             assert (variant["target"], variant["precision"]) == ("cuda", "int4")
             assert variant["peak_memory_bytes"] <= 8e9
-    more = _ids(capsys, "qwen", *asked, "--max-memory", "40GiB")
+    more = _ids(as_json, "qwen", *asked, "--max-memory", "40GiB")
     assert {recipe["id"] for recipe in found} < set(more)
     assert "qwen2.5-3b-instruct" not in more  # for research only
 
@@ -137,7 +130,7 @@ def test_families_fit_the_terminal_a_line_a_model(room: int) -> None:
         assert [line.split()[0] for line in lines] == [facts.name for facts in members]
 
 
-def test_deprecated_recipes_are_dimmed_and_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deprecated_recipes_are_dimmed_and_marked(tmp_path: Path, as_json: Callable[..., Any]) -> None:
     for name in ("old", "new"):
         folder = tmp_path / "family" / name
         folder.mkdir(parents=True)
@@ -153,12 +146,12 @@ def test_deprecated_recipes_are_dimmed_and_marked(tmp_path: Path, capsys: pytest
     assert click.unstyle(old).startswith("old (deprecated)")
     assert old == click.style(click.unstyle(old), dim=True)
     assert "deprecated" not in new
-    assert _ids(capsys, "--deprecated", "--catalog", str(tmp_path)) == ["old"]
-    assert _ids(capsys, "--not-deprecated", "--catalog", str(tmp_path)) == ["new"]
+    assert _ids(as_json, "--deprecated", "--catalog", str(tmp_path)) == ["old"]
+    assert _ids(as_json, "--not-deprecated", "--catalog", str(tmp_path)) == ["new"]
 
 
-def test_json_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    (told,) = _json(capsys, "ls", "microsoft/phi-4-mini-instruct")
+def test_json_tells_everything(as_json: Callable[..., Any]) -> None:
+    (told,) = as_json("ls", "microsoft/phi-4-mini-instruct")
     assert told["provenance"]["parameters"] == {"source": "architecture", "checked": "2026-11-24"}
     assert told["lifecycle"] == {"status": "tested"}
     assert told["maintainers"] and told["sources"] == [{"hub": "microsoft/Phi-4-mini-instruct"}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,12 @@ from runner.passes.table import MODULES
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("own_catalogue")
 
 
-def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert run_command([*arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_passes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [one["name"] for one in _json(capsys, "passes", "ls")] == sorted(MODULES)
-    shown = _json(capsys, "passes", "show", "modelbuilder")
+def test_passes_are_listed_and_shown(capsys: pytest.CaptureFixture[str], as_json: Callable[..., Any]) -> None:
+    assert [one["name"] for one in as_json("passes", "ls")] == sorted(MODULES)
+    shown = as_json("passes", "show", "modelbuilder")
     assert shown["name"] == "ModelBuilder"
     assert "precision" in shown["options"]["properties"]
     assert run_command(["passes", "show", "ModelBuilder"]) == 0

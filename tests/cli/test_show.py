@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "smollm2-135m-instruct"
 
 
-@pytest.fixture(autouse=True)
-def _own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RECIPE_CATALOG", raising=False)
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("own_catalogue")
 
 
-def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert run_command([*arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_show_tells_where_each_value_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = _json(capsys, "show", RECIPE, "--set", "passes.build.precision=int8")
+def test_show_tells_where_each_value_comes_from(as_json: Callable[..., Any]) -> None:
+    shown = as_json("show", RECIPE, "--set", "passes.build.precision=int8")
     assert shown["variant"] == "cpu-int4"
     assert shown["config"]["passes"]["build"]["options"]["precision"] == "int8"
     origins = shown["origins"]
