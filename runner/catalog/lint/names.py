@@ -10,9 +10,8 @@ from runner.catalog.lint.subject import Subject, target_of_variant
 from runner.catalog.names import is_name
 from runner.errors import InvalidRecipe, Place, did_you_mean
 from runner.models.tasks import TASKS
+from runner.targets.target import target_name
 from runner.templating.recipe import misnamed_of
-
-SHORT_TARGETS = {"cpu": "cpu", "cuda": "cuda", "directml": "dml"}
 
 
 def _name_is_folder(subject: Subject) -> Faults:
@@ -65,7 +64,7 @@ def _variants_are_named(subject: Subject) -> Faults:
         target = target_of_variant(variant)
         if target is None:
             continue
-        short, parts = SHORT_TARGETS[target.name], variant.name.split("-")
+        short, parts = target_name(target.provider), variant.name.split("-")
         fix = f"call it '{short}-{variant.precision}', with what else sets it apart behind"
         if parts[0] != short:
             yield Fault(f"'{variant.name}' runs on {target.provider}, so its name begins with '{short}'", place, fix)
