@@ -86,7 +86,7 @@ def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], thread
     tokens = [int(token) for token in inputs["input_ids"][0]]
     session = GenerationSession(model.folder, threads, every_position=True, on_cpu=True)
     decoded = session.last_logits(tokens[:-DECODED], tokens[-DECODED:])
-    written = [token.id for token in session.generate(tokens[:-DECODED], DECODED, do_sample=False)]
+    written = list(session.generate_ids(tokens[:-DECODED], DECODED, do_sample=False))
     return {"logits": session.all_logits(tokens)[None], WHILE_DECODING: decoded[None, 1:], GENERATED: np.array([written])}
 
 

@@ -149,7 +149,7 @@ class GenerationSession:
             self.tokenizer.update_options(add_special_tokens="false")
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, **search: Any) -> Iterator[GeneratedToken]:
-        """Yields tokens until the model ends its answer or `max_new_tokens` are there.
+        """Yields tokens with their text until the model ends its answer or `max_new_tokens` are there.
 
         Args:
             prompt: ids of the prompt.
@@ -161,6 +161,11 @@ class GenerationSession:
             RunFailed: the model stops with an error.
         """
         stream = self.tokenizer.create_stream()
+        for token in self.generate_ids(prompt, max_new_tokens, **search):
+            yield GeneratedToken(token, stream.decode(token))
+
+    def generate_ids(self, prompt: Sequence[int], max_new_tokens: int, **search: Any) -> Iterator[int]:
+        """Yields the ids alone; needs no tokenizer. See `generate`."""
         try:
             generator = self._generator(len(prompt) + max_new_tokens, search)
             generator.append_tokens(list(prompt))
@@ -168,8 +173,7 @@ class GenerationSession:
                 if generator.is_done():
                     return
                 generator.generate_next_token()
-                token = int(generator.get_next_tokens()[0])
-                yield GeneratedToken(token, stream.decode(token))
+                yield int(generator.get_next_tokens()[0])
         except RuntimeError as error:
             raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
 
