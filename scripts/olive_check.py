@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.catalog.discover import catalog_root, find
+from runner.catalog.discover import catalog_root
+from runner.catalog.find import find
 from runner.errors import RecipeError, RunFailed
 from runner.passes.table import options_of
 

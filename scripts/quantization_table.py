@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from runner.bench.environment import OtherLoad, describe
-from runner.catalog.discover import find
+from runner.catalog.find import find
 from runner.engine.plan import Request
 from runner.engine.run import execute, plan_run
 from runner.errors import RecipeError

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.catalog.discover import Entry, catalog_or_none, catalog_root, find_entry, list_entries, named_variant
+from runner.catalog.discover import Entry, catalog_or_none, catalog_root, list_entries
+from runner.catalog.find import find_entry, named_variant
 from runner.catalog.selection import Candidate, Selection, affected, candidates_of, shard, spread
 from runner.cli.options import catalog, catalog_option, complete_ids, trust_option
 from runner.errors import Problem, UsageError

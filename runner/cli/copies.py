@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from runner.catalog.discover import Entry, catalog_or_none, find_entry, named_variant
+from runner.catalog.discover import Entry, catalog_or_none
+from runner.catalog.find import find_entry, named_variant
 from runner.cli.options import catalog, catalog_option, complete_ids, json_option
 from runner.cli.tables import print_json
 from runner.errors import UsageError

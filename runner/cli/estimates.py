@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from runner.catalog.discover import Found
+from runner.catalog.find import Found
 from runner.cli.tables import print_table
 from runner.engine.estimate import Needs, estimate_config
 from runner.recipe.document import Node

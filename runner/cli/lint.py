@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.catalog.discover import catalog_or_none, catalog_root, find_entry, info_files
+from runner.catalog.discover import catalog_or_none, catalog_root, info_files
+from runner.catalog.find import find_entry
 from runner.cli.options import catalog, catalog_option, complete_ids, json_option
 from runner.cli.tables import print_json, print_table
 from runner.errors import Problem

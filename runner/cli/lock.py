@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from runner.catalog.discover import Entry, catalog_root, find_entry, list_entries
+from runner.catalog.discover import Entry, catalog_root, list_entries
+from runner.catalog.find import find_entry
 from runner.cli import tell
 from runner.cli.options import catalog, catalog_option, complete_ids, offline_option
 from runner.errors import RecipeError, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runner.catalog.discover import Found, find
+from runner.catalog.find import Found, find
 from runner.cli.options import catalog
 from runner.engine.plan import Request
 from runner.errors import UsageError

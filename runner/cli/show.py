@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.catalog.discover import Found, find
+from runner.catalog.find import Found, find
 from runner.catalog.licences import licence_named
 from runner.cli.options import catalog, catalog_option, json_option, recipe_argument, set_option, variant_option
 from runner.cli.tables import print_json, print_table

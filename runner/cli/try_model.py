@@ -69,7 +69,8 @@ def _is_input(word: str) -> bool:
 
     A single word that is close to the name of a recipe is taken for a slip in that.
     """
-    from runner.catalog.discover import CONFIG_SUFFIXES, find, is_there
+    from runner.catalog.discover import CONFIG_SUFFIXES
+    from runner.catalog.find import find, is_there
     from runner.errors import UsageError
     from runner.recipe.folder import INFO_NAMES
 
@@ -90,7 +91,7 @@ def _is_input(word: str) -> bool:
 
 
 def _given(inputs: Sequence[str], example: str | None, *, may_be_empty: bool = False) -> tuple[str, ...]:
-    from runner.catalog.discover import is_there
+    from runner.catalog.find import is_there
     from runner.errors import UsageError
 
     given = tuple(inputs) or _piped()
@@ -123,7 +124,7 @@ def _is_unicode(text: str) -> bool:
 
 def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
     """Returns (model, threads, provider, example input): of a finished model's folder, or of a recipe, made where needed."""
-    from runner.catalog.discover import is_there
+    from runner.catalog.find import is_there
     from runner.engine.publish import read_receipt
     from runner.targets.target import session_threads
 
@@ -138,7 +139,7 @@ def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, 
 
 def _example_of(folder: Path, receipt: dict[str, Any] | None) -> str | None:
     """The example of the recipe that a finished model's receipt names; None where that recipe is not to be found."""
-    from runner.catalog.discover import find
+    from runner.catalog.find import find
     from runner.errors import InvalidRecipe, UsageError
 
     name = (receipt or {}).get("recipe")

@@ -1,4 +1,4 @@
-"""`recipe render`, `recipe lint` and `recipe schema`: what keeps the catalogue in order."""
+"""`recipe render` and `recipe schema`: what is written from templates and declarations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.catalog.discover import Entry, catalog_or_none, catalog_root, find_entry, list_entries
+from runner.catalog.discover import Entry, catalog_or_none, catalog_root, list_entries
+from runner.catalog.find import find_entry
 from runner.cli.options import catalog, catalog_option, complete_ids
 from runner.errors import InvalidRecipe
 

@@ -20,10 +20,13 @@ def render_config(info: Info, variant: Variant, clone: Clone) -> str:
     Raises:
         InvalidRecipe: there is no such pipeline, its template does not give JSON, or a setting names nothing in it.
     """
-    problems = [problem for _, problem in misnamed(info, variant, clone)]
+    if variant.pipeline not in clone.pipelines:
+        raise InvalidRecipe(_no_pipeline(variant, clone))
+    config = _pipeline_config(info, variant, clone)
+    problems = [problem for _, problem in _unfit_settings(variant, config)]
     if problems:
         raise InvalidRecipe(*problems)
-    return pretty_json(_with_settings(_pipeline_config(info, variant, clone), variant.settings)) + "\n"
+    return pretty_json(_with_settings(config, variant.settings)) + "\n"
 
 
 def misnamed(info: Info, variant: Variant, clone: Clone) -> Iterator[tuple[tuple[str, ...], Problem]]:
@@ -33,12 +36,19 @@ def misnamed(info: Info, variant: Variant, clone: Clone) -> Iterator[tuple[tuple
         InvalidRecipe: the pipeline's template has an error.
     """
     if variant.pipeline not in clone.pipelines:
-        remedy = did_you_mean(str(variant.pipeline), clone.pipelines)
-        yield ("pipeline",), Problem("unknown-pipeline", f"there is no pipeline '{variant.pipeline}'", remedy=remedy)
-        return
-    config = _pipeline_config(info, variant, clone)
+        yield ("pipeline",), _no_pipeline(variant, clone)
+    elif variant.settings:
+        yield from _unfit_settings(variant, _pipeline_config(info, variant, clone))
+
+
+def _no_pipeline(variant: Variant, clone: Clone) -> Problem:
+    remedy = did_you_mean(str(variant.pipeline), clone.pipelines)
+    return Problem("unknown-pipeline", f"there is no pipeline '{variant.pipeline}'", remedy=remedy)
+
+
+def _unfit_settings(variant: Variant, config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    parts = _named_parts(config)
     for name, changes in variant.settings.items():
-        parts = _named_parts(config)
         if name not in parts:
             cause = f"the pipeline {variant.pipeline} has no pass or data config '{name}'"
             yield ("settings", name), Problem("unknown-setting", cause, remedy=did_you_mean(name, parts))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.catalog.discover import catalog_root, find, find_entry, info_files, list_entries, list_facts, named_variant
+from runner.catalog.discover import catalog_root, info_files, list_entries, list_facts
+from runner.catalog.find import find, find_entry, named_variant
 from runner.errors import InvalidRecipe, UsageError
 
 Maker = Callable[..., Path]

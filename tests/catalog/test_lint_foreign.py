@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from runner.catalog.discover import find, list_entries
+from runner.catalog.discover import list_entries
+from runner.catalog.find import find
 from runner.catalog.lint import lint
 from runner.catalog.lint.subject import Catalogue
 from runner.cli import cli, run_command

@@ -101,7 +101,8 @@ def test_without_an_input_the_recipes_example_is_used(embedder, monkeypatch, cap
 
 
 def test_example_of_an_image_recipe_is_its_first_picture():
-    from runner.catalog.discover import OWN_CATALOG, find
+    from runner.catalog.discover import OWN_CATALOG
+    from runner.catalog.find import find
     from runner.cli.try_model import own_example
 
     found = find("resnet-50", OWN_CATALOG)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.catalog.discover import Entry, find, list_entries
+from runner.catalog.discover import Entry, list_entries
+from runner.catalog.find import find
 from runner.catalog.lint import lint_folder
 from runner.catalog.lint.subject import Catalogue
 from runner.cli import cli
