@@ -29,6 +29,7 @@ from runner.catalog.discover import catalog_root
 from runner.catalog.find import find
 from runner.errors import RecipeError, RunFailed
 from runner.passes.table import options_of
+from runner.recipe.config import PassConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 INSIDE = Path(__file__).with_name("olive_inside.py")
@@ -126,9 +127,9 @@ def verdict(answer: Mapping[str, Any]) -> Verdict:
 
 
 def is_ours(pass_name: str, option: str) -> bool:
-    """Says whether this runner's pass of that name declares the option."""
+    """Says whether this runner's pass of that name, or every step, declares the option."""
     declared = options_of(pass_name)[0]
-    return declared is not None and option in declared[1].model_fields
+    return declared is not None and (option in declared[1].model_fields or option in PassConfig.model_fields)
 
 
 # --- Olive's environment ---------------------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner.cli.options import catalog_option, config_option, json_option, recipe_argument, request_options
+
+if TYPE_CHECKING:
+    from runner.engine.explain import Explanation
 
 
 @click.group()
@@ -40,6 +43,8 @@ def _open(cache_dir: str | None) -> Any:
 @json_option
 def list_entries(cache_dir: str | None, as_json: bool) -> None:
     """List what is stored, the oldest first."""
+    from runner.engine.store import disk_use
+
     where, _, store = _open(cache_dir)
     entries = list(store.entries())
     if as_json:
@@ -47,10 +52,10 @@ def list_entries(cache_dir: str | None, as_json: bool) -> None:
         return
     for entry in entries:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.record["created"]))
-        name = f"{entry.record['step']} {entry.record['pass']}"
+        part = f" {entry.record['component']}" if "component" in entry.record else ""
+        name = f"{entry.record['step']} {entry.record['pass']}{part}"
         click.echo(f"{entry.fingerprint[:12]}  {made}  {entry.size / 1e6:9.1f} MB  {name}")
-    total = sum(entry.size for entry in entries)
-    click.echo(f"{len(entries)} entries, {total / 1e6:.1f} MB in {where.root}")
+    click.echo(f"{len(entries)} entries, {disk_use(entries) / 1e6:.1f} MB in {where.root}")
 
 
 @cache.command()
@@ -68,14 +73,22 @@ def why(word: str | None, configs: Sequence[Path], as_json: bool, **chosen: Any)
     plan = plan_run(make_request(word, configs, **chosen), lambda _: None, fetch=False)
     told = explain(plan)
     if as_json:
-        click.echo(
-            json.dumps([{"step": one.step, "cached": one.cached, "reasons": list(one.reasons)} for one in told], indent=2)
-        )
+        click.echo(json.dumps([_as_json(one) for one in told], indent=2))
         return
     for one in told:
-        click.echo(f"{one.step}: {'cached' if one.cached else 'to do'}")
+        click.echo(f"{one.name}: {one.state}")
         for reason in one.reasons:
             click.echo(f"    {reason}")
+        for part in one.components:
+            click.echo(f"    {part.name}: {part.state}")
+            for reason in part.reasons:
+                click.echo(f"        {reason}")
+
+
+def _as_json(one: Explanation) -> dict[str, Any]:
+    components = {part.name: {"state": part.state, "reasons": list(part.reasons)} for part in one.components}
+    told = {"step": one.name, "cached": one.cached, "reasons": list(one.reasons)}
+    return {**told, **({"components": components} if components else {})}
 
 
 @cache.command()
@@ -114,7 +127,9 @@ def gc(cache_dir: str | None, older_than: float, everything: bool, dry_run: bool
             store.remove(entry.fingerprint)
         for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
-    size = sum(entry.size for entry in doomed)
+    from runner.engine.store import disk_use
+
+    size = disk_use(doomed)
     if as_json:
         told = {
             "entries": [entry.fingerprint for entry in doomed],

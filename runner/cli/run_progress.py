@@ -16,6 +16,7 @@ from rich.table import Table
 from runner.cli.estimates import needs_facts, needs_text
 from runner.engine.estimate import Needs, estimate
 from runner.engine.events import Event
+from runner.engine.explain import explain
 from runner.engine.fit import check_fit
 from runner.engine.plan import Plan
 from runner.engine.run import Outcome
@@ -123,8 +124,14 @@ def _print_plan_json(plan: Plan, needs: Needs | None, refused: Sequence[Problem]
         "target": plan.target.name,
         "source": plan.source.told,
         "steps": [
-            {"step": step.name, "pass": step.pass_name, "cached": step.cached, "fingerprint": step.fingerprint}
-            for step in plan.steps
+            {
+                "step": step.name,
+                "pass": step.pass_name,
+                "cached": step.cached,
+                "fingerprint": step.fingerprint,
+                **({"components": {part.name: part.state for part in one.components}} if one.components else {}),
+            }
+            for step, one in zip(plan.steps, explain(plan), strict=True)
         ],
         "needs": needs_facts(needs),
         "does_not_fit": [problem.cause for problem in refused],
@@ -138,6 +145,7 @@ def _print_plan_json(plan: Plan, needs: Needs | None, refused: Sequence[Problem]
 
 def _steps_table(plan: Plan, needs: Needs | None) -> Table:
     table = Table(box=None, pad_edge=False)
+    told = explain(plan)
     for column in ("step", "pass", "state"):
         table.add_column(column, header_style="dim")
     for column in ("memory", "leaves") if needs else ():
@@ -146,6 +154,8 @@ def _steps_table(plan: Plan, needs: Needs | None) -> Table:
         needed = needs.steps[at] if needs else None
         figures = () if needed is None or step.cached else (short_size(needed.memory), short_size(needed.output))
         table.add_row(step.name, step.pass_name, "cached" if step.cached else "to do", *figures)
+        for part in told[at].components:
+            table.add_row(f"  {part.name}", "", part.state)
     if plan.evaluates:
         table.add_row("evaluation", str(plan.request.config.evaluator), "cached" if plan.evaluated else "to do")
     return table
@@ -168,6 +178,9 @@ def show_outcome(outcome: Outcome) -> None:
         seconds = "cached" if told["step"] in cached else f"{told['seconds']:.1f}" if "seconds" in told else ""
         size = f"{told['bytes'] / 1e6:.1f}" if "bytes" in told else ""
         table.add_row(told["step"], told["pass"], seconds, size, *_parity(told.get("parity")))
+        if told["step"] not in cached:
+            for name, part in told.get("components", {}).items():
+                table.add_row(f"  {name}", f"  {_COMPONENT[part['state']]}", *_component_figures(part))
     console.print(table)
     for told in outcome.receipt["steps"]:
         if why := (told.get("parity") or {}).get("reason"):
@@ -197,6 +210,14 @@ def show_outcome(outcome: Outcome) -> None:
     console.print(f"receipt  {plan.output / 'receipt.json'}", highlight=False, soft_wrap=True)
     if outcome.log is not None:
         console.print(f"log      {outcome.log}", highlight=False, soft_wrap=True)
+
+
+# What is said of a component, see `runner.engine.parts.Told`.
+_COMPONENT = {"made": "", "stored": "from the store", "left": "left as it is"}
+
+
+def _component_figures(part: dict[str, Any]) -> tuple[str, str]:
+    return f"{part['seconds']:.1f}" if part["state"] == "made" else "", f"{part['bytes'] / 1e6:.1f}"
 
 
 def _size(receipt: dict[str, Any]) -> str:

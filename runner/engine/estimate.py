@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable
-from runner.models.diffusion import pipeline_files
+from runner.models.diffusion import component_files, pipeline_files
+from runner.models.digest import files_below
 from runner.models.stored_weights import count_files
 from runner.models.weight_count import DRAWING, WeightCount, add_up, count_weights
 from runner.passes.footprint import RULES, SOURCE_STEPS, Options, Stored
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from runner.recipe.info import Info, Variant
 
 LIBRARIES = 360_000_000  # bytes that a worker holds before it loads any model: torch, transformers, ONNX Runtime
+_ALMOST_ALL = 0.999  # the share of a component is less than one
 BESIDE = 5_000_000  # bytes of tokenizer, configuration and graph beside the weights
 
 
@@ -169,6 +171,36 @@ def _plain_passes(config: Mapping[str, Any]) -> list[tuple[str, str, Options]]:
         (name, str(step.get("type")), {**step, **(step.get("config") or {}), **(step.get("options") or {})})
         for name, step in told
     ]
+
+
+def component_bytes(part: ModelHandle) -> int:
+    """Returns the bytes of a component's files: of a pipeline, or of a source that becomes one."""
+    files = component_files(part) if part.kind == "diffusers" else files_below(part.folder)
+    return sum(path.stat().st_size for _, path in files)
+
+
+def component_memory(
+    model: ModelHandle, sizes: Mapping[str, int], options: Mapping[str, Options], pass_name: str, target: str
+) -> dict[str, int] | None:
+    """Returns the bytes that a process holds at its peak that makes one component; None where that cannot be told.
+
+    Args:
+        model: the pipeline, or the source that becomes one.
+        sizes: bytes of the files of each component, by name.
+        options: the pass's options for each.
+        pass_name: the pass.
+        target: name of the target.
+    """
+    total = sum(sizes.values())
+    begun = _of_files(model) if model.kind == "diffusers" else (Stored.plain(WeightCount(linear=total // 4), 4), None)
+    if begun is None or pass_name not in RULES or not total:
+        return None
+    held = begun[0].size
+    shares = {name: min(size / held, _ALMOST_ALL) for name, size in sizes.items()}
+    return {
+        name: LIBRARIES + int(RULES[pass_name](replace(begun[0], share=shares[name]), options[name], target).memory)
+        for name in sizes
+    }
 
 
 # --- the source ------------------------------------------------------------------------------------------------------

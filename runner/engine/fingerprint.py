@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from runner.models.diffusion import component_files
+from runner.models.digest import DigestMemo, files_below
+from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass
 from runner.targets.target import Target
 
@@ -34,7 +37,12 @@ def packages_for(pass_: Pass, target: Target) -> tuple[str, ...]:
 
 
 def step_ingredients(
-    pass_: Pass, options: Mapping[str, Any], input_digest: str, target: Target, data: Mapping[str, str]
+    pass_: Pass,
+    options: Mapping[str, Any],
+    input_digest: str,
+    target: Target,
+    data: Mapping[str, str],
+    components: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns everything that decides a step's result.
 
@@ -44,8 +52,11 @@ def step_ingredients(
         input_digest: fingerprint of the step before, or digest of the source.
         target: what the model is made for.
         data: digest of each data config or script that the options name (configuration, script's text, local files).
+        components: what differs for single components of a pipeline, by name or pattern: `options` and `data`, or False.
     """
+    differing = {"components": list(components.items())} if components else {}
     return {
+        **differing,
         "pass": pass_.name,
         "pass_version": pass_.version,
         "options": dict(options),
@@ -54,6 +65,17 @@ def step_ingredients(
         "data": dict(data),
         "packages": versions(packages_for(pass_, target)),
     }
+
+
+def component_digest(part: ModelHandle, memo: DigestMemo) -> str:
+    """Returns the digest of a component of a pipeline, or of a source that becomes one: of its files and what is known of it.
+
+    Raises:
+        ModelUnavailable: the source lacks files of it.
+    """
+    files = component_files(part) if part.kind == "diffusers" else files_below(part.folder)
+    known = {"file": part.file, "task": part.task, "attributes": part.attributes}
+    return fingerprint({"files": memo.of_files(files), **known})
 
 
 def fingerprint(ingredients: Mapping[str, Any]) -> str:

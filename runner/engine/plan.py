@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,25 @@ from runner.data.batches import data_digest
 from runner.engine.fingerprint import fingerprint, step_ingredients, versions
 from runner.engine.places import Places
 from runner.engine.store import Store
-from runner.errors import DataUnavailable, InvalidRecipe, ModelUnavailable, NotTrusted, PackageMissing, Place, Problem
+from runner.errors import (
+    DataUnavailable,
+    InvalidRecipe,
+    ModelUnavailable,
+    NotTrusted,
+    PackageMissing,
+    Place,
+    Problem,
+    did_you_mean,
+)
 from runner.evaluation.check import check_evaluator, evaluation_files, missing_packages
 from runner.evaluation.evaluate import VERSION as EVALUATION_VERSION
 from runner.evaluation.structure import VERSION as STRUCTURE_VERSION
+from runner.models.diffusion import COMPONENTS
 from runner.models.digest import DigestMemo
 from runner.models.source import Access, Source, locate, smoke_source
 from runner.passes import table
 from runner.passes.declaration import Pass
+from runner.passes.each_component import Differing, options_of_component, unmatched
 from runner.recipe.config import DataConfig, RunConfig
 from runner.recipe.info import Info
 from runner.recipe.load import LoadedConfig
@@ -91,6 +103,12 @@ class Step:
     fingerprint: str | None
     ingredients: dict[str, Any]
     cached: bool
+
+    @property
+    def components(self) -> Differing:
+        """Returns what differs for single components of a pipeline."""
+        told = self.ingredients.get("components", ())
+        return {pattern: own["options"] if own else False for pattern, own in told}
 
 
 @dataclass(frozen=True)
@@ -181,6 +199,7 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     with missing.noted():
         _check_packages(request)
     source = _source(request, access, missing)
+    _check_components(request, source)
     steps = _steps(request, source, target, store, memo, missing)
     evaluation = None
     with missing.noted():
@@ -284,6 +303,33 @@ def _check_packages(request: Request) -> None:
         raise PackageMissing(*problems)
 
 
+def _check_components(request: Request, source: Source) -> None:
+    """Components that a step names must be there, as far as is known what the source is."""
+    problems: list[Problem] = []
+    model = request.config.input_model
+    draws = model.type == "DiffusersModel"
+    told = source.handle.attributes.get("model_variant") if source.handle else None
+    variant = told or (model.model_variant if model.model_variant != "auto" else None)
+    names = COMPONENTS[variant] if draws and variant else tuple(dict.fromkeys(chain(*COMPONENTS.values()))) if draws else ()
+    for at, (name, step) in enumerate(request.config.passes.items()):
+        if step.components and not names:
+            cause = f"'{name}' names components, and the model is one"
+            problems.append(Problem("no-components", cause, _place(request, "passes", name, "components"), "leave them out"))
+            continue
+        for pattern in unmatched(step.components, names):
+            cause = f"'{name}': the pipeline has no component '{pattern}'"
+            place = _place(request, "passes", name, "components", pattern)
+            problems.append(Problem("unknown-component", cause, place, did_you_mean(pattern, names)))
+        pass_ = table.get(step.type)
+        left = [one for one in names if at == 0 and options_of_component(pass_, {}, step.components, one) is None]
+        if left and pass_.gives == "onnx":
+            cause = f"'{name}': {pass_.name} leaves out {', '.join(left)}, and a pipeline needs all of its components"
+            place = _place(request, "passes", name, "components")
+            problems.append(Problem("component-left-out", cause, place, "only later steps can leave a component as it is"))
+    if problems:
+        raise InvalidRecipe(*problems)
+
+
 SCRIPT_KEYS = ("model_script", "script_dir", "user_script")
 
 
@@ -303,18 +349,22 @@ def _check_trust(request: Request) -> None:
 def _steps(
     request: Request, source: Source, target: Target, store: Store, memo: DigestMemo, missing: _Missing
 ) -> tuple[Step, ...]:
-    asked: list[tuple[str, Pass, dict[str, Any]]] = []
+    asked: list[tuple[str, Pass, dict[str, Any], Differing]] = []
     if source.step is not None:
-        asked.append((SOURCE_STEP, table.get(source.step[0]), source.step[1]))
+        asked.append((SOURCE_STEP, table.get(source.step[0]), source.step[1], {}))
     for name, step in request.config.passes.items():
-        asked.append((name, table.get(step.type), step.options.model_dump(mode="json")))
+        asked.append((name, table.get(step.type), step.options.model_dump(mode="json"), step.components))
     steps: list[Step] = []
     digest = source.digest
-    for name, pass_, options in asked:
+    for name, pass_, options, differing in asked:
         data = None
+        components: dict[str, Any] = {}
         with missing.noted():
+            for pattern, own in differing.items():
+                of_own = {} if own is False else _data_digests(request, pass_, own, memo)
+                components[pattern] = False if own is False else {"options": dict(own), "data": of_own}
             data = _data_digests(request, pass_, options, memo)
-        ingredients = step_ingredients(pass_, options, digest or "unknown", target, data or {})
+        ingredients = step_ingredients(pass_, options, digest or "unknown", target, data or {}, components)
         key = fingerprint(ingredients) if digest and data is not None else None
         steps.append(Step(name, pass_.name, options, key, ingredients, cached=False))
         digest = key

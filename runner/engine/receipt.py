@@ -65,6 +65,7 @@ def _step(entry: Entry | None, name: str, pass_name: str, options: dict[str, Any
         "seconds": round(record["seconds"], 3),
         "bytes": entry.size,
         "said": record.get("said", []),
+        **({"components": record["components"]} if record.get("components") else {}),
         "parity": record.get("parity"),
         "packages": record["ingredients"].get("packages", {}),
     }

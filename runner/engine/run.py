@@ -134,7 +134,7 @@ def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: St
         log = _new_log(plan)
     except OSError as error:
         raise explain_write_failure(error, plan.places.root) from None
-    supervise(Job.of_plan(plan, log), limits, listen)
+    supervise(Job.of_plan(plan, log, limits.memory), limits, listen)
     return log
 
 

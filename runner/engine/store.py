@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,16 @@ class Entry:
 
 
 class Store:
-    """Entries by fingerprint. Several processes may use one store at once."""
+    """Entries by fingerprint. Several processes may use one store at once.
+
+    Args:
+        places: where it lies.
+        memo: remembers the digests of its files, and of others.
+    """
 
     def __init__(self, places: Places, memo: DigestMemo) -> None:
         self._places = places
-        self._memo = memo
+        self.memo = memo
 
     def get(self, fingerprint: str) -> Entry | None:
         """Returns a verified entry, or None when there is none. A damaged entry is thrown away and counts as none."""
@@ -91,7 +96,7 @@ class Store:
             thorough: hash every byte again, instead of trusting size, time and inode of files hashed before.
         """
         wrong = []
-        memo = DigestMemo(Path(os.devnull)) if thorough else self._memo
+        memo = DigestMemo(Path(os.devnull)) if thorough else self.memo
         for name, expected in entry.record["files"].items():
             path = entry.files / name
             try:
@@ -128,7 +133,7 @@ class Store:
         """
         files = files_below(content)
         digests: dict[str, dict[str, Any]] = {
-            name: {"size": path.stat().st_size, "sha256": self._memo.of_file(path)} for name, path in files
+            name: {"size": path.stat().st_size, "sha256": self.memo.of_file(path)} for name, path in files
         }
         record = {**record, "fingerprint": fingerprint, "created": time.time(), "files": digests}
         staged = self._places.scratch / f"{os.getpid()}-put-{uuid.uuid4().hex[:12]}"
@@ -147,8 +152,8 @@ class Store:
             shutil.rmtree(staged, ignore_errors=True)
         entry = Entry(fingerprint, folder, record)
         for name, known in digests.items():
-            self._memo.note(entry.files / name, known["sha256"])
-        self._memo.save()
+            self.memo.note(entry.files / name, known["sha256"])
+        self.memo.save()
         return entry
 
     def remove(self, fingerprint: str) -> None:
@@ -179,6 +184,17 @@ class Store:
 
     def _folder(self, fingerprint: str) -> Path:
         return self._places.store / fingerprint[:2] / fingerprint
+
+
+def disk_use(entries: Iterable[Entry]) -> int:
+    """Returns the bytes that entries take on the disk: a file that several of them share counts once."""
+    found = {}
+    for entry in entries:
+        for name, known in entry.record["files"].items():
+            with contextlib.suppress(OSError):
+                status = (entry.files / name).stat()
+                found[status.st_dev, status.st_ino or str(entry.files / name)] = known["size"]
+    return sum(found.values())
 
 
 def _alive(pid: str) -> bool:

@@ -1,42 +1,32 @@
 """The worker process: walks the steps of one job and stores each result. Run as ``python -m runner.engine.worker``.
 
-The job comes as the first line of standard input, which stays open: when it ends, the parent is gone and the worker ends
-too. Events go to the original standard output; whatever the libraries print goes to the log.
+See `runner.engine.child` for its streams, and `runner.engine.parts` for steps on a pipeline.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
-from typing import IO, Any
 
-from runner.data.batches import open_data
+from runner.engine.child import exit_at_once, failure, take_jobs, write_to_log
 from runner.engine.events import Event
 from runner.engine.job import Job
+from runner.engine.parts import PartFailed, Parts
 from runner.engine.plan import Step
-from runner.engine.store import Entry, Store, disk_full, explain_write_failure
-from runner.errors import DataUnavailable, RecipeError
+from runner.engine.store import Entry, Store
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.parity import Parity
 from runner.evaluation.structure import check_structure
 from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
 from runner.passes import table
-from runner.passes.declaration import Batches, PassContext
-from runner.passes.each_component import apply_pass
-from runner.recipe.config import DataConfig
+from runner.passes.declaration import PassContext
 
 FAILED = 1
-ORPHANED = 130
-NO_SPACE = os.strerror(errno.ENOSPC)
 SAID_KEPT = 20  # lines of what a pass told that its record keeps
 
 
@@ -105,9 +95,9 @@ class Walk:
             output, scratch = folder / "output", folder / "scratch"
             output.mkdir()
             scratch.mkdir()
-            context = PassContext(output, scratch, self.job.target, self.job.threads, partial(self._data, model), say)
+            context = PassContext(output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say)
             started = time.perf_counter()
-            made = apply_pass(pass_, model, options, context)
+            made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)
             seconds = time.perf_counter() - started
             parity = None
             if pass_.name not in table.SOURCE_MODULES:
@@ -120,18 +110,11 @@ class Walk:
                 "handle": made.to_json(),
                 "said": said[-SAID_KEPT:],
                 "seconds": seconds,
+                "components": components,
                 "parity": parity,
                 "parity_seconds": time.perf_counter() - started - seconds,
             }
             return self.store.put(key, output, record)
-
-    def _data(self, model: ModelHandle, name: str | dict[str, Any]) -> Batches:
-        config = self.job.config.data_config(name) if isinstance(name, str) else DataConfig.model_validate(name)
-        if config is None:
-            raise DataUnavailable(f"there is no data config '{name}'")
-        return open_data(
-            config, folder=self.job.folder, model=model, smoke=self.job.smoke, script_allowed=self.job.scripts_allowed
-        )
 
     def _check_structure(self, model: ModelHandle) -> None:
         key = self.job.structure or ""
@@ -171,28 +154,11 @@ class Walk:
         self.emit(Event("evaluation-finished", data={"seconds": entry.record["seconds"]}))
 
 
-def failure(error: BaseException, step: str, root: Path) -> Event:
-    """Returns the event that tells the parent why the worker stops."""
-    if isinstance(error, OSError) and not isinstance(error, RecipeError) and error.errno is not None:
-        error = explain_write_failure(error, root)
-    elif isinstance(error, Exception) and not isinstance(error, RecipeError) and NO_SPACE in str(error):
-        error = disk_full(root)  # libraries written in other languages have errors of their own
-    if isinstance(error, RecipeError):
-        problems = [
-            {"rule": one.rule, "cause": one.cause, "remedy": one.remedy, "place": str(one.place) if one.place else None}
-            for one in error.problems
-        ]
-        return Event("failed", step, data={"problems": problems, "exit_code": error.exit_code})
-    if isinstance(error, MemoryError):
-        return Event("failed", step, "out of memory", {"memory": True})
-    text = str(error).strip().splitlines()
-    return Event("failed", step, f"{type(error).__name__}: {text[0] if text else 'no message'}")
-
-
 def main() -> int:
     """Takes a job from standard input, does it, and returns the exit code."""
-    events, job = _take_over_streams()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lines, events = take_jobs()
+    job = Job.parse(next(lines))
+    write_to_log(job.log)
     current = ""
 
     def emit(event: Event) -> None:
@@ -206,30 +172,11 @@ def main() -> int:
         except BaseException as error:  # the parent reports it; the traceback is for the log
             traceback.print_exc()
             sys.stderr.flush()
-            emit(failure(error, current, job.places.root))
+            emit(error.event if isinstance(error, PartFailed) else failure(error, current, job.places.root))
             return FAILED
     emit(Event("done"))
     return 0
 
 
-def _take_over_streams() -> tuple[IO[str], Job]:
-    """Keeps the original standard output for events, and points both output streams at the log."""
-    job = Job.parse(sys.stdin.readline())
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    return events, job
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(ORPHANED)
-
-
 if __name__ == "__main__":
-    # Libraries keep threads that can hang or crash at exit; everything is on disk and flushed by now.
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    exit_at_once(main())

@@ -68,10 +68,12 @@ def is_pipeline(model: ModelHandle) -> bool:
 
 
 def parts_of(model: ModelHandle) -> dict[str, ModelHandle]:
-    """Returns the models of a pipeline by their names; each lies in the folder of that name."""
+    """Returns the models of a pipeline by their names, in the order in which they run; each lies in the folder of that name."""
+    parts = model.attributes[PARTS]
+    names = dict.fromkeys(file.partition("/")[0] for file in model.attributes[ATTRIBUTE])
     return {
-        name: ModelHandle("onnx", model.folder / name, facts["file"], model.task, facts["attributes"])
-        for name, facts in model.attributes[PARTS].items()
+        name: ModelHandle("onnx", model.folder / name, parts[name]["file"], model.task, parts[name]["attributes"])
+        for name in names
     }
 
 

@@ -6,9 +6,9 @@ lays them over the raw mapping.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Model(BaseModel):
@@ -139,15 +139,35 @@ class SearchStrategy(Model):
     stop_when_goals_met: bool = False
 
 
+def _only_these(given: Any) -> Any:
+    """Returns a list of components as a mapping: all others are left as they are."""
+    if isinstance(given, dict):
+        for name, own in given.items():
+            if own is not False and not isinstance(own, dict):
+                raise ValueError(f"'{name}' needs the options that differ for it, or false, which leaves it as it is")
+        return given
+    if not isinstance(given, list):
+        raise ValueError("give a list of names, or a mapping from names to options")
+    if unnamed := [one for one in given if not isinstance(one, str)]:
+        raise ValueError(f"a list holds names of components, and {unnamed[0]!r} is none; options stand in a mapping")
+    return {"*": False, **{name: {} for name in given}}
+
+
 class PassConfig(Model):
     """One step: the pass and its options.
 
     `options` holds a raw mapping while the file is read, and the pass's own frozen option model once
-    `runner.recipe.load` has checked it.
+    `runner.recipe.load` has checked it. So does each of `components`: options that differ for a component of a pipeline, by its
+    name or a pattern of names, as plain data with only those that were named; False leaves the component as it is.
     """
 
     type: str
     options: Any = None
+    components: Annotated[dict[str, dict[str, Any] | Literal[False]], BeforeValidator(_only_these)] = Field(
+        default_factory=dict,
+        description="components of a pipeline: names of those that the step works on, or a mapping from a name (or a pattern "
+        "such as vae_*) to the options that differ for it; false leaves it as it is",
+    )
     host: str | None = None
     evaluator: str | None = None
 

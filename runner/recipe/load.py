@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
 from runner.recipe.config import PassConfig, RunConfig
 from runner.recipe.document import DEFAULT, Node, Origin, node_of, read_document
-from runner.recipe.migrate import EXECUTION_PROVIDERS, migrate
+from runner.recipe.migrate import EXECUTION_PROVIDERS, PASS_LEVEL, migrate
 from runner.recipe.olive_passes import elsewhere
 from runner.recipe.options import OptionsOf, PassOptions
 
@@ -98,7 +98,7 @@ def apply_override(root: Node, text: str) -> Node:
     parts = path.strip().split(".")
     if parts[0] == "engine" and len(parts) > 1:
         parts = parts[1:]
-    if parts[0] == "passes" and len(parts) > 2 and parts[2] not in ("type", "host", "evaluator", "options"):
+    if parts[0] == "passes" and len(parts) > 2 and parts[2] not in (*PASS_LEVEL, "options"):
         parts.insert(2, "options")
     return _set(root, parts, node_of(value, Origin(f"--set {text}")), text)
 
@@ -241,7 +241,33 @@ def _check_pass(
     options_node = _retire_options(node.members.get("options") or Node({}, node.origin), options_type, notes)
     node = node.with_members(type=Node(pass_name, node.members["type"].origin), options=options_node)
     options = check(options_type, options_node, problems, place, f"{pass_name} ")
-    return (step.model_copy(update={"type": pass_name, "options": options}) if options else None), node
+    if options is None:
+        return None, node
+    components, node = _check_components(pass_name, node, options_type, problems, notes, place)
+    return step.model_copy(update={"type": pass_name, "options": options, "components": components}), node
+
+
+def _check_components(
+    pass_name: str, node: Node, options_type: type[PassOptions], problems: list[Problem], notes: list[str], place: Place
+) -> tuple[dict[str, dict[str, Any] | Literal[False]], Node]:
+    """Returns what differs for single components, and the step with their options spelt as the pass does today."""
+    given = node.members.get("components")
+    if given is None or not isinstance(given.value, dict):
+        return PassConfig(type=pass_name, components=given.plain() if given else {}).components, node
+    shared = node.members["options"]
+    found: dict[str, dict[str, Any] | Literal[False]] = {}
+    spelt: dict[str, Node] = {}
+    for name, child in given.members.items():
+        spelt[name] = child
+        if not isinstance(child.value, dict):
+            found[name] = False
+            continue
+        own = spelt[name] = _retire_options(child, options_type, notes)
+        checked = check(options_type, shared.with_members(**own.members), problems, place, f"{pass_name} ")
+        if checked is not None:
+            whole = checked.model_dump(mode="json")
+            found[name] = {key: whole[key] for key in own.members}
+    return found, node.with_members(components=Node(spelt, given.origin))
 
 
 def _retire_options(node: Node, options_type: type[PassOptions], notes: list[str]) -> Node:

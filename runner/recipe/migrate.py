@@ -347,7 +347,7 @@ def _search(root: Node, notes: list[str]) -> Node:
     return root.with_members(search_strategy=_retire(search, RETIRED_SEARCH, notes))
 
 
-PASS_LEVEL = ("type", "host", "evaluator")
+PASS_LEVEL = ("type", "host", "evaluator", "components")
 RETIRED_PASS_LEVEL = {
     "disable_search": "nothing is searched unless an option lists several values",
     "clean_run_cache": "use --no-cache",
@@ -386,6 +386,14 @@ def _pass_flows(root: Node, notes: list[str]) -> Node:
     return root.with_members(pass_flows=None, passes=Node(steps, passes.origin))
 
 
+def _named_components(given: Node) -> Node:
+    """A list of components as the mapping that it stands for, so that overrides can name one of them."""
+    if not isinstance(given.value, list) or not all(isinstance(one.value, str) for one in given.items):
+        return given
+    named = {str(one.value): Node({}, one.origin) for one in given.items}
+    return Node({"*": Node(False, given.origin), **named}, given.origin)
+
+
 def _passes(root: Node, notes: list[str]) -> Node:
     passes = root.members.get("passes")
     if passes is None or not isinstance(passes.value, dict):
@@ -401,6 +409,8 @@ def _passes(root: Node, notes: list[str]) -> Node:
         node = _retire(_unnest(node), RETIRED_PASS_LEVEL, notes)
         options = {key: child for key, child in node.members.items() if key not in PASS_LEVEL}
         kept: dict[str, Node] = {key: child for key, child in node.members.items() if key in PASS_LEVEL}
+        if "components" in kept:
+            kept["components"] = _named_components(kept["components"])
         return Node({**kept, "options": Node(options, node.origin)}, node.origin)
 
     return root.with_members(passes=_map_members(passes, one))

@@ -15,7 +15,6 @@ from runner.recipe.options import PassOptions
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/{model}"
-_LEVEL = ("host", "evaluator")
 
 
 class _Described(GenerateJsonSchema):
@@ -105,13 +104,21 @@ def _pass_forms(name: str, options: type[PassOptions], definitions: dict[str, An
         fields[old] = {**fields.get(new, {}), "description": f"Olive's name of {new}"}
     for old, why in {**options.retired, **RETIRED_PASS_LEVEL}.items():
         fields.setdefault(old, {"description": f"does nothing here: {why}", "deprecated": True})
+    definitions[f"{name}.options"] = {"type": "object", "additionalProperties": False, "properties": fields}
+    held = {"$ref": f"#/$defs/{name}.options"}
     level: dict[str, Any] = {
         "type": _any_case([name]),
         "host": {"type": ["string", "null"], "description": "system that runs this step"},
         "evaluator": {"type": ["string", "null"], "description": "evaluator of this step's result"},
+        "components": {
+            "description": PassConfig.model_fields["components"].description,
+            "anyOf": [
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "object", "additionalProperties": {"anyOf": [{"const": False}, held]}},
+            ],
+        },
     }
     flat = {"type": "object", "additionalProperties": False, "required": ["type"], "properties": {**level, **fields}}
-    held = {"type": "object", "additionalProperties": False, "properties": fields}
     nested = {
         "type": "object",
         "additionalProperties": False,

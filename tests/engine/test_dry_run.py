@@ -125,3 +125,54 @@ def test_a_family_stands_in_with_a_note(plan: Plan) -> None:
     code, _, error = plan(hub(passes=CONVERT), "--smoke")
     assert code == 2
     assert "no-tiny-twin" in error
+
+
+class TestComponents:
+    """Which components of a pipeline a step is for."""
+
+    @staticmethod
+    def drawing(components: Any, step: str = "quantize", **model: Any) -> dict[str, Any]:
+        passes: dict[str, Any] = {"convert": {"type": "OnnxConversion"}, "quantize": {"type": "OnnxDynamicQuantization"}}
+        passes[step]["components"] = components
+        return {"input_model": {"type": "DiffusersModel", "model_path": "Org/Draws", **model}, "passes": passes}
+
+    @pytest.mark.parametrize(
+        ("components", "words"),
+        [
+            ({"unett": {}}, "did you mean 'unet'?"),
+            (["unet", "text_encoder_2"], "the pipeline has no component 'text_encoder_2'"),
+            (["vaes_*"], "'vaes_*'"),
+            ({"unet": {"per_chanel": True}}, "did you mean 'per_channel'?"),
+            ({"unet": {"weight_type": "float7"}}, "weight_type"),
+            ({"unet": None}, "or false"),
+            (["unet", 1], "1 is none"),
+            ("unet", "a list of names"),
+        ],
+    )
+    def test_what_is_wrong_is_told_at_its_line(self, plan: Plan, components: Any, words: str) -> None:
+        code, _, told = plan(self.drawing(components, model_variant="sd"))
+        assert code == 2
+        assert words in told
+        assert "config.json:1" in told
+
+    @pytest.mark.parametrize("components", [["text_encoder*"], {"vae_*": False}, {"unet": {"precision": "uint8"}}])
+    def test_names_patterns_and_options_that_differ(self, plan: Plan, components: Any) -> None:
+        assert plan(self.drawing(components, model_variant="sd"))[0] == 0
+        assert plan(self.drawing(components))[0] == 0
+
+    def test_no_component_can_be_left_out_of_the_export(self, plan: Plan) -> None:
+        code, _, told = plan(self.drawing(["unet"], "convert", model_variant="sd"))
+        assert code == 2
+        assert "leaves out text_encoder, vae_encoder, vae_decoder" in told
+
+    def test_a_model_of_one_graph_has_none(self, plan: Plan) -> None:
+        code, _, told = plan(hub(passes={"convert": {"type": "OnnxConversion", "components": ["unet"]}}))
+        assert code == 2
+        assert "no-components" in told
+
+    def test_they_are_part_of_what_decides_the_result(self, plan: Plan) -> None:
+        keys = [
+            plan(self.drawing(components, model_variant="sd"), "--smoke")[1]["steps"][-1]["fingerprint"]
+            for components in ({}, {"unet": {"per_channel": False}}, {"unet": {"per_channel": True}}, {"vae_decoder": {}})
+        ]
+        assert len(set(keys)) == 4

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.models.checkpoint import read_json
 from runner.models.components import MANIFEST, pipeline_of
-from runner.models.diffusion import COMPANIONS, TOKENS, Component, source_parts
+from runner.models.diffusion import COMPANIONS, TOKENS, Component, component_of, source_parts
 from runner.models.diffusion_torch import load_component
 from runner.models.digest import files_below
 from runner.models.files import ExternalData, link, write_graph
@@ -35,8 +35,8 @@ _WITHOUT: Mapping[str, Mapping[str, Any]] = {
 _RUNTIME_MODEL = ["diffusers", "OnnxRuntimeModel"]
 
 
-def convert_pipeline(
-    model: ModelHandle,
+def convert_component(
+    part: ModelHandle,
     export: Callable[[Export], onnx.ModelProto],
     external: ExternalData,
     context: PassContext,
@@ -45,39 +45,49 @@ def convert_pipeline(
     fused: bool,
     opset: int,
 ) -> ModelHandle:
-    """Writes every component of a `diffusers` source as a graph in a folder of its name; tokenizers and scheduler go along.
+    """Writes one component of a `diffusers` source as a graph, with its configuration beside it.
 
     Args:
-        model: the source.
-        export: makes the graph of a component.
+        part: the component, see `runner.models.diffusion.source_parts`.
+        export: makes the graph.
         external: how weights are stored.
         context: its output folder gets everything.
         dynamic: leave batch, sequence and image sizes free.
         fused: keep attention as one operator, as PyTorch has it.
         opset: version of ONNX's operators, for the receipt.
     """
-    made, described = [], {}
-    for name, part in source_parts(model).items():
-        context.say(f"exporting {name}")
-        module, component = load_component(part)
-        folder = context.output / name
-        wanted = _export_of(module, component, model.folder, fused=fused)
-        write_graph(export(wanted if dynamic else wanted.fixed()), folder / GRAPH, external)
-        link(model.folder / component.source / "config.json", folder / "config.json")
-        made.append((name, ModelHandle("onnx", folder, GRAPH, model.task, {**component.attributes, "opset": opset})))
-        described[name] = {
-            "file": f"{name}/{GRAPH}",
+    module, component = load_component(part)
+    wanted = _export_of(module, component, part.folder, fused=fused)
+    write_graph(export(wanted if dynamic else wanted.fixed()), context.output / GRAPH, external)
+    link(part.folder / component.source / "config.json", context.output / "config.json")
+    return ModelHandle("onnx", context.output, GRAPH, part.task, {**component.attributes, "opset": opset})
+
+
+def assemble_pipeline(source: ModelHandle, made: Mapping[str, ModelHandle], output: Path) -> ModelHandle:
+    """Returns the pipeline of the graphs of a source's components; tokenizers, scheduler and index go along.
+
+    Args:
+        source: of kind `diffusers`.
+        made: the graph of each component, in the folder of its name below `output`.
+        output: the folder of the pipeline.
+    """
+    parts = source_parts(source)
+    components = {name: component_of(parts[name]) for name in made}
+    described = {
+        name: {
+            "file": f"{name}/{made[name].file}",
             "inputs": [one.name for one in component.inputs],
             "outputs": list(component.outputs),
         }
-    variant = model.attributes["model_variant"]
-    for companion in COMPANIONS[variant]:
-        for file, path in files_below(model.folder / companion):
-            link(path, context.output / companion / file)
-    _write_json(context.output / MANIFEST, {"components": described})
-    _write_json(context.output / INDEX, _index(model, list(described)))
-    kept = {key: value for key, value in model.attributes.items() if key != "load_kwargs"}
-    return pipeline_of(context.output, made, model.task, **kept)
+        for name, component in components.items()
+    }
+    for companion in COMPANIONS[source.attributes["model_variant"]]:
+        for file, path in files_below(source.folder / companion):
+            link(path, output / companion / file)
+    _write_json(output / MANIFEST, {"components": described})
+    _write_json(output / INDEX, _index(source, list(made)))
+    kept = {key: value for key, value in source.attributes.items() if key != "load_kwargs"}
+    return pipeline_of(output, made.items(), source.task, **kept)
 
 
 def _export_of(module: torch.nn.Module, component: Component, folder: Path, *, fused: bool) -> Export:
