@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.errors import DataUnavailable
 from runner.models.handle import ModelHandle
-from runner.models.inputs import GraphInput, graph_inputs, made_up, source_inputs, vocabulary_size
+from runner.models.inputs import GraphInput, made_up, model_inputs, vocabulary_size
 
 SAMPLES = 4
 _ROWS = 16
@@ -17,11 +17,6 @@ _TEXT = (
     "answered slowly the a of and to in was had with for not but they she he it once before after rain winter road"
 )
 _WORDS_A_ROW = 48
-
-
-def model_inputs(model: ModelHandle) -> tuple[GraphInput, ...]:
-    """Returns what the model takes: its graph's inputs, or those of its task."""
-    return graph_inputs(model.path) if model.kind == "onnx" else source_inputs(model)
 
 
 def dummy_batches(parameters: Mapping[str, Any], batch_size: int, model: ModelHandle) -> list[dict[str, Any]]:

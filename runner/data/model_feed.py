@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.data.made_up import model_inputs
 from runner.errors import DataUnavailable, InvalidRecipe
 from runner.models.files import read_graph
 from runner.models.handle import ModelHandle
-from runner.models.inputs import GraphInput
+from runner.models.inputs import GraphInput, model_inputs
 
 _GROUPED_ATTENTION = "GroupQueryAttention"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InvalidRecipe, ModelUnavailable, Problem
+from runner.models.components import component_names, is_pipeline, read_manifest
 from runner.models.files import read_graph
 from runner.models.handle import ModelHandle
 from runner.models.tasks import IMAGE_ONLY, TEXT_ONLY, task_named, task_of
@@ -21,6 +22,7 @@ TEXT_TASKS = TEXT_ONLY
 CACHE_WIDTH = "kv_cache_dim"  # name of that dimension
 _SEQUENCE = 32
 _IMAGE = 224
+_CLASS_TOKEN = ("deit", "dinov2", "dinov2_with_registers", "vit")
 _SAMPLES = 16_000  # a second of sound
 
 
@@ -66,6 +68,22 @@ def graph_inputs(graph: Path) -> tuple[GraphInput, ...]:
     return tuple(found)
 
 
+def model_inputs(model: ModelHandle) -> tuple[GraphInput, ...]:
+    """Returns what the model takes: its graph's inputs, for a chain of graphs those of the whole; or those of its task.
+
+    Raises:
+        ModelUnavailable: it is a pipeline, which is no one graph.
+        InvalidRecipe: its task is not one whose inputs are known.
+    """
+    if model.kind != "onnx":
+        return source_inputs(model)
+    if not component_names(model) or is_pipeline(model):
+        return graph_inputs(model.path)
+    manifest = read_manifest(model)
+    found = {one.name: one for file in manifest.components for one in graph_inputs(model.folder / file)}
+    return tuple(found[name] for name in manifest.inputs if name in found)
+
+
 def cache_width(folder: Path) -> int | None:
     """Returns the last dimension of the key-value cache, which onnxruntime-genai's builder leaves open in the graph."""
     width = read_facts(folder, "genai_config.json").get("model", {}).get("decoder", {}).get("head_size")
@@ -88,7 +106,12 @@ def read_facts(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 def pools_first_token(folder: Path) -> bool:
     """Returns whether the embeddings of the model in a folder are its first token's state, and not the mean over tokens."""
-    return bool(read_facts(folder / "1_Pooling").get("pooling_mode_cls_token"))
+    return bool(read_facts(folder / "1_Pooling").get("pooling_mode_cls_token")) or _has_class_token(folder)
+
+
+def _has_class_token(folder: Path) -> bool:
+    """Says whether it is a vision transformer that was trained to put the whole picture into its first token."""
+    return read_facts(folder).get("model_type") in _CLASS_TOKEN
 
 
 def sequence_length(folder: Path, wanted: int) -> int:

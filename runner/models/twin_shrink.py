@@ -48,6 +48,8 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {
     "swin": {"embed_dim": 32, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]},
     "mobilenet_v2": {"depth_multiplier": 0.35},
 }
+# The tower for pictures is larger than that for texts: a step that takes one for the other must not pass unseen.
+_OTHER_TOWER = {"num_attention_heads": 6, "hidden_size": 192, "intermediate_size": 768}
 _PATCHED_VISION = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
@@ -106,6 +108,7 @@ def _shrink_parts(model_type: str, config: dict[str, Any]) -> dict[str, Any]:
         config["vision_config"] = shrink(vision.get("model_type", "siglip_vision_model"), vision)
     if "projection_dim" in config:
         config["projection_dim"] = _STEP
+        config["vision_config"] |= _OTHER_TOWER if vision["hidden_size"] != text["hidden_size"] else {}
     return config
 
 

@@ -72,7 +72,7 @@ def _byte_bpe(vocabulary: Vocabulary) -> Tokenizer:
             _named(tokenizer, vocabulary, "sep_token"), _named(tokenizer, vocabulary, "cls_token")
         )
     elif vocabulary.adds_bos:
-        tokenizer.post_processor = _leading(tokenizer, vocabulary)
+        tokenizer.post_processor = _framed(tokenizer, vocabulary)
     return tokenizer
 
 
@@ -93,7 +93,7 @@ def _metaspace_bpe(vocabulary: Vocabulary) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     if vocabulary.adds_bos:
-        tokenizer.post_processor = _leading(tokenizer, vocabulary)
+        tokenizer.post_processor = _framed(tokenizer, vocabulary)
     return tokenizer
 
 
@@ -116,12 +116,15 @@ def _wordpiece(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def _leading(tokenizer: Tokenizer, vocabulary: Vocabulary) -> TemplateProcessing:
+def _framed(tokenizer: Tokenizer, vocabulary: Vocabulary) -> TemplateProcessing:
     from tokenizers import processors
 
-    bos = vocabulary.roles["bos_token"]
+    roles = ("bos_token", "eos_token") if vocabulary.adds_eos else ("bos_token",)
+    bos, eos = vocabulary.roles["bos_token"], vocabulary.roles["eos_token"] if vocabulary.adds_eos else ""
     return processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[_named(tokenizer, vocabulary, "bos_token")]
+        single=f"{bos} $A {eos}".strip(),
+        pair=f"{bos} $A {eos}".strip() + f" {bos}:1 $B:1 {eos and eos + ':1'}".rstrip(),
+        special_tokens=[_named(tokenizer, vocabulary, role) for role in roles],
     )
 
 

@@ -21,6 +21,7 @@ class Vocabulary:
         stops: tokens that end a generation; the eos token where empty.
         plain: added tokens that are text for the decoder, such as ``<think>``.
         adds_bos: whether every text starts with the bos token.
+        adds_eos: whether every text ends with the eos token; of those that start with the bos token.
         segments: whether the model is told which of two texts a token belongs to.
         template: the chat template (jinja), or None for models that do not chat.
     """
@@ -31,6 +32,7 @@ class Vocabulary:
     stops: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     adds_bos: bool = False
+    adds_eos: bool = False
     segments: bool = False
     template: str | None = None
 
@@ -200,6 +202,7 @@ CLIP = Vocabulary(
     ("<|startoftext|>", "<|endoftext|>"),
     {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
     adds_bos=True,
+    adds_eos=True,
 )
 T5 = Vocabulary(
     "metaspace-bpe",

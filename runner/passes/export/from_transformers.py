@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 _SIZES = {"batch": 2, "text_batch": 3, "image_batch": 2, "sequence": 16, "decoder_sequence": 5, "samples": 8000}
 
+# Outputs whose axes are none of a batch alone: the tracing exporter would name them after the node that they come from.
+_OUTPUT_AXES: Mapping[str, Mapping[int, str]] = {
+    "logits_per_image": {0: "image_batch", 1: "text_batch"},
+    "logits_per_text": {0: "text_batch", 1: "image_batch"},
+    "text_embeds": {0: "text_batch"},
+    "image_embeds": {0: "image_batch"},
+}
+
 
 def export_of(model: ModelHandle, module: torch.nn.Module, io: IoConfig, *, dynamic: bool, fused: bool) -> Export:
     """Returns the export of a model for its task.
@@ -51,8 +59,13 @@ def export_of(model: ModelHandle, module: torch.nn.Module, io: IoConfig, *, dyna
         {},
         list(example),
         names,
-        {**axes, **io.dynamic_axes},
+        {**axes, **(_output_axes(outputs, names) if dynamic else {}), **io.dynamic_axes},
     )
+
+
+def _output_axes(outputs: Sequence[str], names: Sequence[str]) -> dict[str, Mapping[int, str]]:
+    """Returns the free axes of outputs that have other ones than their inputs, by the names that the graph gives them."""
+    return {name: _OUTPUT_AXES[output] for output, name in zip(outputs, names, strict=True) if output in _OUTPUT_AXES}
 
 
 def _as_asked(given: Sequence[GraphInput], io: IoConfig) -> list[GraphInput]:

@@ -9,15 +9,17 @@ from pydantic import Field, model_validator
 
 from runner.data.scripted_model import io_config, load_module
 from runner.errors import RunFailed
+from runner.models import components, towers
 from runner.models.adapter import ADAPTER_ATTRIBUTES, merged
 from runner.models.files import carry_companions, write_graph
 from runner.models.handle import ModelHandle
 from runner.models.inputs import read_facts
-from runner.models.tasks import WITH_PAST, task_of
+from runner.models.tasks import WITH_PAST, task_named, task_of
 from runner.passes.declaration import Pass, PassContext
-from runner.passes.export.from_diffusers import convert_pipeline
+from runner.passes.export.from_diffusers import convert_component
 from runner.passes.export.from_script import export_of_script, with_axes
 from runner.passes.export.from_transformers import export_of
+from runner.passes.export.into_towers import write_towers
 from runner.passes.export.torch_export import (
     FIRST_DYNAMO_OPSET,
     FUSED_OPSET,
@@ -32,6 +34,7 @@ from runner.passes.external_data import ExternalDataOptions
 if TYPE_CHECKING:
     import onnx
 
+GRAPH = "model.onnx"
 _OF_THE_SOURCE = ("load_kwargs", "model_script", "model_loader", "script_dir", "dummy_inputs_func", "io_config", "model_path")
 
 
@@ -59,6 +62,11 @@ class OnnxConversionOptions(ExternalDataOptions):
     )
     past_key_value_name: str = Field("past_key_values", description="name of the inputs that hold a language model's cache")
     merge_adapter_weights: bool = Field(False, description="merge an adapter into the weights that it lies over")
+    split_towers: bool = Field(
+        False,
+        description="a model that scores pictures against texts becomes three graphs, which run one after the other: "
+        "text_encoder.onnx, image_encoder.onnx and similarity.onnx; each encoder also runs alone",
+    )
     dynamic_axes: dict[str, dict[int, str]] | None = Field(
         None, description="free axes of a scripted model, over those of its io_config: name to axis to axis name"
     )
@@ -94,14 +102,14 @@ class OnnxConversionOptions(ExternalDataOptions):
 
 
 def convert(model: ModelHandle, options: OnnxConversionOptions, context: PassContext) -> ModelHandle:
-    """Exports the model to `model.onnx`; configuration, tokenizer and processor files go along. A pipeline gives a graph for
-    each component, in a folder of its name.
+    """Exports the model to `model.onnx`; configuration, tokenizer and processor files go along. Of a pipeline it
+    gets one component at a time; `split_towers` gives one for each tower, beside what compares them.
 
     A language model is exported with its key-value cache where its task ends in ``-with-past``, where nobody named a task, and
     where `save_metadata_for_token_generation` asks for it.
 
     Raises:
-        InvalidRecipe: the task, or a scripted model's inputs, are not known.
+        InvalidRecipe: the task, or a scripted model's inputs, are not known; or `split_towers` is asked of another model.
         TargetUnavailable: `device` is not on this machine.
         RunFailed: torch cannot export the model, or the recipe's script failed.
     """
@@ -110,7 +118,7 @@ def convert(model: ModelHandle, options: OnnxConversionOptions, context: PassCon
     fused = dynamo and opset >= FUSED_OPSET
     context.say(f"exporting at opset {opset} with {'torch.export' if dynamo else 'the tracing exporter'}")
     if model.kind == "diffusers":
-        return convert_pipeline(
+        return convert_component(
             model,
             lambda one: _exported(one.placed(options.device, options.torch_dtype), opset, dynamo, options, context),
             options.external_data(),
@@ -122,13 +130,18 @@ def convert(model: ModelHandle, options: OnnxConversionOptions, context: PassCon
     export = _export_of(model, options, fused=fused).placed(options.device, options.torch_dtype)
     export = export if options.dynamic else export.fixed()
     proto = _exported(export, opset, dynamo, options, context)
-    write_graph(proto, context.output / "model.onnx", options.external_data())
+    attributes = {**model.attributes, **_facts(model), "opset": opset}
+    names: tuple[str, ...] = (GRAPH,)
+    if options.split_towers:
+        names = write_towers(proto, context.output, options.external_data())
+        attributes[components.ATTRIBUTE] = list(names)
+    else:
+        write_graph(proto, context.output / GRAPH, options.external_data())
     if model.kind == "hf":
         carry_companions(model.folder, context.output)
-    attributes = {**model.attributes, **_facts(model), "opset": opset}
     for key in (*_OF_THE_SOURCE, *(ADAPTER_ATTRIBUTES if options.merge_adapter_weights else ())):
         attributes.pop(key, None)
-    return ModelHandle("onnx", context.output, "model.onnx", model.task, attributes)
+    return ModelHandle("onnx", context.output, names[0], model.task, attributes)
 
 
 def _by_dynamo(model: ModelHandle, options: OnnxConversionOptions, target: str) -> bool:
@@ -177,12 +190,25 @@ def _keeps_cache(model: ModelHandle, options: OnnxConversionOptions) -> bool:
 
 def _facts(model: ModelHandle) -> dict[str, Any]:
     facts = read_facts(model.folder) if model.kind == "hf" else {}
-    inner = facts.get("text_config") or facts
-    names = ("model_type", "hidden_size", "num_attention_heads", "num_key_value_heads")
-    known = {name: inner[name] for name in names if inner.get(name) is not None}
+    known = _size(facts, "text_config")
+    if all(isinstance(facts.get(tower.config), dict) for tower in towers.TOWERS) and _scores_pictures(model):
+        # Sizes of a tower are not the model's: attention that is fused with the other tower's heads computes something else.
+        known = {"model_type": facts["model_type"]}
+        known[towers.ATTRIBUTE] = {tower.file: _size(facts, tower.config) for tower in towers.TOWERS}
     if facts.get("architectures"):
         known["architecture"] = facts["architectures"][0]
     return known
+
+
+def _scores_pictures(model: ModelHandle) -> bool:
+    outputs = task_named(task_of(model)).outputs
+    return all(tower.output in outputs for tower in towers.TOWERS)
+
+
+def _size(facts: Mapping[str, Any], part: str) -> dict[str, Any]:
+    inner = facts.get(part) or facts
+    names = ("model_type", "hidden_size", "num_attention_heads", "num_key_value_heads")
+    return {name: inner[name] for name in names if inner.get(name) is not None}
 
 
 PASS = Pass(
@@ -193,5 +219,5 @@ PASS = Pass(
     takes=("hf", "pytorch", "diffusers"),
     gives="onnx",
     packages=("torch", "transformers", "onnx", "onnxscript"),
-    version=3,
+    version=4,
 )

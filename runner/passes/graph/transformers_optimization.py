@@ -11,8 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from runner.errors import InvalidRecipe, Problem, did_you_mean
 from runner.models.files import carry, external_files, graphs_of, read_graph, unlinked, write_graph
 from runner.models.handle import ModelHandle
+from runner.models.towers import COMPARISON, facts_of_graph
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.external_data import ExternalDataOptions
+from runner.passes.graph.multi_head_attention import take_attention_apart
 
 if TYPE_CHECKING:
     import onnx
@@ -138,9 +140,13 @@ def _optimized(
 ) -> onnx.ModelProto:
     before = _fused_operators(read_graph(model.folder / name, weights=False))
     fused = _fuse(model, name, options, context)
+    if (options.optimization_options or {}).get("use_multi_head_attention"):
+        take_attention_apart(fused)
     context.say(_told(before, _fused_operators(fused.model)))
     if options.float16 and model.attributes.get("force_upcast"):
         context.say("kept in fp32, since its configuration says that half precision overflows (force_upcast)")
+    elif options.float16 and name == COMPARISON:
+        context.say(f"{name} is kept in fp32: scores reach 100, where half precision has steps of 0.06")
     elif options.float16:
         fused.convert_float_to_float16(
             keep_io_types=options.keep_io_types,
@@ -194,7 +200,7 @@ def _finish_fused(model: ModelHandle, options: OrtTransformersOptimizationOption
 def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOptions, context: PassContext) -> OnnxModel:
     from onnxruntime.transformers.optimizer import optimize_model
 
-    kind = _kind(model, name, options)
+    kind, facts = _kind(model, name, options), facts_of_graph(model, name)
     only_runtime = options.only_onnxruntime or kind is None
     asked = [switch for switch in _GPU_ONLY if (options.optimization_options or {}).get(switch)]
     if asked and context.target.device == "cpu" and not only_runtime:
@@ -211,8 +217,8 @@ def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOpt
     return optimize_model(
         str(unlinked(model.folder / name, context.scratch)),
         model_type=kind or "bert",
-        num_heads=options.num_heads or int(model.attributes.get("num_attention_heads") or 0),
-        hidden_size=options.hidden_size or int(model.attributes.get("hidden_size") or 0),
+        num_heads=options.num_heads or int(facts.get("num_attention_heads") or 0),
+        hidden_size=options.hidden_size or int(facts.get("hidden_size") or 0),
         optimization_options=_fusion_options(kind or "bert", options.optimization_options, context.target.device),
         opt_level=level,
         use_gpu=use_gpu and here and context.target.device == "gpu",
