@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -32,6 +33,7 @@ class Drawing:
         guidance: how much the prompt counts; the model's usual value when None.
         negative_prompt: what the picture does not show.
         size: (width, height) in pixels; the model's own when None.
+        scheduler: diffusers' name of another scheduler than the model's own.
     """
 
     out: Path = Path("picture.png")
@@ -40,6 +42,7 @@ class Drawing:
     guidance: float | None = None
     negative_prompt: str | None = None
     size: tuple[int, int] | None = None
+    scheduler: str | None = None
 
     @classmethod
     def taken_from(cls, chosen: dict[str, Any]) -> Drawing:
@@ -51,8 +54,10 @@ def _picture_file(_: click.Context, __: click.Parameter, value: Path) -> Path:
     path = value.expanduser()
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise UsageError("bad-picture", f"--out: '{value}' names no picture", f"end it in one of {', '.join(PICTURE_SUFFIXES)}")
-    if not path.parent.is_dir() or path.is_dir():
-        raise UsageError("bad-picture", f"--out: '{value}' cannot be written", "name a file in a folder that exists")
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(
+            "bad-picture", f"--out: '{value}' cannot be written", "name a file in a folder that exists and is yours to write to"
+        )
     return path
 
 
@@ -66,6 +71,7 @@ _OPTIONS = (
     click.option("--guidance", type=click.FloatRange(0, 100), help="How much the prompt counts; 7.5 by default, 5 for XL."),
     click.option("--negative", "negative_prompt", metavar="TEXT", help="What the picture must not show."),
     click.option("--size", type=(int, int), metavar="WIDTH HEIGHT", help="Of a picture, in pixels; the model's by default."),
+    click.option("--scheduler", metavar="NAME", help="diffusers' name, such as EulerAncestral; the model's by default."),
 )  # fmt: skip
 
 
@@ -92,7 +98,9 @@ def draw(asked: Asked) -> None:
         raise UsageError("one-prompt", "one picture is drawn at a time", "put the prompt in quotes")
     drawing, prompt = asked.drawing, asked.inputs[0]
     width, height = drawing.size or (None, None)
-    wanted = Wanted(prompt, drawing.negative_prompt, drawing.steps, drawing.guidance, drawing.seed, height, width)
+    wanted = Wanted(
+        prompt, drawing.negative_prompt, drawing.steps, drawing.guidance, drawing.seed, height, width, drawing.scheduler
+    )
     pipeline = DrawingPipeline(asked.model, asked.threads, asked.provider)
     for text in (prompt, drawing.negative_prompt or ""):
         if rest := pipeline.left_out(text):
@@ -115,7 +123,10 @@ def _write(picture: Any, path: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(path)
+    try:
+        Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(path)
+    except OSError as error:
+        raise UsageError("bad-picture", f"--out: '{path}' cannot be written: {error.strerror or error}") from error
 
 
 def _tell(asked: Asked, shape: Sequence[int], times: Sequence[float]) -> None:

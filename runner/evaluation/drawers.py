@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import RunFailed
 from runner.models.diffusion_pipeline import DrawingPipeline, Wanted
+from runner.models.diffusion_scheduler import other_scheduler, set_steps
 from runner.models.diffusion_torch import load_pipeline
 from runner.models.handle import ModelHandle
 
@@ -57,11 +58,13 @@ class TorchDrawer:
 
         torch.set_num_threads(threads)
         self._pipeline = load_pipeline(source).to(device)
+        self._own_scheduler = self._pipeline.scheduler
 
     def draw(self, wanted: Wanted, *, step_done: StepDone = lambda *_: None) -> Array:
         """See `Drawer.draw`.
 
         Raises:
+            UsageError: the model cannot draw in so many steps, or has no such scheduler.
             RunFailed: the numbers of the picture are none.
         """
         import numpy as np
@@ -73,6 +76,9 @@ class TorchDrawer:
             step_done(at + 1, pipeline.num_timesteps)
             return given
 
+        own = self._own_scheduler
+        self._pipeline.scheduler = own if wanted.scheduler is None else other_scheduler(own, wanted.scheduler)
+        set_steps(self._pipeline.scheduler, wanted.steps)
         options = {} if wanted.guidance is None else {"guidance_scale": wanted.guidance}
         pictures: Array = self._pipeline(
             prompt=wanted.prompt,

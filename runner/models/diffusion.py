@@ -5,7 +5,8 @@ Imports no ML library. The names of inputs and outputs are those of diffusers' a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ COMPANIONS: Mapping[Variant, tuple[str, ...]] = {
 # What onnxruntime.transformers calls their graphs.
 _FUSED_AS = {"text_encoder": "clip", "text_encoder_2": "clip", "unet": "unet", "vae_encoder": "vae", "vae_decoder": "vae"}
 _COMPONENT = "component"
+_WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,10 @@ def pipeline_files(folder: Path, variant: Variant, form: str | None = None) -> l
     found = [(INDEX, folder / INDEX)]
     for part in source_folders(variant):
         files = sorted((folder / part).glob("*")) if (folder / part).is_dir() else []
-        weights = [path for path in files if path.suffix in (".safetensors", ".bin") and _is_form(path.name, form)]
+        weights = [path for path in files if path.suffix in _WEIGHTS and _form(path.name) == form]
         safe = [path for path in weights if path.suffix == ".safetensors"]
         if part not in COMPANIONS[variant] and not weights:
-            raise ModelUnavailable(
-                "model-damaged", f"{folder / part} holds no weights (*.safetensors)", "download the model again"
-            )
+            raise _without_weights(folder / part, files, form)
         if not files:
             raise ModelUnavailable("model-damaged", f"{folder} has no {part}", "download the model again")
         kept = [path for path in files if path.suffix in (".json", ".txt", ".model")]
@@ -126,16 +126,50 @@ def pipeline_files(folder: Path, variant: Variant, form: str | None = None) -> l
     return found
 
 
-def _is_form(name: str, form: str | None) -> bool:
-    """Says whether a file of weights is in that form: model.safetensors, model.fp16.safetensors, model-00001-of-00002 …"""
-    marked = name.split(".")[1:-1]
-    return marked == ([form] if form else [])
+def _without_weights(folder: Path, files: Sequence[Path], form: str | None) -> ModelUnavailable:
+    there = sorted({found for path in files if path.suffix in _WEIGHTS and (found := _form(path.name))})
+    cause = f"{folder} holds no weights (*{'.' + form if form else ''}.safetensors)"
+    if not there:
+        return ModelUnavailable("model-damaged", cause, "download the model again")
+    return ModelUnavailable(
+        "model-damaged", f"{cause}, but {', '.join(there)}", f'set input_model.load_kwargs to {{"variant": "{there[0]}"}}'
+    )
+
+
+def form_of_weights(folder: Path, variant: Variant, asked: str | None) -> str | None:
+    """Returns the form of a pipeline's weights that is read: the one that was asked for, else the full ones.
+
+    A folder that was saved in another form alone, such as ``fp16``, is read in that one.
+    """
+    parts = [part for part in source_folders(variant) if part not in COMPANIONS[variant]]
+    forms = [{_form(path.name) for path in (folder / part).glob("*") if path.suffix in _WEIGHTS} for part in parts]
+    common = set.intersection(*forms)
+    if asked or any(None in one for one in forms) or len(common) != 1:
+        return asked
+    return common.pop()
+
+
+def _form(name: str) -> str | None:
+    """Returns ``fp16`` for model.fp16.safetensors and its shards, and None for model.safetensors and its shards."""
+    found = re.fullmatch(r"[^.]*\.(.+?)(-\d+-of-\d+)?", Path(name).stem)
+    return found[1] if found else None
 
 
 def source_parts(source: ModelHandle) -> dict[str, ModelHandle]:
     """Returns a handle of each component of a `diffusers` source, by name."""
     names = COMPONENTS[source.attributes["model_variant"]]
     return {name: replace(source, attributes={**source.attributes, _COMPONENT: name}) for name in names}
+
+
+def component_files(part: ModelHandle) -> list[tuple[str, Path]]:
+    """Returns (name, path) of the files that decide what a component of a source is.
+
+    Raises:
+        ModelUnavailable: some are not there.
+    """
+    files = pipeline_files(part.folder, part.attributes["model_variant"], part.attributes.get("load_kwargs", {}).get("variant"))
+    folder = component_of(part).source
+    return [(name, path) for name, path in files if name.startswith(f"{folder}/")]
 
 
 def component_of(part: ModelHandle) -> Component:
@@ -185,6 +219,8 @@ def _unet(config: Mapping[str, Any]) -> Component:
         GraphInput("timestep", "float32", ("steps",)),
         GraphInput("encoder_hidden_states", "float32", ("batch", "sequence", _width(config["cross_attention_dim"]))),
     ]
+    if config.get("time_cond_proj_dim") is not None:
+        inputs.append(GraphInput("timestep_cond", "float32", ("batch", int(config["time_cond_proj_dim"]))))
     if config.get("addition_embed_type") == "text_time":
         of_ids = 6 * int(config["addition_time_embed_dim"])
         pooled = int(config["projection_class_embeddings_input_dim"]) - of_ids
@@ -207,5 +243,8 @@ def _autoencoder(name: str, config: Mapping[str, Any]) -> Component:
         }
     else:
         inputs = (GraphInput("sample", "float32", ("batch", int(config["in_channels"]), "height", "width")),)
-        outputs = {"latent_parameters": ("batch", 2 * latents, "latent_height", "latent_width")}
+        outputs = {  # the mean comes first, which is what diffusers' ONNX pipelines read; then mean and log of variance
+            "latent_sample": ("batch", latents, "latent_height", "latent_width"),
+            "latent_parameters": ("batch", 2 * latents, "latent_height", "latent_width"),
+        }
     return Component(name, "vae", inputs, outputs, _attributes(name, force_upcast=upcast))

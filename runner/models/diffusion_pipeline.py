@@ -7,15 +7,16 @@ that of the PyTorch pipeline.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable, RunFailed, UsageError
 from runner.models.checkpoint import read_json
-from runner.models.components import is_pipeline, parts_of
-from runner.models.diffusion import pixels_per_latent, require_diffusers
+from runner.models.components import MANIFEST, is_pipeline, parts_of, pipeline_of
+from runner.models.diffusion import TASK, pixels_per_latent, require_diffusers
+from runner.models.diffusion_scheduler import load_scheduler, set_steps, step_options
 from runner.models.diffusion_text import load_tokenizers, prompt_ids
 from runner.models.handle import ModelHandle
 from runner.models.hub import INDEX
@@ -45,6 +46,7 @@ class Wanted:
         seed: of the noise that it starts from.
         height: in pixels; the model's own when None.
         width: in pixels; the model's own when None.
+        scheduler: diffusers' name of another scheduler; the model's own when None.
     """
 
     prompt: str
@@ -54,6 +56,7 @@ class Wanted:
     seed: int = 0
     height: int | None = None
     width: int | None = None
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,30 @@ class DrawingPipeline:
         self._autoencoder = read_json(model.folder / "vae_decoder" / "config.json")
         self._pixels = pixels_per_latent(self._autoencoder)
 
+    @classmethod
+    def from_folder(cls, folder: Path, threads: int = 0, provider: str = "CPUExecutionProvider") -> DrawingPipeline:
+        """Returns the pipeline in the output folder of a recipe: ``DrawingPipeline.from_folder(path).draw(Wanted("a cat"))``.
+
+        Args:
+            folder: what `recipe run` wrote.
+            threads: threads of each session; 0 leaves them to ONNX Runtime.
+            provider: execution provider.
+
+        Raises:
+            ModelUnavailable: the folder holds no such pipeline.
+            PackageMissing: diffusers is not installed.
+        """
+        for name in (MANIFEST, INDEX):
+            if not (folder / name).is_file():
+                raise ModelUnavailable("no-pipeline", f"{folder} has no {name}", "name the folder that 'recipe run' wrote")
+        listed: Mapping[str, Mapping[str, Any]] = read_json(folder / MANIFEST)["components"]
+        parts = [
+            (name, ModelHandle("onnx", folder / name, PurePosixPath(facts["file"]).name, TASK))
+            for name, facts in listed.items()
+        ]
+        variant = "sdxl" if "text_encoder_2" in listed else "sd"
+        return cls(pipeline_of(folder, parts, TASK, model_variant=variant), threads, provider)
+
     def open(self) -> None:
         """Opens the sessions of all components that drawing needs."""
         for name in parts_of(self.model):
@@ -119,12 +146,15 @@ class DrawingPipeline:
 
     def noise(self, wanted: Wanted) -> Array:
         """Returns the latents [1, channels, height, width] that a picture starts from, as diffusers draws them on the CPU."""
+        drawn: Array = self._noise(wanted, _random(wanted)).numpy()
+        return drawn
+
+    def _noise(self, wanted: Wanted, random: torch.Generator) -> torch.Tensor:
         import torch
 
         height, width = self.size(wanted)
         shape = (1, int(self._unet["in_channels"]), height // self._pixels, width // self._pixels)
-        drawn: Array = torch.randn(shape, generator=torch.Generator().manual_seed(wanted.seed)).numpy()
-        return drawn
+        return torch.randn(shape, generator=random)
 
     def draw(
         self, wanted: Wanted, latents: Array | None = None, step_done: Callable[[int, int], None] = lambda *_: None
@@ -137,28 +167,35 @@ class DrawingPipeline:
             step_done: told the number of steps that are done, and of all.
 
         Raises:
-            UsageError: the model cannot draw a picture of that size.
+            UsageError: the model cannot draw a picture of that size, or in so many steps, or has no such scheduler.
             RunFailed: a component does not run, or puts out numbers that are none.
         """
         import torch
 
         height, width = self.size(wanted)
-        scheduler = self._scheduler()
+        scheduler = load_scheduler(self.model.folder, self.variant, wanted.scheduler)
+        set_steps(scheduler, wanted.steps)
         guidance = DEFAULT_GUIDANCE[self.variant] if wanted.guidance is None else wanted.guidance
-        guided = guidance > 1.0
+        guided = guidance > 1.0 and not self._reads_guidance
         text = self._read(wanted, guided)
-        scheduler.set_timesteps(wanted.steps)
-        state = torch.from_numpy(self.noise(wanted) if latents is None else latents) * scheduler.init_noise_sigma
+        random = _random(wanted)
+        start = self._noise(wanted, random) if latents is None else torch.from_numpy(latents)
+        state, options = start * scheduler.init_noise_sigma, step_options(scheduler, random)
         count = len(scheduler.timesteps)
         for at, step in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(torch.cat([state] * 2) if guided else state, step)
-            predicted = torch.from_numpy(self._denoise(scaled, float(step), text, (height, width)))
+            predicted = torch.from_numpy(self._denoise(scaled, float(step), text, (height, width), guidance))
             if guided:
                 without, towards = predicted.chunk(2)
                 predicted = without + guidance * (towards - without)
-            state = scheduler.step(predicted, step, state, return_dict=False)[0]
+            state = scheduler.step(predicted, step, state, **options, return_dict=False)[0]
             step_done(at + 1, count)
         return self._decode(state.numpy())
+
+    @property
+    def _reads_guidance(self) -> bool:
+        """A distilled UNet is told how much the prompt counts, and runs once a step (https://arxiv.org/abs/2210.03142)."""
+        return self._unet.get("time_cond_proj_dim") is not None
 
     def _read(self, wanted: Wanted, guided: bool) -> _Text:
         """Reads the prompt and, in front of it where there is guidance, what it is not."""
@@ -190,7 +227,7 @@ class DrawingPipeline:
             return _Text(found[0]["last_hidden_state"], None)
         return _Text(np.concatenate([_before_last(one) for one in found], axis=-1), found[-1]["text_embeds"])
 
-    def _denoise(self, latents: torch.Tensor, step: float, text: _Text, size: tuple[int, int]) -> Array:
+    def _denoise(self, latents: torch.Tensor, step: float, text: _Text, size: tuple[int, int], guidance: float) -> Array:
         import numpy as np
 
         rows = latents.shape[0]
@@ -199,6 +236,8 @@ class DrawingPipeline:
             "timestep": np.asarray([step], dtype=np.float32),
             "encoder_hidden_states": text.hidden,
         }
+        if self._reads_guidance:
+            feed["timestep_cond"] = np.repeat(_waves(guidance - 1.0, int(self._unet["time_cond_proj_dim"])), rows, axis=0)
         if text.pooled is not None:
             times = np.asarray([[*size, 0, 0, *size]], dtype=np.float32)
             feed |= {"text_embeds": text.pooled, "time_ids": np.repeat(times, rows, axis=0)}
@@ -207,8 +246,7 @@ class DrawingPipeline:
     def _decode(self, latents: Array) -> Array:
         import numpy as np
 
-        given = latents / float(self._autoencoder["scaling_factor"]) + float(self._autoencoder.get("shift_factor") or 0.0)
-        pixels = self._run("vae_decoder", {"latent_sample": given})["sample"]
+        pixels = self._run("vae_decoder", {"latent_sample": self._unscaled(latents)})["sample"]
         if not np.isfinite(pixels).all():
             raise RunFailed(
                 "picture-not-finite",
@@ -217,6 +255,19 @@ class DrawingPipeline:
             )
         picture: Array = np.clip(pixels[0] / 2 + 0.5, 0.0, 1.0).transpose(1, 2, 0)
         return picture
+
+    def _unscaled(self, latents: Array) -> Array:
+        """Returns latents as the decoder takes them; some autoencoders of XL say the mean and deviation of each channel."""
+        import numpy as np
+
+        scale = float(self._autoencoder["scaling_factor"])
+        means, deviations = self._autoencoder.get("latents_mean"), self._autoencoder.get("latents_std")
+        if self.variant != "sdxl" or means is None or deviations is None:
+            plain: Array = latents / scale
+            return plain
+        mean, deviation = (np.asarray(one, np.float32).reshape(1, -1, 1, 1) for one in (means, deviations))
+        unscaled: Array = latents * deviation / scale + mean
+        return unscaled
 
     def _run(self, name: str, feed: Mapping[str, Any]) -> dict[str, Array]:
         """Runs a component on arrays with one row a picture; a graph that fixes its batch at one gets one row at a time."""
@@ -252,15 +303,25 @@ class DrawingPipeline:
             self._sessions[name] = open_session(parts_of(self.model)[name], self._threads, (self._provider,))
         return self._sessions[name]
 
-    def _scheduler(self) -> Any:
-        import diffusers
 
-        path = self.model.folder / "scheduler" / "scheduler_config.json"
-        named = str(read_json(path).get("_class_name"))
-        kind = getattr(diffusers, named, None)
-        if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
-            raise ModelUnavailable("unknown-scheduler", f"{path}: diffusers has no scheduler '{named}'")
-        return kind.from_config(json.loads(path.read_text(encoding="utf-8")))
+def _random(wanted: Wanted) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(wanted.seed)
+
+
+def _waves(value: float, width: int) -> Array:
+    """Returns a number as sines and cosines of falling frequencies [1, width], as diffusers tells a UNet the guidance.
+
+    From https://github.com/google-research/vdm, model_vdm.py.
+    """
+    import numpy as np
+
+    half = width // 2
+    angles = 1000.0 * value * np.exp(np.arange(half, dtype=np.float32) * -(np.log(10000.0) / (half - 1)))
+    found = np.concatenate([np.sin(angles), np.cos(angles), np.zeros(width - 2 * half)])
+    row: Array = found.astype(np.float32)[None]
+    return row
 
 
 def _square(size: int | list[int], pixels: int) -> tuple[int, int]:

@@ -104,6 +104,7 @@ def _denoise(module: Any, given: Tensors) -> Mapping[str, Any]:
         given["sample"],
         given["timestep"],
         given["encoder_hidden_states"],
+        timestep_cond=given.get("timestep_cond"),
         added_cond_kwargs=added or None,
         return_dict=True,
     )
@@ -111,7 +112,8 @@ def _denoise(module: Any, given: Tensors) -> Mapping[str, Any]:
 
 
 def _encode_image(module: Any, given: Tensors) -> Mapping[str, Any]:
-    return {"latent_parameters": module.encode(given["sample"], return_dict=True).latent_dist.parameters}
+    found = module.encode(given["sample"], return_dict=True).latent_dist
+    return {"latent_sample": found.mode(), "latent_parameters": found.parameters}
 
 
 def _decode_image(module: Any, given: Tensors) -> Mapping[str, Any]:

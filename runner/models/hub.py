@@ -64,8 +64,9 @@ def download_pipeline(source: HubSource, folders: Sequence[str], variant: str | 
     Raises:
         ModelUnavailable: it is gated, not there, or the hub does not answer.
     """
-    weights = f"*.{variant}.safetensors" if variant else "*model.safetensors"
-    wanted = [f"{folder}/{name}" for folder in folders for name in ("*.json", "*.txt", "*.model", weights)]
+    form = f".{variant}" if variant else ""
+    weights = (f"*model{form}.safetensors", f"*model{form}-*-of-*.safetensors")
+    wanted = [f"{folder}/{name}" for folder in folders for name in ("*.json", "*.txt", "*.model", *weights)]
     return _download(source, [INDEX, *wanted], say)
 
 

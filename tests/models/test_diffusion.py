@@ -13,38 +13,23 @@ import pytest
 from runner.cli import run_command
 from runner.errors import InvalidRecipe, ModelUnavailable, PackageMissing, UsageError
 from runner.models import diffusion
-from runner.models.diffusion import COMPONENTS, TOKENS, pipeline_files, require_diffusers, variant_of
+from runner.models.diffusion import (
+    COMPONENTS,
+    TOKENS,
+    form_of_weights,
+    pipeline_files,
+    require_diffusers,
+    source_parts,
+    variant_of,
+)
 from runner.models.diffusion_pipeline import DrawingPipeline, Wanted
 from runner.models.diffusion_text import load_tokenizers, prompt_ids
+from runner.models.diffusion_torch import load_component
 from runner.models.diffusion_twin import PUBLISHED, configs_of, shrink_pipeline
 from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
 from runner.models.source import Access, Source, locate, smoke_source
-from runner.passes import table
-from runner.passes.declaration import PassContext
-from runner.passes.each_component import apply_pass
-from runner.passes.export.tiny_pipeline import TinyPipelineOptions, make_pipeline
 from runner.recipe.config import InputModel
-from runner.targets.target import TARGETS
-
-
-def context(folder: Path) -> PassContext:
-    output, scratch = folder / "output", folder / "scratch"
-    output.mkdir(parents=True)
-    scratch.mkdir()
-    return PassContext(output, scratch, TARGETS["cpu"], 1, lambda _: [], lambda _: None)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
-    options = TinyPipelineOptions(model_id="CompVis/stable-diffusion-v1-4")
-    return make_pipeline(ModelHandle("diffusers", Path()), options, context(tmp_path_factory.mktemp("source")))
-
-
-@pytest.fixture(scope="module")
-def drawing(source: ModelHandle, tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
-    convert = table.get("OnnxConversion")
-    return apply_pass(convert, source, convert.options(), context(tmp_path_factory.mktemp("converted")))
 
 
 def find(tmp_path: Path, folder: Path, **facts: Any) -> Source:
@@ -84,6 +69,30 @@ def test_weights_in_another_form_are_left_out(tmp_path: Path, source: ModelHandl
     names = [name for name, _ in pipeline_files(folder, "sd")]
     assert f"unet/{plain.name}" in names
     assert not any("fp16" in name for name in names)
+
+
+def test_weights_in_another_form_alone_are_read(tmp_path: Path, source: ModelHandle) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(source.folder, folder)
+    for path in list(folder.glob("*/*.safetensors")):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    handle = find(tmp_path, folder).handle
+    assert handle is not None
+    assert handle.attributes["load_kwargs"] == {"variant": "fp16"}
+    assert load_component(source_parts(handle)["unet"])[1].name == "unet"
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").rename(folder / "unet" / "model.bf16.safetensors")
+    with pytest.raises(ModelUnavailable, match=r"text_encoder holds no weights \(\*.safetensors\), but fp16"):
+        find(tmp_path, folder)
+
+
+@pytest.mark.parametrize("form", [None, "fp16"])
+def test_weights_in_shards_are_found(tmp_path: Path, source: ModelHandle, form: str | None) -> None:
+    folder, mark = tmp_path / "copy", f".{form}" if form else ""
+    shutil.copytree(source.folder, folder)
+    for path in list(folder.glob("*/*.safetensors")):
+        path.rename(path.with_name(path.name.replace(".safetensors", f"{mark}-00001-of-00001.safetensors")))
+    assert form_of_weights(folder, "sd", None) == form
+    assert len([name for name, _ in pipeline_files(folder, "sd", form) if name.endswith("-of-00001.safetensors")]) == 3
 
 
 def test_an_adapter_is_refused(tmp_path: Path, source: ModelHandle) -> None:
@@ -183,5 +192,7 @@ def test_try_draws_into_a_file(drawing: ModelHandle, tmp_path: Path, capsys: pyt
     assert json.loads(capsys.readouterr().out)["width"] == 128
     assert tried("a cat", "--size", "1", "1") == 2
     assert "multiples of 16" in capsys.readouterr().err
+    assert tried("a cat", "--scheduler", "eular") == 2
+    assert "did you mean 'Euler'" in capsys.readouterr().err
     assert tried("a cat", "--out", str(tmp_path / "x.txt")) == 2
     assert "names no picture" in capsys.readouterr().err
