@@ -418,7 +418,7 @@ class _Opener:
         whole = parameters.pop("fields_no_batch", ())
         whole = (whole,) if isinstance(whole, str) else tuple(whole)
         if not isinstance(prepared, Examples):
-            prepared = Examples([pair_of(item, names) for item in self._items(prepared)])
+            prepared = Examples(pair_of(item, names) for item in self._items(prepared))
         yield from _call(collated, "default_dataloader", (prepared, whole), parameters)
 
     def _items(self, dataset: Any) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from runner.data.local import Examples, Raw
@@ -63,13 +64,10 @@ def collated(
 
     Fields named in `whole` are the first example's, without a batch axis.
     """
-    import numpy as np
-
-    items = list(examples.items[:max_samples])
+    items: Iterator[Pair] = islice(examples.items, max_samples)
     if shuffle:
-        items = [items[at] for at in np.random.default_rng(0).permutation(len(items))]
-    for start in range(0, len(items), batch_size):
-        chunk = items[start : start + batch_size]
+        items = _shuffled(list(items))
+    while chunk := list(islice(items, batch_size)):
         if drop_last and len(chunk) < batch_size:
             return
         inputs = {
@@ -80,6 +78,12 @@ def collated(
         }
         labels = [label for _, label in chunk]
         yield inputs, None if any(label is None for label in labels) else _stack([array_of(one) for one in labels], -100)
+
+
+def _shuffled(items: Sequence[Pair]) -> Iterator[Pair]:
+    import numpy as np
+
+    return (items[at] for at in np.random.default_rng(0).permutation(len(items)))
 
 
 def _stack(arrays: Sequence[Any], fill: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ class Examples:
     """Model inputs, one example each.
 
     Attributes:
-        items: (inputs, label) pairs; inputs map a name to an array without a batch axis, the label is None where unknown.
+        items: (inputs, label) pairs, to be gone through; inputs map a name to an array without a batch axis, the label is
+            None where unknown.
         padding: what fills up an input that is shorter than the longest of its batch; zero unless named.
     """
 
-    items: Sequence[tuple[dict[str, Any], Any]]
+    items: Iterable[tuple[dict[str, Any], Any]]
     padding: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -120,8 +121,10 @@ def tokenize(
 def process_images(raw: Raw, model: ModelHandle) -> Examples:
     """Turns image files into pixels (channels, height, width) with the processor that preprocessor_config.json names.
 
+    A file is read when its turn comes, which raises DataUnavailable where it is not a readable image.
+
     Raises:
-        DataUnavailable: the model folder has no processor, or a file is not a readable image.
+        DataUnavailable: the model folder has no processor.
     """
     from transformers import AutoImageProcessor
 
@@ -129,8 +132,20 @@ def process_images(raw: Raw, model: ModelHandle) -> Examples:
         processor = AutoImageProcessor.from_pretrained(model.folder, backend="pil", local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataUnavailable(f"{model.folder} has no image processor that loads: {error}") from error
-    items = []
-    for file, label in zip(raw.contents, raw.labels, strict=True):
-        pixels = processor(read_image(Path(str(file))), return_tensors="np")
-        items.append(({name: values[0] for name, values in pixels.items()}, label))
-    return Examples(items)
+
+    def pixels(file: Path) -> dict[str, Any]:
+        return {name: values[0] for name, values in processor(read_image(file), return_tensors="np").items()}
+
+    return Examples(_Pictures([Path(str(file)) for file in raw.contents], raw.labels, pixels))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Inputs and labels of pictures, made one at a time: thousands take no more memory than one."""
+
+    files: Sequence[Path]
+    labels: Sequence[Any]
+    pixels: Callable[[Path], dict[str, Any]]
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Any]]:
+        return ((self.pixels(file), label) for file, label in zip(self.files, self.labels, strict=True))

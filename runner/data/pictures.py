@@ -5,7 +5,9 @@ Olive has no component that reads pictures. A script registers these two, so tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +39,10 @@ def normalised(
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     deviation: Sequence[float] = (1.0, 1.0, 1.0),
     **_: Any,
-) -> list[tuple[dict[str, torch.Tensor], int]]:
+) -> PreparedPictures:
     """Returns (inputs, label) pairs: pixel_values of shape [3, size, size], float32, and a label that nobody reads.
+
+    A picture is read when its pair is asked for, which raises DataUnavailable where the file is none.
 
     Args:
         dataset: files of pictures.
@@ -46,11 +50,30 @@ def normalised(
         crop: share of the shorter side that is kept, cut from the middle.
         mean: what is taken off the red, green and blue values between 0 and 1.
         deviation: what they are then divided by.
-
-    Raises:
-        DataUnavailable: a file is no picture.
     """
-    return [({"pixel_values": _pixels(file, size, crop, mean, deviation)}, 0) for file in dataset]
+    return PreparedPictures(dataset, partial(_pixels, size=size, crop=crop, mean=mean, deviation=deviation))
+
+
+@dataclass(frozen=True)
+class PreparedPictures:
+    """Pairs of inputs and label, made as they are asked for: thousands of pictures take no more memory than one.
+
+    Attributes:
+        files: the pictures.
+        prepare: gives the pixels of a file.
+    """
+
+    files: Sequence[Path]
+    prepare: Callable[[Path], torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, at: int) -> tuple[dict[str, torch.Tensor], int]:
+        return {"pixel_values": self.prepare(self.files[at])}, 0
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
+        return (self[at] for at in range(len(self)))
 
 
 def _pixels(file: Path, size: int, crop: float, mean: Sequence[float], deviation: Sequence[float]) -> torch.Tensor:

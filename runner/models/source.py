@@ -21,7 +21,7 @@ from runner.models.checkpoint import (
     read_json,
 )
 from runner.models.ctranslate2 import WEIGHTS
-from runner.models.diffusion import COMPONENTS, TASK, pipeline_files, source_folders, variant_of
+from runner.models.diffusion import COMPONENTS, TASK, form_of_weights, pipeline_files, source_folders, variant_of
 from runner.models.diffusion_twin import configs_of
 from runner.models.digest import DigestMemo
 from runner.models.files import graph_files
@@ -351,7 +351,7 @@ def _missing(model: InputModel, sources: Sequence[HubSource | PackageSource], ac
 
 
 def _import_step(source: PackageSource) -> tuple[str, dict[str, Any]] | None:
-    steps = {"gguf": "ImportGguf", "ct2": "ImportCtranslate2"}
+    steps = {"gguf": "ImportGguf", "ct2": "ImportCtranslate2", "dinov2-onnx": "ImportDinov2"}
     return (steps[source.format], {}) if source.format in steps else None
 
 
@@ -362,23 +362,26 @@ def _package(model: InputModel, source: PackageSource, folder: Path, access: Acc
     if source.format == "ct2":
         digest = access.memo.of_files((name, folder / name) for name in (WEIGHTS, "config.json", "tokenizer.json"))
         return Source(ModelHandle("ct2", folder, WEIGHTS, model.task), digest, told, _import_step(source))
-    gguf = sorted(folder.glob("*.gguf"))[0]
-    handle = ModelHandle("gguf", folder, gguf.name, model.task)
-    return Source(handle, access.memo.of_file(gguf), told, _import_step(source))
+    kind: Kind = "gguf" if source.format == "gguf" else "onnx"
+    file = sorted(folder.glob(f"*.{kind}"))[0]
+    handle = ModelHandle(kind, folder, file.name, model.task)
+    return Source(handle, access.memo.of_file(file), told, _import_step(source))
 
 
 def _pipeline(model: InputModel, folder: Path, told: str, access: Access) -> Source:
     """A diffusers folder: every component's configuration, weights and tokenizer decide what it is."""
     variant = variant_of(folder, model.model_variant)
-    files = pipeline_files(folder, variant, model.load_kwargs.get("variant"))
+    form = form_of_weights(folder, variant, model.load_kwargs.get("variant"))
+    load_kwargs = {**model.load_kwargs, "variant": form} if form else model.load_kwargs
+    files = pipeline_files(folder, variant, form)
     for name, path in files:
         if name.endswith(".safetensors"):
             check_safetensors(path)
     pickled = [name for name, _ in files if name.endswith(PICKLED_WEIGHTS)]
     if pickled and not access.trust:
         raise NotTrusted([f"pickled weights {name}" for name in pickled])
-    attributes = {"model_variant": variant, "load_kwargs": model.load_kwargs, **model.model_attributes}
-    settings = json.dumps({"variant": variant, "load_kwargs": model.load_kwargs}, sort_keys=True)
+    attributes = {"model_variant": variant, "load_kwargs": load_kwargs, **model.model_attributes}
+    settings = json.dumps({"variant": variant, "load_kwargs": load_kwargs}, sort_keys=True)
     digest = hashlib.sha256(f"{access.memo.of_files(files)}{settings}".encode()).hexdigest()
     return Source(ModelHandle("diffusers", folder, None, TASK, attributes), digest, told)
 

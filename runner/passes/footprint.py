@@ -317,7 +317,7 @@ def _inc(model: Stored, options: Options, target: str) -> Effect:
 
 _GRAPH = _kept(2.0)
 
-SOURCE_STEPS = ("ImportCtranslate2", "ImportGguf")  # their result is the source: it is compared with nothing
+SOURCE_STEPS = ("ImportCtranslate2", "ImportDinov2", "ImportGguf")  # their result is the source: it is compared with nothing
 
 RULES: Mapping[str, Rule] = {
     "AddOliveMetadata": _GRAPH,
@@ -330,6 +330,7 @@ RULES: Mapping[str, Rule] = {
     "Gptq": _gptq,
     "GraphSurgeries": _GRAPH,
     "ImportCtranslate2": _in_torch,
+    "ImportDinov2": _in_torch,
     "ImportGguf": _in_torch,
     "IncDynamicQuantization": _integers(("MatMul",)),
     "IncQuantization": _inc,

@@ -58,6 +58,7 @@ MODULES = {
 # Steps that the engine puts before a recipe's own: they turn a source into a Hugging Face or diffusers folder.
 SOURCE_MODULES = {
     "ImportCtranslate2": "runner.passes.export.import_ctranslate2",
+    "ImportDinov2": "runner.passes.export.import_dinov2",
     "ImportGguf": "runner.passes.export.import_gguf",
     "StandInGraph": "runner.passes.export.stand_in_graph",
     "TinyPipeline": "runner.passes.export.tiny_pipeline",

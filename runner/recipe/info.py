@@ -33,7 +33,9 @@ class PackageSource(Model):
     parts: list[str] = Field(
         default_factory=list, description="further packages, name==version, that hold the rest: files NAME.part2 and so on"
     )
-    format: Literal["gguf", "hf", "ct2"] = Field(description="what lies inside; ct2 is CTranslate2's form of Whisper")
+    format: Literal["gguf", "hf", "ct2", "dinov2-onnx"] = Field(
+        description="what lies inside; ct2 is CTranslate2's form of Whisper, dinov2-onnx a traced graph with DINOv2's weights"
+    )
     folder: str | None = Field(None, description="folder inside the wheel; where the weights lie by default")
     licence: str
     note: str | None = Field(None, description="how these weights differ from the hub's")
@@ -103,6 +105,7 @@ class Evaluation(Model):
 
     text: str | None = Field(None, description="text file for perplexity")
     sentences: str | None = Field(None, description="text file, one sentence a line, for embeddings and masked words")
+    pairs: str | None = Field(None, description="csv or tsv of two sentences and how near people find them, for embeddings")
     images: str | None = Field(None, description="folder of images")
     speech: str | None = Field(None, description="folder of wav files and their transcripts")
     prompts: str | None = Field(None, description="text file, one prompt a line, for models that draw")

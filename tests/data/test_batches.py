@@ -107,7 +107,7 @@ class TestImages:
     def test_file_that_is_no_image(self, pictures, exported_resnet):
         (pictures / "images" / "3.png").write_text("not an image")
         with pytest.raises(DataUnavailable, match=r"3\.png is not a readable image"):
-            opened(config(load_dataset_config={"type": "images", "path": "images"}), pictures, exported_resnet)
+            list(opened(config(load_dataset_config={"type": "images", "path": "images"}), pictures, exported_resnet))
 
     def test_empty_folder(self, tmp_path, exported_resnet):
         (tmp_path / "images").mkdir()

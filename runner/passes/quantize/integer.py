@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -152,27 +153,38 @@ def _batches(options: CalibrationOptions, context: PassContext) -> Batches:
 def calibration_reader(batches: Iterable[dict[str, Any]]) -> Any:
     """Returns the batches as onnxruntime.quantization reads them: one by one, and by ranges of their numbers.
 
+    They are counted first and read again then, so that no more than one is held at a time.
+
+    Args:
+        batches: can be gone through several times.
+
     Raises:
         DataUnavailable: there is not one batch.
     """
     from onnxruntime.quantization import CalibrationDataReader
 
-    held = list(batches)
-    if not held:
+    count = sum(1 for _ in batches)
+    if not count:
         raise DataUnavailable("there is not one batch to calibrate on")
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._rest: Iterator[dict[str, Any]] = iter(held)
+            self._rest: Iterator[dict[str, Any]] = iter(batches)
+            self._at, self._end = 0, count
 
         def __len__(self) -> int:
-            return len(held)
+            return count
 
         def get_next(self) -> dict[str, Any] | None:
+            if self._at >= self._end:
+                return None
+            self._at += 1
             return next(self._rest, None)
 
         def set_range(self, start_index: int, end_index: int) -> None:
-            self._rest = iter(held[start_index:end_index])
+            if start_index != self._at:
+                self._rest, self._at = islice(batches, start_index, None), start_index
+            self._end = end_index
 
     return Reader()
 
