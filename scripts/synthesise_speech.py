@@ -9,7 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from runner.data.sound import TRANSCRIPTS, read_sound, wav_bytes
+from runner.data.sound import TRANSCRIPTS, read_sound
+from runner.models.sound_windows import wav_bytes
 
 FOLDER = Path(__file__).resolve().parents[1] / "templates" / "samples" / "speech" / "speech"
 VOICES = ("en-us", "en-gb")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ import pytest
 
 from runner.bench.bench import Contest, bench
 from runner.cli import run_command
-from runner.data.sound import SAMPLE_RATE, wav_bytes
-from runner.errors import InvalidRecipe
+from runner.errors import InvalidRecipe, RunFailed
 from runner.evaluation.transcribers import open_transcriber
 from runner.models.files import read_graph
 from runner.models.handle import ModelHandle
-from runner.models.transcription import hears
+from runner.models.sound_windows import SAMPLE_RATE, wav_bytes
+from runner.models.torch_source import load_torch
+from runner.models.transcription import TranscriptionSession, hears
 from runner.models.twin import architecture_of
 from runner.passes import table
 from runner.passes.declaration import PassContext
@@ -104,6 +107,55 @@ def test_both_sides_hear_the_same(source: ModelHandle, built: ModelHandle) -> No
     assert all(isinstance(text, str) for text in texts)
 
 
+@pytest.mark.parametrize("suppressed", [(), (453, 237, 392)])
+def test_the_likeliest_tokens_that_are_allowed_are_written(
+    source: ModelHandle, built: ModelHandle, tmp_path: Path, suppressed: tuple[int, ...]
+) -> None:
+    import torch
+    from transformers import WhisperFeatureExtractor
+
+    sound, module, folder = noise(2, 1), load_torch(source), tmp_path / "told"
+    features = WhisperFeatureExtractor.from_pretrained(source.folder)(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    shutil.copytree(built.folder, folder)
+    told = {"lang_to_id": {"<|de|>": 3}, "suppress_tokens": suppressed, "begin_suppress_tokens": [0]}
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    written = [1, 3, 6, 10]  # start, language, task, no timestamps
+    for _ in range(4):
+        with torch.inference_mode():
+            logits = module(**features, decoder_input_ids=torch.tensor([written])).logits[0, -1].numpy().copy()
+        logits[[*range(1, 11), *suppressed]] = -np.inf
+        written.append(int(logits.argmax()))
+    assert TranscriptionSession(folder, 2).tokens(sound, 4) == written[4:]
+
+
+def test_a_longer_sound_is_heard_in_passages_and_silence_is_not(built: ModelHandle) -> None:
+    sound = np.concatenate([noise(25, 1), np.zeros(60 * SAMPLE_RATE, np.float32), noise(3, 2)])
+    passages = list(TranscriptionSession(built.folder, 2).transcribe(sound))
+    assert passages[0].start == 0
+    assert passages[-1].end == 88
+    assert all(one.end == other.start for one, other in pairwise(passages))
+    assert any(not passage.text for passage in passages)
+    assert list(TranscriptionSession(built.folder, 2).transcribe(np.zeros(0, np.float32))) == []
+
+
+def test_a_fine_tune_without_a_tokenizer_is_one_error(built: ModelHandle, tmp_path: Path) -> None:
+    folder = tmp_path / "untold"
+    shutil.copytree(built.folder, folder)
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["added_tokens"] = []
+    told["model"]["vocab"] = {name: number for name, number in told["model"]["vocab"].items() if not name.startswith("<|")}
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(RunFailed, match="a fine-tune needs the tokenizer of the model it comes from"):
+        TranscriptionSession(folder, 2)
+
+
+def test_pytorch_hears_without_a_description_of_the_encoders_input(source: ModelHandle, tmp_path: Path) -> None:
+    folder = tmp_path / "fine-tune"
+    shutil.copytree(source.folder, folder, ignore=shutil.ignore_patterns("*processor_config.json"))
+    found = [open_transcriber(replace(source, folder=one), 2).text(noise(2, 1)) for one in (source.folder, folder)]
+    assert found[0] == found[1]
+
+
 def test_a_benchmark_tells_word_errors_and_real_time_factor(source: ModelHandle, built: ModelHandle, tmp_path: Path) -> None:
     clips = tmp_path / "speech"
     clips.mkdir()
@@ -126,11 +178,12 @@ class TestTry:
         assert run_command(["try", str(built.folder), str(tmp_path / "sound.wav"), "--json"]) == 0
         (told,) = json.loads(capfd.readouterr().out)
         assert told["sound_s"] == pytest.approx(31)
-        assert set(told) == {"input", "text", "sound_s", "seconds"}
+        assert set(told) == {"input", "text", "passages", "sound_s", "seconds"}
+        assert told["text"] == " ".join(passage["text"] for passage in told["passages"])
 
     def test_a_text_called_wav_is_one_error(
         self, built: ModelHandle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "text.wav").write_text("nobody speaks")
         assert run_command(["try", str(built.folder), str(tmp_path / "text.wav")]) == 1
-        assert "is no readable wav file" in capfd.readouterr().err
+        assert "is no readable sound file" in capfd.readouterr().err

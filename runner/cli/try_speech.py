@@ -1,27 +1,34 @@
-"""`recipe try` for speech models: prints what is said in wav files."""
+"""`recipe try` for speech models: prints what is said in sound files."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+
+from runner.cli.run_progress import live_bars
 
 if TYPE_CHECKING:
     from runner.cli.try_tasks import Asked
+    from runner.models.sound_windows import Samples
+    from runner.models.transcription import Passage, TranscriptionSession
 
 
 def transcribe(asked: Asked) -> None:
-    """Prints the text of each wav file as it is recognised, in windows of 30 seconds.
+    """Prints the text of each sound file as it is recognised, in passages of at most 30 seconds that end in a pause.
 
     Raises:
-        DataUnavailable: a file is no wav file.
+        DataUnavailable: a file is no sound file.
         RunFailed: the model does not load or run.
     """
-    from runner.data.sound import SAMPLE_RATE, read_sound, wav_bytes, windows
+    from runner.data.sound import read_sound
+    from runner.models.sound_windows import SAMPLE_RATE
     from runner.models.transcription import TranscriptionSession
 
     sounds = [read_sound(Path(given).expanduser()) for given in asked.inputs]
@@ -31,9 +38,13 @@ def transcribe(asked: Asked) -> None:
         if len(sounds) > 1 and not asked.as_json:
             click.secho(given, bold=True)
         started = time.perf_counter()
-        texts = [_spoken(session.transcribe(wav_bytes(window)), quiet=asked.as_json) for window in windows(sound)]
+        passages = _passages(session, sound, Path(given).name, quiet=asked.as_json)
         seconds, length = time.perf_counter() - started, len(sound) / SAMPLE_RATE
-        told.append({"input": given, "text": " ".join(texts), "sound_s": length, "seconds": seconds})
+        text = " ".join(passage.text for passage in passages)
+        spoken = [asdict(passage) for passage in passages]
+        told.append({"input": given, "text": text, "passages": spoken, "sound_s": length, "seconds": seconds})
+        if not passages:
+            click.secho("nobody speaks", dim=True, err=True)
         if not asked.as_json:
             speed = f"{length:.1f} s of sound in {seconds:.1f} s ({length / seconds:.1f}x real time), {asked.threads} threads"
             click.secho(speed, dim=True, err=True)
@@ -41,12 +52,24 @@ def transcribe(asked: Asked) -> None:
         click.echo(json.dumps(told, ensure_ascii=False, indent=2))
 
 
-def _spoken(pieces: Iterable[str], *, quiet: bool) -> str:
-    text = ""
-    for piece in pieces:
-        text += piece
-        if not quiet:
-            click.echo(piece.lstrip() if text == piece else piece, nl=False)
-    if not quiet:
-        click.echo()
-    return text.strip()
+def _passages(session: TranscriptionSession, sound: Samples, name: str, *, quiet: bool) -> list[Passage]:
+    """Returns the passages with words in them, each printed at once unless `quiet`.
+
+    A bar tells how far it is where the text itself does not: it goes into a file, or is told at the end.
+    """
+    from runner.models.sound_windows import SAMPLE_RATE
+
+    out = sys.stdout  # while a bar stands, rich sends what is printed to the bar's stream
+    console = Console(stderr=True, quiet=out.isatty() and not quiet)
+    found = []
+    with live_bars(console) as bars:
+        bar = bars.add_task(name, total=int(len(sound) / SAMPLE_RATE), doing="seconds")
+        for passage in session.transcribe(sound):
+            bars.update(bar, completed=int(passage.end))
+            if not passage.text:
+                continue
+            found.append(passage)
+            if not quiet:
+                click.echo(passage.text, file=out)
+                out.flush()
+    return found

@@ -1,4 +1,4 @@
-"""Sound files for speech models: wav files as mono samples at 16 kHz, and folders of them with transcripts.
+"""Sound files for speech models as mono samples at 16 kHz, and folders of them with transcripts.
 
 A folder of speech holds wav files and `transcripts.txt`: a line a clip, the file's name (with or without ``.wav``), a space or
 a tab, and the words.
@@ -6,23 +6,20 @@ a tab, and the words.
 
 from __future__ import annotations
 
-import math
-import wave
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import DataUnavailable
+from runner.errors import DataUnavailable, PackageMissing, Problem
+from runner.models.sound_windows import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    import numpy as np
+    from runner.models.sound_windows import Samples
 
-    Samples = np.ndarray[Any, Any]
-
-SAMPLE_RATE = 16_000
-WINDOW_SECONDS = 30  # what Whisper hears at once
 TRANSCRIPTS = "transcripts.txt"
-_CROSSINGS = 16  # zeros of the sinc on each side of a sample
+_BLOCK = 1 << 20  # samples that are read at once
 _REMEDY = "convert it: ffmpeg -i FILE -ar 16000 -ac 1 -c:a pcm_s16le SPEECH.wav"
 
 
@@ -59,82 +56,42 @@ def speech(folder: Path) -> list[Clip]:
 
 
 def read_sound(path: Path) -> Samples:
-    """Returns a wav file as mono samples at 16 kHz, fp32 between -1 and 1; channels are averaged.
+    """Returns a sound file as mono samples at 16 kHz, fp32; channels are averaged.
+
+    Every format that libsndfile reads is taken: wav of integers or floats, flac, mp3, ogg and others.
 
     Raises:
-        DataUnavailable: it is not there, no wav file with integer samples, or has no sound in it.
+        DataUnavailable: it is not there, no sound file, or has no sound in it.
+        PackageMissing: soundfile is not installed.
     """
+    import numpy as np
+
     if not path.is_file():
-        raise DataUnavailable(f"there is no file '{path}'", "a speech model takes the path of a wav file")
+        raise DataUnavailable(f"there is no file '{path}'", "a speech model takes the path of a sound file")
+    for package in ("soundfile", "soxr"):
+        if find_spec(package) is None:
+            cause = "sound files are read by soundfile and soxr"
+            raise PackageMissing(Problem("package-missing", cause, remedy="pip install soundfile soxr"))
+    import soundfile
+    import soxr
+
     try:
-        with wave.open(str(path), "rb") as opened:
-            rate, channels, width = opened.getframerate(), opened.getnchannels(), opened.getsampwidth()
-            content = opened.readframes(opened.getnframes())
-    except (wave.Error, EOFError, OSError) as error:
-        raise DataUnavailable(f"{path} is no readable wav file: {str(error) or 'it ends too early'}", _REMEDY) from None
-    content = content[: len(content) // (width * channels) * width * channels]
-    if not content or not rate:
+        with soundfile.SoundFile(path) as opened:
+            converter = soxr.ResampleStream(opened.samplerate, SAMPLE_RATE, 1)
+            pieces = [converter.resample_chunk(block.mean(axis=1)) for block in _blocks(opened)]
+        pieces.append(converter.resample_chunk(np.zeros(0, np.float32), last=True))
+    except (soundfile.SoundFileError, TypeError) as error:  # a TypeError asks for what a file without a header lacks
+        told = getattr(error, "error_string", str(error)).rstrip(".")
+        raise DataUnavailable(f"{path} is no readable sound file: {told}", _REMEDY) from None
+    samples: Samples = np.concatenate(pieces)
+    if not len(samples):
         raise DataUnavailable(f"{path} has no sound in it", "give a file that somebody speaks in")
-    return resampled(_floats(content, width).reshape(-1, channels).mean(axis=1), rate)
+    return samples
 
 
-def _floats(content: bytes, width: int) -> Any:
-    """Returns samples of `width` bytes as fp32: 8 bits are unsigned, wider ones signed and little-endian."""
+def _blocks(opened: Any) -> Iterator[Samples]:
+    """Yields fp32 [samples, channels]; what is no number is taken for silence."""
     import numpy as np
 
-    if width == 1:
-        return (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
-    padded: Samples = np.zeros((len(content) // width, 4), np.uint8)
-    padded[:, 4 - width :] = np.frombuffer(content, np.uint8).reshape(-1, width)
-    return padded.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
-
-
-def resampled(samples: Samples, rate: int) -> Samples:
-    """Returns the sound at 16 kHz: a windowed sinc, whose cut-off lies below half of the lower rate.
-
-    Args:
-        samples: fp32 [n].
-        rate: samples a second.
-    """
-    import numpy as np
-
-    if rate == SAMPLE_RATE:
-        return samples.astype(np.float32)
-    common = math.gcd(rate, SAMPLE_RATE)
-    up, down = SAMPLE_RATE // common, rate // common
-    cutoff = min(1.0, up / down)
-    reach = math.ceil(_CROSSINGS / cutoff)
-    padded = np.pad(samples, (reach, reach + down)).astype(np.float32)
-    views = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
-    count = max(1, len(samples) * up // down)
-    made: Samples = np.zeros(-(-count // up) * up, np.float32)
-    for phase in range(up):
-        start, rest = divmod(phase * down, up)
-        distance = np.arange(-reach, reach + 1) - rest / up
-        kernel = cutoff * np.sinc(cutoff * distance) * np.cos(np.pi / 2 * np.clip(distance / (reach + 1), -1, 1)) ** 2
-        rows = views[start : len(samples) + down : down]
-        found = rows @ (kernel / kernel.sum()).astype(np.float32)
-        places = made[phase::up]
-        places[: len(found)] = found[: len(places)]
-    return made[:count]
-
-
-def windows(samples: Samples) -> list[Samples]:
-    """Returns the sound in pieces of 30 seconds; the last one is as long as what is left."""
-    size = WINDOW_SECONDS * SAMPLE_RATE
-    return [samples[at : at + size] for at in range(0, len(samples), size)]
-
-
-def wav_bytes(samples: Samples) -> bytes:
-    """Returns the sound as a 16-bit wav file."""
-    import io
-
-    import numpy as np
-
-    written = io.BytesIO()
-    with wave.open(written, "wb") as opened:
-        opened.setnchannels(1)
-        opened.setsampwidth(2)
-        opened.setframerate(SAMPLE_RATE)
-        opened.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return written.getvalue()
+    for block in opened.blocks(_BLOCK, dtype="float32", always_2d=True):
+        yield np.nan_to_num(block, copy=False, posinf=0, neginf=0)

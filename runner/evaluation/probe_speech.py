@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.data.sound import SAMPLE_RATE, wav_bytes
 from runner.models.handle import ModelHandle
 from runner.models.inputs import read_facts
+from runner.models.sound_windows import SAMPLE_RATE
 from runner.models.transcription import TranscriptionSession
 
 if TYPE_CHECKING:
@@ -63,6 +62,7 @@ def speech_outputs(model: ModelHandle, parts: Mapping[str, Any], inputs: Mapping
         elif name.startswith("past"):
             given[name] = np.zeros([axis if isinstance(axis, int) else 1 if at == 0 else 0 for at, axis in enumerate(shape)])
     logits = graph_outputs(decoder, given)["logits"]
-    noise = wav_bytes(np.random.default_rng(_SEED).standard_normal(SAMPLE_RATE).astype(np.float32) / 10)
-    written = [True for _ in islice(TranscriptionSession(model.folder, threads, on_cpu=True).transcribe(noise), _STEPS)]
-    return {"logits": logits, "encoder_last_hidden_state": heard["hidden_states"], "generated": np.array([written])}
+    noise = np.random.default_rng(_SEED).standard_normal(SAMPLE_RATE).astype(np.float32) / 10
+    written = TranscriptionSession(model.folder, threads, on_cpu=True).tokens(noise, _STEPS)
+    generated: NDArray[Any] = np.ones((1, len(written)), np.bool_)
+    return {"logits": logits, "encoder_last_hidden_state": heard["hidden_states"], "generated": generated}

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.data.sound import SAMPLE_RATE, wav_bytes, windows
 from runner.models.handle import ModelHandle
+from runner.models.inputs import read_facts
+from runner.models.sound_windows import SAMPLE_RATE, is_silent, windows
 from runner.models.transcription import TranscriptionSession
 
 if TYPE_CHECKING:
-    from runner.data.sound import Samples
+    from runner.models.sound_windows import Samples
 
 
 class Transcriber(Protocol):
     """A loaded speech model."""
 
     def text(self, samples: Samples) -> str:
-        """Returns what is said in mono samples at 16 kHz, decoded greedily in windows of 30 seconds."""
+        """Returns what is said in mono samples at 16 kHz, decoded greedily in the windows of `models.sound_windows`."""
         ...
 
 
@@ -36,27 +37,51 @@ class TorchTranscriber:
 
     def __init__(self, model: ModelHandle, threads: int, device: str = "cpu") -> None:
         import torch
-        from transformers import AutoProcessor
 
-        from runner.models.torch_source import load_torch
+        from runner.models.torch_source import load_tokenizer, load_torch
 
         torch.set_num_threads(threads)
         self._torch = torch
         self._device = device
-        self._processor = AutoProcessor.from_pretrained(model.folder, local_files_only=True)
+        self._extractor = _feature_extractor(model)
+        self._tokenizer = load_tokenizer(model)
         self._module: Any = load_torch(model).to(device)
-        multilingual = getattr(self._module.generation_config, "is_multilingual", False)
-        self._asked = {"task": "transcribe"} if multilingual else {}  # unasked, it may end after a word or never
+        told = self._module.generation_config
+        self._multilingual = bool(getattr(told, "is_multilingual", False) and getattr(told, "lang_to_id", None))
+        # unasked, it may end after a word or never
+        self._told = {"task": getattr(told, "task", None) or "transcribe"} if self._multilingual else {}
 
     def text(self, samples: Samples) -> str:
         """See `Transcriber.text`."""
-        return " ".join(self._window(window) for window in windows(samples))
+        features = [self._features(window) for window in windows(samples) if not is_silent(window)]
+        if not features:
+            return ""
+        asked = dict(self._told)
+        if self._multilingual and len(features) > 1:  # as for one window, the first that speaks decides
+            asked["language"] = getattr(self._module.generation_config, "language", None) or self._language(features[0])
+        return " ".join(filter(None, (self._window(one, asked) for one in features)))
 
-    def _window(self, samples: Samples) -> str:
-        features = self._processor.feature_extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+    def _features(self, samples: Samples) -> Any:
+        heard = self._extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        return heard.input_features.to(self._device)
+
+    def _language(self, features: Any) -> str:
         with self._torch.inference_mode():
-            ids = self._module.generate(features.to(self._device), do_sample=False, num_beams=1, **self._asked)
-        return str(self._processor.tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
+            return str(self._tokenizer.decode(self._module.detect_language(features)))
+
+    def _window(self, features: Any, asked: dict[str, str]) -> str:
+        with self._torch.inference_mode():
+            ids = self._module.generate(features, do_sample=False, num_beams=1, **asked)
+        return str(self._tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
+
+
+def _feature_extractor(model: ModelHandle) -> Any:
+    """Returns what makes the encoder's input of sounds; Whisper's own where the folder of a fine-tune does not describe one."""
+    from transformers import WhisperFeatureExtractor
+
+    if any((model.folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        return WhisperFeatureExtractor.from_pretrained(model.folder, local_files_only=True)
+    return WhisperFeatureExtractor(feature_size=int(read_facts(model.folder).get("num_mel_bins") or 80))
 
 
 class GenaiTranscriber:
@@ -67,4 +92,4 @@ class GenaiTranscriber:
 
     def text(self, samples: Samples) -> str:
         """See `Transcriber.text`."""
-        return " ".join("".join(self._session.transcribe(wav_bytes(window))).strip() for window in windows(samples))
+        return " ".join(filter(None, (passage.text for passage in self._session.transcribe(samples))))

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from runner.data.sound import SAMPLE_RATE, read_sound, resampled, speech, wav_bytes, windows
+from runner.data.sound import read_sound, speech
 from runner.errors import DataUnavailable
+from runner.models.sound_windows import SAMPLE_RATE, is_silent, quietest, wav_bytes, windows
 
 
 def tone(rate: int, seconds: float = 1.0, pitch: float = 440.0) -> np.ndarray:
@@ -28,16 +30,32 @@ def write(path: Path, frames: np.ndarray, rate: int, width: int = 2) -> Path:
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
-def test_a_tone_keeps_its_pitch_and_loudness_at_another_rate(rate: int) -> None:
-    made = resampled(tone(rate), rate)
+def test_a_tone_keeps_its_pitch_and_loudness_at_another_rate(tmp_path: Path, rate: int) -> None:
+    made = read_sound(write(tmp_path / "tone.wav", tone(rate)[:, None], rate))
     assert len(made) == SAMPLE_RATE
     inside = slice(400, -400)
     assert np.abs(made[inside] - tone(SAMPLE_RATE)[inside]).max() < 5e-3
 
 
-def test_what_16_khz_cannot_hold_is_filtered_and_not_folded_back() -> None:
-    made = resampled(tone(44_100, pitch=12_000.0), 44_100)
+def test_what_16_khz_cannot_hold_is_filtered_and_not_folded_back(tmp_path: Path) -> None:
+    made = read_sound(write(tmp_path / "tone.wav", tone(44_100, pitch=12_000.0)[:, None], 44_100))
     assert np.abs(made[400:-400]).max() < 0.02
+
+
+@pytest.mark.parametrize("ending", ["flac", "ogg", "mp3"])
+def test_compressed_sound_is_read(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"tone.{ending}"
+    soundfile.write(path, tone(44_100), 44_100)
+    made = read_sound(path)
+    assert len(made) == pytest.approx(SAMPLE_RATE, rel=0.1)
+    assert np.sqrt(np.mean(made[2000:-2000] ** 2)) == pytest.approx(np.sqrt(0.5), rel=0.05)
+
+
+def test_floats_that_are_no_numbers_are_silence(tmp_path: Path) -> None:
+    samples = np.array([0.5, np.nan, np.inf, -2.0], np.float32)
+    soundfile.write(tmp_path / "float.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+    assert read_sound(tmp_path / "float.wav") == pytest.approx([0.5, 0, 0, -2.0])
+    assert wav_bytes(read_sound(tmp_path / "float.wav"))[-2:] == (-32767).to_bytes(2, "little", signed=True)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
@@ -53,17 +71,37 @@ def test_written_sound_is_read_back(tmp_path: Path) -> None:
     assert np.abs(read_sound(path) - tone(SAMPLE_RATE)).max() < 1e-4
 
 
-def test_half_an_hour_is_cut_into_windows() -> None:
-    pieces = windows(np.zeros(30 * 60 * SAMPLE_RATE + 1, np.float32))
-    assert [len(piece) for piece in (pieces[0], pieces[-1])] == [30 * SAMPLE_RATE, 1]
-    assert len(pieces) == 61
+def test_half_an_hour_is_cut_in_pauses_and_nothing_is_lost() -> None:
+    sound = 0.1 * np.random.default_rng(1).standard_normal(30 * 60 * SAMPLE_RATE + 1).astype(np.float32)
+    for second in range(7, 30 * 60, 7):
+        sound[second * SAMPLE_RATE : second * SAMPLE_RATE + SAMPLE_RATE // 2] *= 0.01
+    pieces = windows(sound)
+    assert np.array_equal(np.concatenate(pieces), sound)
+    assert max(map(len, pieces)) <= 30 * SAMPLE_RATE
+    assert min(map(len, pieces[:-1])) >= 20 * SAMPLE_RATE
+    assert all(np.abs(piece[-SAMPLE_RATE // 20 :]).max() < 0.01 for piece in pieces[:-1])
+
+
+def test_sound_without_a_pause_is_cut_as_well() -> None:
+    pieces = windows(np.ones(70 * SAMPLE_RATE, np.float32))
+    assert max(map(len, pieces)) <= 30 * SAMPLE_RATE
+    assert sum(map(len, pieces)) == 70 * SAMPLE_RATE
+    assert windows(np.zeros(0, np.float32)) == []
+    assert [len(piece) for piece in windows(np.zeros(1, np.float32))] == [1]
+    assert quietest(np.ones(10, np.float32), 2, 8) == 5
+
+
+def test_silence_is_told_from_a_whisper() -> None:
+    assert is_silent(np.zeros(SAMPLE_RATE + 1, np.float32))
+    assert is_silent(1e-4 * tone(SAMPLE_RATE))
+    assert not is_silent(np.pad(1e-2 * tone(SAMPLE_RATE, 0.1), SAMPLE_RATE))
 
 
 @pytest.mark.parametrize("content", [b"", b"these are words and no sound", b"RIFF\x24\x00\x00\x00WAVEfmt "])
-def test_what_is_no_wav_file_is_one_error(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_sound_file_is_one_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text.wav"
     path.write_bytes(content)
-    with pytest.raises(DataUnavailable, match=r"text\.wav is no readable wav file: \w+"):
+    with pytest.raises(DataUnavailable, match=r"text\.wav is no readable sound file: \w+"):
         read_sound(path)
 
 

@@ -124,6 +124,20 @@ def test_weights_and_tokens_are_those_of_the_model(source: ModelHandle, ct2: Mod
     assert [tokenizer.convert_tokens_to_ids(token["content"]) for token in wanted] == [token["id"] for token in wanted]
 
 
+@pytest.mark.parametrize(("rows", "multilingual"), [(656, True), (51864, False)])
+def test_a_vocabulary_for_english_only_has_no_languages(
+    source: ModelHandle, ct2: ModelHandle, tmp_path: Path, rows: int, multilingual: bool
+) -> None:
+    variables = variables_of(source, source.folder)
+    known = variables["decoder/embeddings/weight"]
+    variables["decoder/embeddings/weight"] = np.pad(known, ((0, rows - len(known)), (0, 0)))
+    ct2.path.write_bytes(packed("WhisperSpec", variables))
+    (ct2.folder / "config.json").write_text(json.dumps({"lang_ids": [2, 3, 4]}))  # listed in either case
+    told = json.loads((imported(ct2, tmp_path).folder / "generation_config.json").read_text())
+    assert told["is_multilingual"] is multilingual
+    assert ("lang_to_id" in told) is multilingual
+
+
 def test_a_truncated_file_is_one_error(ct2: ModelHandle, tmp_path: Path) -> None:
     whole = ct2.path.read_bytes()
     ct2.path.write_bytes(whole[: len(whole) // 2])

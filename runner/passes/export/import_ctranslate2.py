@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _SPECIFICATION = "WhisperSpec"
 _LAST_INITIAL_TIMESTAMP = 50  # Whisper's own: transcripts begin within the first second
+_ENGLISH_ONLY_ROWS = (
+    51864  # rows of the vocabulary of Whisper's models for English; their config.json lists languages all the same
+)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -141,7 +144,7 @@ def _generation_config(config: WhisperConfig, told: Mapping[str, Any], ids: Mapp
     from transformers import GenerationConfig
 
     languages = set(told.get("lang_ids") or ())
-    multilingual = len(languages) > 1
+    multilingual = len(languages) > 1 and config.vocab_size != _ENGLISH_ONLY_ROWS
     named = {
         "lang_to_id": {token: number for token, number in ids.items() if number in languages},
         "task_to_id": {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")},
