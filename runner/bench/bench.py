@@ -6,19 +6,20 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from runner.bench.answers import accuracy, compare
+from runner.bench.answers import accuracy, compare, similarities
 from runner.bench.environment import OtherLoad, describe
-from runner.bench.inputs_record import Inputs, Request
-from runner.bench.results import Ratio, Results, Row, Side, host_label, judge
-from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, STEPS, draws, generates, speaks, transcribes
+from runner.bench.inputs_record import Inputs, Request, Sizes
+from runner.bench.results import Cell, Ratio, Results, Row, Side, host_label, judge
+from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, STEPS, draws, generates, rate_unit, speaks, transcribes
 from runner.errors import InvalidRecipe, Problem, RunFailed, did_you_mean
 from runner.evaluation.metric import Metric
 from runner.evaluation.perplexity import perplexity
 from runner.evaluation.picture import mean_psnr
+from runner.evaluation.retention import correlations
 from runner.evaluation.size import size_on_disk
 from runner.evaluation.subject_process import SubjectProcess, failed, start_python, stop
 from runner.evaluation.word_errors import word_error_rate
@@ -29,6 +30,7 @@ from runner.targets.target import Target
 BUSY = 0.15
 _SETTLE_SECONDS = 0.25  # threads of the side that has just worked spin for a moment
 _LEAST_CALLS = 5
+_GRID_ROUNDS, _GRID_CALLS = 3, 2
 _FIRST_TOKENS = 3
 _WARM_STEPS = 2
 _ON_THEIR_OWN = ("generation", "transcription", "drawing")  # the models are not called input by input
@@ -57,6 +59,7 @@ class Contest:
         source_digest: identity of the source model.
         fingerprint: identity of the optimised model.
         command: what was typed.
+        sizes: batches and lengths by which the speed is measured.
         log: file for what the libraries print.
     """
 
@@ -76,6 +79,7 @@ class Contest:
     source_digest: str | None = None
     fingerprint: str | None = None
     command: str = ""
+    sizes: Sizes = field(default_factory=Sizes)
     log: Path | None = None
 
 
@@ -94,7 +98,7 @@ def bench(contest: Contest, progress: Progress = lambda text, done, total: None)
     gates = _gates(contest)
     with tempfile.TemporaryDirectory(prefix="recipe-bench-") as scratch:
         sitting = _Sitting(contest, Path(scratch), progress)
-        rows = sitting.hold()
+        rows, grid = sitting.hold()
     environment = describe(sitting.busy)
     notes = [*sitting.inputs.notes]
     if contest.smoke:
@@ -117,6 +121,7 @@ def bench(contest: Contest, progress: Progress = lambda text, done, total: None)
         host=host_label(environment.cpu, environment.cores),
         environment=environment,
         rows=rows,
+        grid=grid,
         gates=() if contest.smoke else tuple(judge(gate, rows) for gate in gates),
         notes=tuple(notes),
     )
@@ -155,11 +160,12 @@ class _Sitting:
         self._total = 4 + contest.rounds * len(self._scenarios)
         self._seconds: dict[str, dict[str, list[float]]] = {"baseline": {}, "optimised": {}}
 
-    def hold(self) -> tuple[Row, ...]:
+    def hold(self) -> tuple[tuple[Row, ...], tuple[Cell, ...]]:
         contest = self.contest
         self._say("preparing inputs")
         self.inputs = prepare(
-            Request(contest.source, contest.output, contest.evaluation, contest.folder, self.scratch), contest.log
+            Request(contest.source, contest.output, contest.evaluation, contest.folder, self.scratch, contest.sizes),
+            contest.log,
         )
         with (
             SubjectProcess(contest.source, "baseline", contest.log) as baseline,
@@ -167,6 +173,7 @@ class _Sitting:
         ):
             sides = (baseline, optimised)
             loads = [self._load(side) for side in sides]
+            self._total += len(self.inputs.grid)
             others = OtherLoad(*(side.pid for side in sides))
             for number in range(contest.rounds):
                 self._round(number, sides)
@@ -174,7 +181,8 @@ class _Sitting:
             peaks = [float(side.ask("peak")["bytes"]) for side in sides]
             self._say("comparing answers")
             quality = self._quality(baseline, optimised)
-        return (*self._timed(), *quality, *self._costs(loads, peaks))
+            grid = self._grid(sides)  # last: the greatest batch is no part of the peak memory
+        return (*self._timed(), *quality, *self._costs(loads, peaks)), grid
 
     def _say(self, text: str) -> None:
         self._progress(text, self._done, self._total)
@@ -235,6 +243,31 @@ class _Sitting:
         seconds = median(side.ask("turn", feed=feed, seconds=self.contest.turn_seconds, least=_LEAST_CALLS)["seconds"])
         self._note(side, scenario, seconds * 1e3 if scenario == "latency" else BATCH / seconds)
 
+    def _grid(self, sides: Sequence[SubjectProcess]) -> tuple[Cell, ...]:
+        """Measures the speed at every size in turns, like the scenarios, in fewer and shorter ones."""
+        unit = rate_unit(self.contest.source.task)
+        cells = []
+        for case in self.inputs.grid:
+            self._say(f"batches of {case.batch}" + (f" x {case.length} tokens" if case.length else ""))
+            rates: dict[str, list[float]] = {side.name: [] for side in sides}
+            for number in range(min(self.contest.rounds, _GRID_ROUNDS)):
+                for side in sides if number % 2 == 0 else reversed(sides):
+                    time.sleep(_SETTLE_SECONDS)
+                    asked = {"feed": case.feed, "seconds": self.contest.turn_seconds / 2, "least": _GRID_CALLS, "warmup": 0}
+                    rates[side.name].append(case.batch / median(side.ask("turn", **asked)["seconds"]))
+            theirs, ours = (tuple(samples) for samples in rates.values())
+            cells.append(
+                Cell(
+                    batch=case.batch,
+                    length=case.length,
+                    unit=unit,
+                    baseline=Side(value=median(theirs), samples=theirs),
+                    optimised=Side(value=median(ours), samples=ours),
+                    ratio=Ratio.of_rounds(theirs, ours),
+                )
+            )
+        return tuple(cells)
+
     def _timed(self) -> list[Row]:
         given = self.inputs.about
         about = {"latency": f"1 x {given}", "throughput": f"{BATCH} x {given}", "rtf": f"{given}, greedy"}
@@ -243,7 +276,8 @@ class _Sitting:
         for name, theirs in self._seconds["baseline"].items():
             ours = self._seconds["optimised"][name]
             ratio = Ratio.of_rounds(tuple(theirs), tuple(ours))
-            rows.append(_row(name, tuple(ours), tuple(theirs), ratio=ratio, about=about.get(name)))
+            row = _row(name, tuple(ours), tuple(theirs), ratio=ratio, about=about.get(name))
+            rows.append(row.model_copy(update={"unit": rate_unit(self.contest.source.task)}) if name == "throughput" else row)
         return sorted(rows, key=lambda row: list(FIGURES).index(row.name))
 
     def _quality(self, baseline: SubjectProcess, optimised: SubjectProcess) -> list[Row]:
@@ -258,6 +292,7 @@ class _Sitting:
             for side in (baseline, optimised)
         ]
         judged = [self._accuracy(*files)] if self.inputs.truth else []
+        judged += self._similarity(baseline, optimised)
         return [*judged, *(_row_of(metric) for metric in compare(self.contest.source.task, self.inputs, *files))]
 
     def _outputs(self, side: SubjectProcess, feed: str, into: Path) -> Path:
@@ -266,10 +301,24 @@ class _Sitting:
 
     def _accuracy(self, baseline: Sequence[Path], optimised: Sequence[Path]) -> Row:
         theirs, ours = accuracy(self.inputs, baseline), accuracy(self.inputs, optimised)
-        if not theirs.value:
-            return _row_of(ours, theirs)
-        quotient = ours.value / theirs.value
-        return _row_of(ours, theirs, Ratio(value=quotient, low=quotient, high=quotient))
+        return _row_of_both(ours, theirs)
+
+    def _similarity(self, *sides: SubjectProcess) -> list[Row]:
+        """How well both sides' similarities of pairs of sentences follow those that people gave."""
+        if not self.inputs.pairs:
+            return []
+        theirs, ours = (
+            similarities(
+                self.contest.source.task,
+                self.inputs,
+                [
+                    self._outputs(side, feed, self.scratch / f"{side.name}-pairs-{at}.npz")
+                    for at, feed in enumerate(self.inputs.pairs)
+                ],
+            )
+            for side in sides
+        )
+        return [_row_of_both(*both) for both in correlations(self.inputs.scores, theirs, ours)]
 
     def _word_errors(self) -> Row:
         theirs, ours = (word_error_rate(self.inputs.transcripts, self._heard[side]) for side in ("baseline", "optimised"))
@@ -325,6 +374,14 @@ def _row_of(ours: Metric, theirs: Metric | None = None, ratio: Ratio | None = No
         optimised=Side(value=ours.value, samples=ours.samples),
         ratio=ratio,
     )
+
+
+def _row_of_both(ours: Metric, theirs: Metric) -> Row:
+    """Returns the row with its ratio, where the baseline has something to divide by."""
+    if theirs.value <= 0:
+        return _row_of(ours, theirs)
+    quotient = ours.value / theirs.value
+    return _row_of(ours, theirs, Ratio(value=quotient, low=quotient, high=quotient))
 
 
 def prepare(request: Request, log: Path | None = None) -> Inputs:

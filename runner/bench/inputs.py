@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from runner.bench.inputs_record import Inputs, Request
+from runner.bench.inputs_record import Case, Inputs, Request
 from runner.bench.labelled_pictures import captions, classes_of, labelled_pictures, picture_batches
 from runner.bench.scenarios import (
     BATCH,
     CLASSIFIERS,
+    EMBEDDINGS,
     MASKED_WORDS,
     PROMPT_TOKENS,
     TEXT_TOKENS,
@@ -31,14 +32,18 @@ from runner.bench.scenarios import (
     speaks,
     transcribes,
 )
+from runner.bench.sizes import batches_of, texts_of
 from runner.data.batches import open_data
-from runner.data.sound import SAMPLE_RATE, read_sound, speech
+from runner.data.graded_pairs import graded_pairs
+from runner.data.sound import read_sound
+from runner.data.transcribed import transcribed
 from runner.errors import DataUnavailable
 from runner.evaluation.perplexity import token_windows
 from runner.evaluation.probe_drawing import PROMPTS
 from runner.evaluation.subject import failure
 from runner.models.handle import ModelHandle
-from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, graph_inputs, made_up, pools_first_token, source_inputs
+from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, longest_text, made_up, model_inputs, pools_first_token, source_inputs
+from runner.models.sound_windows import SAMPLE_RATE
 from runner.models.torch_source import load_tokenizer
 from runner.recipe.config import DataComponent, DataConfig
 
@@ -107,15 +112,26 @@ def _texts(request: Request) -> Inputs:
     tokenizer = load_tokenizer(request.source)
     fixed = _fixed_length(request.output)
     text = " ".join(_read(request.folder, evaluation.sentences).split("\n"))
-    rows = _rows(tokenizer, text, fixed or min(TEXT_TOKENS, int(tokenizer.model_max_length)))
+    longest = longest_text(tokenizer, request.source.folder)
+    standard = fixed or min(TEXT_TOKENS, longest)
+
+    def rows_of(count: int, length: int) -> Arrays:
+        return _rows(tokenizer, text, count, length)
+
+    rows = rows_of(BATCH, standard)
+    grid = texts_of(rows_of, standard, longest, fixed, request.sizes)
     shape: dict[str, Any] = {"padding": "max_length", "max_length": fixed} if fixed else {}
     batches = _open(request, "sentences", evaluation.sentences, "tokenize", shape)
     mask_token = tokenizer.mask_token_id if request.source.task in MASKED_WORDS else None
     if mask_token is not None:
         batches = (_masked(batch, tokenizer.all_special_ids, mask_token) for batch in batches)
+    pairs, scores = _pairs(request, tokenizer, shape)
     return Inputs(
+        pairs=pairs,
+        scores=scores,
         single=_save(request, "single", {name: array[:1] for name, array in rows.items()}),
         batch=_save(request, "batch", rows),
+        grid=tuple(Case(_save(request, f"{n}x{length}", feed), n, length) for (n, length), feed in grid.items()),
         answers=tuple(_save(request, f"answers-{at}", batch) for at, batch in enumerate(batches)),
         mask_token=mask_token,
         first_token=pools_first_token(request.source.folder),
@@ -123,10 +139,29 @@ def _texts(request: Request) -> Inputs:
     )
 
 
+def _pairs(request: Request, tokenizer: Any, shape: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Returns the files with the tokens of graded pairs of sentences, and the grades; both empty where there are none."""
+    named = request.evaluation.pairs
+    if not named or request.source.task not in EMBEDDINGS:
+        return (), ()
+    pairs = graded_pairs(request.folder / named)
+    longest = longest_text(tokenizer, request.source.folder)
+    files = []
+    for start in range(0, len(pairs), BATCH):
+        chunk = pairs[start : start + BATCH]
+        texts = [*(pair.first for pair in chunk), *(pair.second for pair in chunk)]
+        encoded = tokenizer(
+            texts, **{"return_tensors": "np", "padding": True, "truncation": True, "max_length": longest, **shape}
+        )
+        arrays = {name: np.asarray(array, np.int64) for name, array in encoded.items()}
+        files.append(_save(request, f"pairs-{start // BATCH}", arrays))
+    return tuple(files), tuple(pair.score for pair in pairs)
+
+
 def _speech(request: Request) -> Inputs:
     """The recipe's clips with their transcripts; noise, which nobody transcribes, where it names none."""
     named = request.evaluation.speech
-    clips = speech(request.folder / named) if named else []
+    clips = transcribed(request.folder / named) if named else []
     sounds = [read_sound(clip.path) for clip in clips]
     notes: tuple[str, ...] = ()
     if not sounds:
@@ -174,6 +209,7 @@ def _labelled(request: Request, pictures: Sequence[tuple[Path, str]]) -> Inputs:
     return Inputs(
         single=_save(request, "single", {**texts, **{name: array[:1] for name, array in batch.items()}}),
         batch=_save(request, "batch", {**texts, **batch}),
+        grid=_picture_grid(request, batch, texts),
         answers=tuple(answers),
         truth=tuple(numbers[name] for _, name in pictures),
         about=f"{size} pixels" + (f" and {len(names)} captions" if zero_shot else ""),
@@ -189,15 +225,22 @@ def _images(request: Request) -> Inputs:
     return Inputs(
         single=_save(request, "single", {name: array[:1] for name, array in first.items()}),
         batch=_save(request, "batch", first),
+        grid=_picture_grid(request, first, {}),
         answers=tuple(_save(request, f"answers-{at}", batch) for at, batch in enumerate(batches)),
         about="x".join(str(axis) for axis in next(iter(first.values())).shape[2:]) + " pixels",
+        first_token=pools_first_token(request.source.folder),
     )
+
+
+def _picture_grid(request: Request, pixels: Arrays, texts: Arrays) -> tuple[Case, ...]:
+    batches = batches_of(pixels, request.sizes)
+    return tuple(Case(_save(request, f"{size}-pictures", {**texts, **feed}), size) for size, feed in batches.items())
 
 
 def _made_up(request: Request, why: str) -> Inputs:
     """Random values of the model's own shapes: good for time, and for telling whether both sides compute the same."""
     output, folder = request.output, request.source.folder
-    inputs = graph_inputs(output.path) if output.kind == "onnx" else source_inputs(request.source)
+    inputs = model_inputs(output if output.kind == "onnx" else request.source)
     axes = {str(one.shape[0]) for one in inputs if one.shape and isinstance(one.shape[0], str)}
     text = {"sequence": TEXT_TOKENS}
     single = made_up(inputs, folder, text)
@@ -239,12 +282,19 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     return ids[:first], ids[last:]
 
 
-def _rows(tokenizer: Any, text: str, length: int) -> Arrays:
-    """Returns `BATCH` rows of exactly `length` tokens of the text, which starts anew when it ends."""
+def _rows(tokenizer: Any, text: str, count: int, length: int) -> Arrays:
+    """Returns `count` rows of exactly `length` tokens of the text, which starts anew when it ends.
+
+    Raises:
+        DataUnavailable: there is no room for a word between the tokenizer's special tokens.
+    """
     before, behind = _frame(tokenizer)
+    least = len(before) + len(behind) + 1
+    if length < least:
+        raise DataUnavailable(f"a text has {least} tokens at least, and {length} are asked for", "give a greater --length")
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    body: np.ndarray[Any, Any] = np.resize(np.asarray(ids, dtype=np.int64), (BATCH, length - len(before) - len(behind)))
-    frame = [np.tile(np.asarray(part, dtype=np.int64), (BATCH, 1)) for part in (before, behind)]
+    body: np.ndarray[Any, Any] = np.resize(np.asarray(ids, dtype=np.int64), (count, length - len(before) - len(behind)))
+    frame = [np.tile(np.asarray(part, dtype=np.int64), (count, 1)) for part in (before, behind)]
     rows = np.concatenate([frame[0], body, frame[1]], axis=1)
     arrays = {"input_ids": rows, "attention_mask": np.ones_like(rows)}
     if "token_type_ids" in tokenizer.model_input_names:
@@ -265,7 +315,7 @@ def _masked(batch: Arrays, special: Sequence[int], mask_token: int) -> Arrays:
 def _fixed_length(output: ModelHandle) -> int | None:
     if output.kind != "onnx":
         return None
-    ids = next((one for one in graph_inputs(output.path) if one.name == "input_ids"), None)
+    ids = next((one for one in model_inputs(output) if one.name == "input_ids"), None)
     length = ids.shape[1] if ids and len(ids.shape) > 1 else None
     return length if isinstance(length, int) else None
 

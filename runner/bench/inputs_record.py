@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.models.handle import ModelHandle
 from runner.recipe.info import Evaluation
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many inputs at once, and how long: what the speed is measured by. Empty for the task's own choice.
+
+    Attributes:
+        batches: numbers of inputs.
+        lengths: tokens of an input; of texts only.
+    """
+
+    batches: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one size.
+
+    Attributes:
+        feed: their file.
+        batch: how many they are.
+        length: tokens of each; None of pictures.
+    """
+
+    feed: str
+    batch: int
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -21,6 +49,7 @@ class Request:
         evaluation: the recipe's evaluation data.
         folder: the recipe's folder.
         scratch: folder for the arrays.
+        sizes: what the speed is measured by.
     """
 
     source: ModelHandle
@@ -28,6 +57,7 @@ class Request:
     evaluation: Evaluation
     folder: Path
     scratch: Path
+    sizes: Sizes = field(default_factory=Sizes)
 
     def to_line(self) -> str:
         """Returns the request as one line of JSON."""
@@ -38,6 +68,7 @@ class Request:
                 "evaluation": self.evaluation.model_dump(),
                 "folder": str(self.folder),
                 "scratch": str(self.scratch),
+                "sizes": asdict(self.sizes),
             }
         )
 
@@ -51,6 +82,7 @@ class Request:
             Evaluation.model_validate(data["evaluation"]),
             Path(data["folder"]),
             Path(data["scratch"]),
+            Sizes(*(tuple(data["sizes"][name]) for name in ("batches", "lengths"))),
         )
 
 
@@ -63,7 +95,10 @@ class Inputs:
         windows: token windows for perplexity; empty where there is no text.
         single: file with one input.
         batch: file with `BATCH` inputs.
+        grid: inputs of other sizes, on which speed alone is measured.
         answers: files with the inputs on which both sides' answers are compared.
+        pairs: files with the tokens of pairs of sentences: all first ones, then all second ones.
+        scores: how near people find the sentences of each pair; greater is nearer.
         sounds: file with the clips that are transcribed, mono at 16 kHz, in the order of their names.
         transcripts: what is said in them; empty where nobody knows.
         sound_seconds: how long they are together.
@@ -79,7 +114,10 @@ class Inputs:
     windows: tuple[tuple[int, ...], ...] = ()
     single: str | None = None
     batch: str | None = None
+    grid: tuple[Case, ...] = ()
     answers: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
     sounds: str | None = None
     transcripts: tuple[str, ...] = ()
     sound_seconds: float = 0.0
@@ -98,7 +136,10 @@ class Inputs:
                 **data,
                 "prompt": tuple(data["prompt"]),
                 "windows": tuple(tuple(ids) for ids in data["windows"]),
+                "grid": tuple(Case(**case) for case in data["grid"]),
                 "answers": tuple(data["answers"]),
+                "pairs": tuple(data["pairs"]),
+                "scores": tuple(data["scores"]),
                 "transcripts": tuple(data["transcripts"]),
                 "prompts": tuple(data["prompts"]),
                 "truth": tuple(data["truth"]),

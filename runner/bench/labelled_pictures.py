@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -64,12 +65,35 @@ def _only_class(name: str, known: Mapping[str, set[int]]) -> int:
 
 
 def captions(model: ModelHandle, names: Sequence[str]) -> Arrays:
-    """Returns the tokens of a caption for each name, int64 [names, tokens] by input name."""
+    """Returns the tokens of a caption for each name, int64 [names, tokens] by input name.
+
+    Raises:
+        DataUnavailable: there is one name only, two give the same caption, or one is longer than the model reads.
+    """
     tokenizer = load_tokenizer(model)
-    texts = [CAPTION.format(re.sub(r"[_-]+", " ", name)) for name in names]
+    texts = _captions(names)
     longest = longest_text(tokenizer, model.folder)
-    encoded = tokenizer(texts, return_tensors="np", padding=True, truncation=True, max_length=longest)
+    for name, text in texts.items():
+        tokens = len(tokenizer(text, verbose=False)["input_ids"])
+        if tokens > longest:
+            cause = f"the caption of '{name}' has {tokens} tokens, and the model reads {longest}"
+            raise DataUnavailable(cause, "give the folder a shorter name")
+    encoded = tokenizer(list(texts.values()), return_tensors="np", padding=True)
     return {name: np.asarray(array, np.int64) for name, array in encoded.items()}
+
+
+def _captions(names: Sequence[str]) -> dict[str, str]:
+    """Returns the caption of each name; an accent may be a character of its own in a folder's name, and is none in a text."""
+    texts = {name: CAPTION.format(re.sub(r"[_-]+", " ", normalize("NFC", name)).strip()) for name in names}
+    if len(texts) < 2:
+        raise DataUnavailable(
+            f"all pictures lie in the folder '{names[0]}': there is nothing to choose from", "add a folder for each other class"
+        )
+    of_text: dict[str, str] = {}
+    for name, text in texts.items():
+        if of_text.setdefault(text, name) != name:
+            raise DataUnavailable(f"the folders '{of_text[text]}' and '{name}' give the same caption", "put them together")
+    return texts
 
 
 def picture_batches(model: ModelHandle, files: Sequence[Path]) -> Iterator[Arrays]:

@@ -47,6 +47,21 @@ class Row(Model):
     ratio: Ratio | None = None
 
 
+class Cell(Model):
+    """The speed at one size of the input: how many inputs at once, and how long each is."""
+
+    batch: int
+    length: int | None = Field(None, description="tokens an input; None where it has no length")
+    unit: str = Field(description="of both sides' values: inputs a second, such as images/s")
+    baseline: Side
+    optimised: Side
+    ratio: Ratio
+
+    def latency(self, side: Side) -> float:
+        """Returns the milliseconds that a call took."""
+        return self.batch / side.value * 1e3
+
+
 class Verdict(Model):
     """A gate of the recipe, and whether it is met."""
 
@@ -93,6 +108,7 @@ class Results(Model):
     host: str = Field(description="label of the machine")
     environment: Environment
     rows: tuple[Row, ...]
+    grid: tuple[Cell, ...] = Field((), description="speed by batch and length, where the model takes several")
     gates: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()
 

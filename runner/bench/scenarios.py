@@ -12,6 +12,9 @@ NEW_TOKENS = 64
 TEXT_TOKENS = 128
 BATCH = 8
 STEPS = 4
+PICTURE_BATCHES = (1, 4, BATCH, 16)
+TEXT_BATCHES = (1, BATCH)
+SHORT_TEXT = 16  # tokens: a search query
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Figure:
     Attributes:
         name: what gates and files call it.
         title: what people read.
-        unit: ``ms``, ``tokens/s``, ``samples/s``, ``s``, ``s/s``, ``dB``, ``bytes``; empty for a pure number.
+        unit: ``ms``, ``tokens/s``, ``samples/s``, ``s``, ``s/s``, ``dB``, ``bytes``; empty for a pure number. Of
+            ``throughput`` the task says what the samples are: see `rate_unit`.
         higher_is_better: direction.
         about: what was done to get it, in a few words.
     """
@@ -46,6 +50,8 @@ FIGURES = {
         Figure("wer", "word error rate", "", False, "on the recipe's speech"),
         Figure("perplexity", "perplexity", "", False, "on the recipe's text"),
         Figure("accuracy", "accuracy", "", True, "right first choice on labelled pictures"),
+        Figure("spearman", "similarity of pairs", "", True, "rank correlation with what people say"),
+        Figure("pearson", "similarity, linear", "", True, "correlation with what people say"),
         Figure("cosine", "cosine", "", True, "to the baseline's answers, mean"),
         Figure("cosine_min", "cosine, worst", "", True, "to the baseline's answers, worst input"),
         Figure("agreement", "agreement", "", True, "same first choice as the baseline"),
@@ -59,6 +65,24 @@ FIGURES = {
 MASKED_WORDS = ("fill-mask",)
 ZERO_SHOT = "zero-shot-image-classification"
 CLASSIFIERS = ("text-classification", "sequence-classification", "image-classification")
+
+
+EMBEDDINGS = ("feature-extraction", "sentence-similarity", "image-feature-extraction")
+_RATES = {
+    "image-classification": "images/s",
+    ZERO_SHOT: "images/s",
+    "image-feature-extraction": "images/s",
+    "feature-extraction": "embeddings/s",
+    "sentence-similarity": "embeddings/s",
+    "text-classification": "texts/s",
+    "sequence-classification": "texts/s",
+    "fill-mask": "texts/s",
+}
+
+
+def rate_unit(task: str | None) -> str:
+    """Returns the unit of a throughput of models for a task, such as ``images/s``; ``samples/s`` for any other task."""
+    return _RATES.get(task or "", FIGURES["throughput"].unit)
 
 
 def generates(output: ModelHandle, source: ModelHandle) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,49 @@ if TYPE_CHECKING:
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 IMAGES_HELP = "Pictures to judge by in place of the recipe's; folders in it are named after what their pictures show."
+SPEECH_HELP = "Sound files with transcripts to judge by in place of the recipe's."
+PAIRS_HELP = "A csv or tsv of sentence1, sentence2 and score to judge embeddings by in place of the recipe's."
+BATCH_HELP = "Inputs at once, by which the speed is measured: 1,8,32. The task's own choice by default."
+LENGTH_HELP = "Tokens of a text, by which the speed is measured: 16,128,512."
 TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
+
+
+class _Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers from 1 on with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Returns the numbers in the order of their size, each once."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"'{value}' is not made of whole numbers from 1 on, such as 1,8,32", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What is judged by in place of the recipe's data, and the sizes by which the speed is measured."""
+
+    images: Path | None
+    speech: Path | None
+    pairs: Path | None
+    batch: tuple[int, ...] = ()
+    length: tuple[int, ...] = ()
+
+    def data(self) -> dict[str, Path]:
+        """Returns the data by what info.yml calls it."""
+        given = {"images": self.images, "speech": self.speech, "pairs": self.pairs}
+        return {name: path.resolve() for name, path in given.items() if path}
+
+    def typed(self) -> str:
+        """Returns the options as they are typed; of paths the last name only."""
+        numbers = {"batch": self.batch, "length": self.length}
+        words = [f"--{name} {path.name}" for name, path in self.data().items()]
+        words += [f"--{name} {','.join(map(str, values))}" for name, values in numbers.items() if values]
+        return "".join(f" {word}" for word in words)
 
 
 @click.command()
@@ -36,6 +79,10 @@ TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
 @no_cache_option
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns that each side gets.")
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER", help=IMAGES_HELP)
+@click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER", help=SPEECH_HELP)
+@click.option("--pairs", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help=PAIRS_HELP)
+@click.option("--batch", type=_Numbers(), default=(), metavar="NUMBERS", help=BATCH_HELP)
+@click.option("--length", type=_Numbers(), default=(), metavar="NUMBERS", help=LENGTH_HELP)
 @click.option("--save", is_flag=True, help="Write into the recipe's results/ too, from where its README takes its table.")
 @json_option
 @catalog_option
@@ -44,6 +91,10 @@ def bench(
     configs: Sequence[Path],
     rounds: int,
     images: Path | None,
+    speech: Path | None,
+    pairs: Path | None,
+    batch: tuple[int, ...],
+    length: tuple[int, ...],
     save: bool,
     as_json: bool,
     **chosen: Any,
@@ -61,13 +112,13 @@ def bench(
     from runner.report.table import print_results
 
     request = make_request(word, configs, **chosen)
-    if images:
-        _check_images(images, request.config.input_model.task, save)
+    own = _Own(images, speech, pairs, batch, length)
+    _check(own, request.config.input_model.task, save)
     with Progress(request.name) as progress:
         plan = plan_run(request, progress.say)
         progress.begin(plan)
         outcome = execute(plan, progress.listen)
-    results = _measure(outcome, rounds, images)
+    results = _measure(outcome, rounds, own)
     written = [plan.output / RESULTS_FILE]
     if save and request.info and not request.smoke:
         written.append(request.loaded.folder / "results" / results.file_name)
@@ -85,25 +136,44 @@ def bench(
         raise GateMissed(*(Problem("gate-missed", f"{request.name}: {verdict}") for verdict in missed))
 
 
-def _check_images(images: Path, task: str | None, save: bool) -> None:
-    """Refuses pictures that could not judge the model, before anything is made."""
+def _check(own: _Own, task: str | None, save: bool) -> None:
+    """Refuses data and sizes that do not go with the model, before anything is made."""
     from runner.bench.scenarios import ZERO_SHOT
     from runner.errors import UsageError
-    from runner.models.tasks import IMAGE_ONLY
+    from runner.models.tasks import IMAGE_ONLY, TEXT_ONLY
 
-    if save:
+    if save and own.data():
         raise UsageError("not-the-recipes-data", "--save is for figures on the recipe's own data", "leave out one of the two")
-    if task is not None and task not in (*IMAGE_ONLY, ZERO_SHOT):
-        raise UsageError("no-picture-model", f"a model for {task} is not judged by pictures", "leave out --images")
-    if task == ZERO_SHOT and not any(one.is_dir() for one in images.iterdir()):
+    pictures = (*IMAGE_ONLY, ZERO_SHOT)
+    texts = tuple(one for one in TEXT_ONLY if not one.startswith("text-generation"))
+    rules = (
+        ("images", own.images, pictures, "no-picture-model", "is not judged by pictures"),
+        ("speech", own.speech, ("automatic-speech-recognition",), "no-speech-model", "is not judged by speech"),
+        (
+            "pairs",
+            own.pairs,
+            ("feature-extraction", "sentence-similarity"),
+            "no-embeddings",
+            "is not judged by pairs of sentences",
+        ),
+        ("batch", own.batch, (*pictures, *texts), "no-batches", "is not measured by batches"),
+        ("length", own.length, texts, "no-lengths", "is not measured by lengths of a text"),
+    )
+    for name, given, tasks, rule, cause in rules:
+        if given and task is not None and task not in tasks:
+            raise UsageError(rule, f"a model for {task} {cause}", f"leave out --{name}")
+    if own.images and task == ZERO_SHOT and not any(one.is_dir() for one in own.images.iterdir()):
         raise UsageError(
-            "no-labels", f"{images} has no folders in it to choose among", "name folders after what the pictures in them show"
+            "no-labels",
+            f"{own.images} has no folders in it to choose among",
+            "name folders after what the pictures in them show",
         )
 
 
-def _measure(outcome: Outcome, rounds: int, images: Path | None) -> Results:
+def _measure(outcome: Outcome, rounds: int, own: _Own) -> Results:
     from runner.bench.bench import Contest
     from runner.bench.bench import bench as measure
+    from runner.bench.inputs_record import Sizes
     from runner.recipe.info import Evaluation
 
     plan, request = outcome.plan, outcome.plan.request
@@ -112,14 +182,14 @@ def _measure(outcome: Outcome, rounds: int, images: Path | None) -> Results:
     log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     evaluation = info.evaluation if info else Evaluation()
-    own_images = {"images": str(images.resolve())} if images else {}
+    own_data = {name: str(path) for name, path in own.data().items()}
     contest = Contest(
         output=outcome.model,
         source=outcome.source,
         recipe=info.name if info else request.name,
         variant=request.variant,
         model_id=request.config.input_model.model_path,
-        evaluation=evaluation.model_copy(update=own_images),
+        evaluation=evaluation.model_copy(update=own_data),
         gates=variant.gates if variant else {},
         folder=request.loaded.folder,
         target=plan.target,
@@ -129,9 +199,8 @@ def _measure(outcome: Outcome, rounds: int, images: Path | None) -> Results:
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],
-        command=f"recipe bench {request.name} --rounds {rounds}"
-        + (f" --images {images.resolve().name}" if images else "")
-        + (" --smoke" if request.smoke else ""),
+        command=f"recipe bench {request.name} --rounds {rounds}" + own.typed() + (" --smoke" if request.smoke else ""),
+        sizes=Sizes(own.batch, own.length),
         log=log,
     )
     with _Bar(request.name) as progress:

@@ -13,6 +13,7 @@ import click
 
 from runner.cli.options import catalog, catalog_option, json_option, recipe_argument, request_options
 from runner.cli.try_drawing import Drawing, drawing_options
+from runner.cli.try_labels import label_option
 
 if TYPE_CHECKING:
     from runner.models.handle import ModelHandle
@@ -31,6 +32,7 @@ TEXT_TO_IMAGE = "text-to-image"
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=MAX_NEW_TOKENS, show_default=True, help="Longest answer.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--raw", is_flag=True, help="Give the prompt as it stands, without the chat template.")
+@label_option
 @drawing_options
 @json_option
 @catalog_option
@@ -40,6 +42,7 @@ def try_model(
     max_new_tokens: int,
     temperature: float,
     raw: bool,
+    labels: tuple[str, ...],
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -49,8 +52,8 @@ def try_model(
 
     A language model answers the INPUT, word for word. An embedding model gives the vector of one text, and the
     similarities of several. A masked-word model fills in [MASK]. A classifier names the five best classes of a text or
-    an image file; one of pictures and texts ranks labels: PICTURE "a dog" "a cat". A speech model writes down what is
-    said in wav files. A model that draws writes the picture of a text to a file. Without an INPUT the recipe's own
+    an image file; one of pictures and texts ranks labels: PICTURE --labels "a dog,a cat". A speech model writes down what is
+    said in sound files. A model that draws writes the picture of a text to a file. Without an INPUT the recipe's own
     example is used.
     """
     from runner.cli.try_tasks import Asked, answer
@@ -60,7 +63,7 @@ def try_model(
     drawing = Drawing.taken_from(chosen)
     model, threads, provider, example = _model(word, chosen)
     given = _given(inputs, example, may_be_empty=model.task == TEXT_TO_IMAGE)
-    asked = Asked(model, given, threads, provider, max_new_tokens, temperature, raw, as_json, drawing)
+    asked = Asked(model, given, threads, provider, max_new_tokens, temperature, raw, as_json, drawing, labels)
     answer(asked)
 
 

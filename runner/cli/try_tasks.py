@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli.try_drawing import Drawing, draw
+from runner.cli.try_features import show_features
 from runner.cli.try_labels import rank_labels
 from runner.cli.try_speech import transcribe
 from runner.errors import DataUnavailable, UsageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 BEST = 5
+ZERO_SHOT = "zero-shot-image-classification"
 _HEAD = 8
 
 
@@ -41,6 +43,7 @@ class Asked:
         raw: no chat template.
         as_json: print JSON instead of text.
         drawing: how a picture is drawn, and where it goes.
+        labels: what pictures may show; all inputs are pictures then.
     """
 
     model: ModelHandle
@@ -52,6 +55,7 @@ class Asked:
     raw: bool
     as_json: bool
     drawing: Drawing = field(default_factory=Drawing)
+    labels: tuple[str, ...] = ()
 
 
 def answer(asked: Asked) -> None:
@@ -62,6 +66,9 @@ def answer(asked: Asked) -> None:
         DataUnavailable: an input is not what the model takes.
     """
     task = (asked.model.task or "").removesuffix("-with-past")
+    if asked.labels and task != ZERO_SHOT:
+        cause = f"--labels: a model for '{task}' ranks no labels"
+        raise UsageError("no-labels-here", cause, "it is for models of pictures and texts")
     if asked.model.kind == "genai":
         from runner.models.transcription import hears
 
@@ -244,6 +251,7 @@ _TASKS: dict[str, Callable[[Asked], None]] = {
     "text-classification": _classify_text,
     "sequence-classification": _classify_text,
     "image-classification": _classify_image,
+    "image-feature-extraction": show_features,
     "text-to-image": draw,
-    "zero-shot-image-classification": rank_labels,
+    ZERO_SHOT: rank_labels,
 }

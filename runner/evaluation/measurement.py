@@ -109,7 +109,7 @@ class Measurement:
         """Writes the first batch of the metric's data, or made-up values; returns (file, batch size, note)."""
         import numpy as np
 
-        from runner.models.inputs import graph_inputs, made_up, source_inputs
+        from runner.models.inputs import made_up, model_inputs
 
         note = None
         if metric.data_config is not None:
@@ -117,8 +117,7 @@ class Measurement:
             if inputs is None:
                 raise DataUnavailable(f"metric '{metric.name}': its data is empty")
         else:
-            wanted = graph_inputs(model.path) if model.kind == "onnx" else source_inputs(model)
-            inputs = made_up(wanted, model.folder)
+            inputs = made_up(model_inputs(model), model.folder)
             shapes = " and ".join("x".join(map(str, array.shape)) for array in inputs.values() if array.size)
             note = f"made-up inputs: {shapes}"
         path = scratch / "feed.npz"

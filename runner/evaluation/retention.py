@@ -57,3 +57,45 @@ def agreement(reference: Sequence[int] | Array, candidate: Sequence[int] | Array
     """Returns the share of inputs on which both models choose the same class (or word) first, 0 to 1."""
     same = tuple(float(int(one) == int(other)) for one, other in zip(reference, candidate, strict=True))
     return Metric("agreement", sum(same) / len(same), "", True, same, f"same first choice on {len(same)} inputs")
+
+
+def correlations(scores: Sequence[float], baseline: Array, optimised: Array) -> list[tuple[Metric, Metric]]:
+    """Returns Spearman's and Pearson's correlation with the scores that people gave, of (optimised, baseline).
+
+    Args:
+        scores: how near people find the sentences of each pair.
+        baseline: the source model's similarities of the pairs, [n].
+        optimised: the optimised model's similarities, [n].
+    """
+    import numpy as np
+
+    truth = np.asarray(scores, np.float64)
+    found = []
+    for name, form in (("spearman", ranks), ("pearson", np.asarray)):
+        same = _correlation(form(baseline), form(optimised))
+        notes = f"on {len(scores)} pairs; {same:.4f} with the baseline's similarities", f"on {len(scores)} pairs"
+        ours, theirs = (
+            Metric(name, _correlation(form(truth), form(side)), "", True, (), note)
+            for side, note in zip((optimised, baseline), notes, strict=True)
+        )
+        found.append((ours, theirs))
+    return found
+
+
+def ranks(values: Array) -> Array:
+    """Returns the ranks of the values, float64 [n]; equal values share the mean of theirs."""
+    import numpy as np
+
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts).astype(np.float64)
+    shared: Array = (last - (counts - 1) / 2)[place]
+    return shared
+
+
+def _correlation(one: Array, other: Array) -> float:
+    """Returns the correlation; 0 where one side says the same of everything."""
+    import numpy as np
+
+    one, other = one - one.mean(), other - other.mean()
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths else 0.0

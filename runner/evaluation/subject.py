@@ -83,10 +83,10 @@ class Subject:
         forward, prepared = self._ready(feed)
         return {"seconds": timed(lambda: forward.run(prepared), warmup, repeats, pause)}
 
-    def turn(self, feed: str, seconds: float, least: int) -> dict[str, Any]:
-        """Times calls on the arrays in `feed` for about `seconds`, at least `least` of them, after a short warm-up."""
+    def turn(self, feed: str, seconds: float, least: int, warmup: int = _TURN_WARMUP) -> dict[str, Any]:
+        """Times calls on the arrays in `feed` for about `seconds`, at least `least` of them, after `warmup` calls and one."""
         forward, prepared = self._ready(feed)
-        once = timed(lambda: forward.run(prepared), _TURN_WARMUP, 1)[0]
+        once = timed(lambda: forward.run(prepared), warmup, 1)[0]
         repeats = max(least, int(seconds / max(once, 1e-6)))
         return {"seconds": timed(lambda: forward.run(prepared), 0, repeats)}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import DataUnavailable, RunFailed
 from runner.evaluation.metric import Metric
-from runner.evaluation.retention import pooled, unit
+from runner.evaluation.retention import correlations, pooled, unit
 from runner.models.handle import ModelHandle
 from runner.models.inputs import pools_first_token
 
@@ -125,12 +125,10 @@ def text_embedding_tasks(
 
 def _similarity(embedder: Embedder, batch_size: int, tasks: Sequence[str]) -> Metric:
     """Returns the rank correlation between the cosines of pairs and how near people find them."""
-    import numpy as np
-
     left, right, truth = zip(*_PAIRS, strict=True)
     cosines = (embedder.embed(left, batch_size) * embedder.embed(right, batch_size)).sum(axis=-1)
-    ranks = [np.argsort(np.argsort(values)) for values in (cosines, np.asarray(truth))]
-    value = float(np.corrcoef(*ranks)[0, 1])
+    (spearman, _), _ = correlations(truth, cosines, cosines)
+    value = spearman.value
     return Metric(f"{_SMOKE_TASK}-main_score", value, "", True, note=f"made-up pairs in place of {', '.join(map(str, tasks))}")
 
 

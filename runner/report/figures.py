@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.bench.results import Ratio, Row, Verdict
 
-_SPEED = {"ms": "faster", "s": "faster", "s/s": "faster", "tokens/s": "faster", "samples/s": "faster", "bytes": "smaller"}
+_WORDS = {"ms": "faster", "s": "faster", "bytes": "smaller"}
 _SLOW = {"faster": "slower", "smaller": "larger"}
 
 
@@ -40,7 +40,7 @@ def gain(row: Row) -> str:
         change = row.ratio.value - 1
         return f"{change:+.1%}".replace("%", " %")
     times = row.ratio.value if row.higher_is_better else 1 / row.ratio.value
-    word = _SPEED.get(row.unit, "better")
+    word = "faster" if row.unit.endswith("/s") else _WORDS.get(row.unit, "better")
     if row.name == "peak_rss":
         word = "smaller"
     if times < 1:

@@ -12,7 +12,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from runner.bench.results import Results, Row
 from runner.bench.scenarios import FIGURES
 from runner.report.figures import bar, figure, gain, is_better, significant, spread
-from runner.report.table import environment_line
+from runner.report.table import environment_line, grid_figures
 
 TEMPLATE = "report.html.j2"  # beside this module, so that an installed runner has it
 _CARDS = ("decode", "ttft", "latency", "throughput", "perplexity", "cosine", "agreement", "size")
@@ -44,6 +44,7 @@ def page(results: Results | None, receipt: Mapping[str, Any]) -> str:
         cards=_cards(results) if results else [],
         notes=[*(results.notes if results else ()), *receipt.get("notes", ())],
         rows=rows,
+        grid=[(cell.batch, cell.length, *grid_figures(cell)) for cell in results.grid] if results else [],
         gated=bool(results and results.gates),
         threads=results.threads if results else None,
         steps=[_step(step) for step in receipt["steps"]],

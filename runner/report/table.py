@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.bench.results import Results, Row, Verdict
+from runner.bench.results import Cell, Results, Row, Verdict
 from runner.bench.scenarios import FIGURES
 from runner.report.figures import bar, figure, gain, is_better, spread
 
 PIPE_WIDTH = 140
+_PLAIN = box.Box("    \n" * 8)
 ROOMY = 130  # columns from which on there is room to say how each figure was measured; results.json always does
 
 
@@ -21,6 +24,8 @@ def print_results(results: Results, console: Console | None = None) -> None:
     name = f"{results.recipe}/{results.variant}" if results.variant else results.recipe
     console.print(f"[bold]{name}[/] against PyTorch fp32 on {results.target}, {_rules(results)}", highlight=False)
     console.print(_table(results, plain=not console.is_terminal, roomy=console.width >= ROOMY))
+    if results.grid:
+        console.print(_grid(results.grid, plain=not console.is_terminal))
     console.print(f"[dim]{environment_line(results)}[/]", highlight=False)
     for note in results.notes:
         console.print(f"[yellow]note[/] {note}", highlight=False)
@@ -39,9 +44,32 @@ def _rules(results: Results) -> str:
     return f"{threads}, {results.rounds} round{'s' if results.rounds != 1 else ''} in turn"
 
 
+def _grid(cells: Sequence[Cell], plain: bool) -> Table:
+    """Returns the speed by batch and length."""
+    table = Table(box=_PLAIN if plain else box.SIMPLE_HEAD, header_style="bold" if not plain else "", pad_edge=False)
+    table.add_column("batch", justify="right", style="cyan")
+    lengths = any(cell.length for cell in cells)
+    for column in (*(("tokens",) if lengths else ()), "baseline", "optimised", "a batch", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for cell in cells:
+        table.add_row(str(cell.batch), *((str(cell.length or ""),) if lengths else ()), *grid_figures(cell))
+    return table
+
+
+def grid_figures(cell: Cell) -> tuple[str, str, str, str]:
+    """Returns the speed of the baseline and of the optimised model, the latter's time of a batch, and the ratio."""
+    return (
+        figure(cell.baseline.value, cell.unit),
+        figure(cell.optimised.value, cell.unit),
+        figure(cell.latency(cell.optimised), "ms"),
+        spread(cell.ratio),
+    )
+
+
 def _table(results: Results, plain: bool, roomy: bool) -> Table:
-    style = box.Box("    \n    \n    \n    \n    \n    \n    \n    \n") if plain else box.SIMPLE_HEAD
-    table = Table(box=style, header_style="bold" if not plain else "", pad_edge=False, show_header=True)
+    table = Table(
+        box=_PLAIN if plain else box.SIMPLE_HEAD, header_style="bold" if not plain else "", pad_edge=False, show_header=True
+    )
     gated = bool(results.gates)
     table.add_column("figure", no_wrap=True, style="cyan")
     for column in ("baseline", "optimised"):

@@ -23,8 +23,12 @@ from runner.templating.sample_data import sample_files
 
 # What reads, feeds and judges a model, beside what its passes name.
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "safetensors", "torch", "transformers")
-_FORMAT_PACKAGES: Mapping[str, tuple[str, ...]] = {"gguf": ("accelerate", "gguf"), "hf": (), "ct2": ()}
-_EVALUATION_PACKAGES: Mapping[str, tuple[str, ...]] = {"images": ("pillow",), "speech": ("jiwer",), "prompts": ("pillow",)}
+_FORMAT_PACKAGES: Mapping[str, tuple[str, ...]] = {"gguf": ("accelerate", "gguf"), "hf": (), "ct2": (), "dinov2-onnx": ()}
+_EVALUATION_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "images": ("pillow",),
+    "speech": ("jiwer", "soundfile", "soxr"),
+    "prompts": ("pillow",),
+}
 _OF_THE_CPU = TARGETS["cpu"].wheels
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runner.bench.bench import Contest, bench
+from runner.bench.inputs_record import Sizes
 from runner.bench.results import Ratio, Results, Row, Side, judge, read_results
 from runner.errors import InvalidRecipe, RecipeError
 from runner.models.handle import ModelHandle
@@ -73,6 +74,32 @@ def test_embeddings_are_timed_compared_and_weighed(embedder):
     assert cosine.baseline is None
 
 
+def test_embeddings_are_timed_by_batch_and_length(embedder):
+    assert [(cell.batch, cell.length) for cell in embedder.grid] == [(1, 16), (8, 16), (1, 64), (8, 64)]
+    assert {cell.unit for cell in embedder.grid} == {embedder.row("throughput").unit} == {"embeddings/s"}
+    assert all(cell.optimised.value > 0 and len(cell.optimised.samples) == embedder.rounds for cell in embedder.grid)
+
+
+def test_similarities_are_held_against_what_people_say(tiny_bert, exported_bert, tmp_path):
+    pairs = ("red ball,red ball,5", "red ball,the sad cat,1", "the sad cat,a sad dog,4", "the hill,it was happy,0")
+    (tmp_path / "pairs.csv").write_text("\n".join(pairs))
+    evaluation = Evaluation(sentences="sentences.txt", pairs="pairs.csv")
+    sizes, gates = Sizes((2,), (12,)), {"spearman": ">= 0.99x"}
+    asked = contest(tiny_bert, exported_bert, tmp_path, evaluation=evaluation, rounds=1, sizes=sizes, gates=gates)
+    results = bench(asked)
+    assert [(cell.batch, cell.length) for cell in results.grid] == [(2, 12)]
+    spearman = results.row("spearman")
+    assert spearman.optimised.value == pytest.approx(spearman.baseline.value)
+    assert "on 4 pairs; 1.0000 with the baseline's" in spearman.about
+    assert results.gate("spearman").met == (spearman.baseline.value > 0)
+
+
+@pytest.mark.parametrize(("length", "cause"), [(65, "more than the 64"), (2, "3 tokens at least")])
+def test_lengths_that_the_model_does_not_take(tiny_bert, exported_bert, tmp_path, length, cause):
+    with pytest.raises(RecipeError, match=cause):
+        bench(contest(tiny_bert, exported_bert, tmp_path, sizes=Sizes((), (length,))))
+
+
 def test_gates_are_judged_by_ratio_or_by_value(embedder):
     assert {gate.metric: gate.met for gate in embedder.gates} == {"cosine": True, "latency": False, "size": True}
     assert "<= 1e-06x" in str(embedder.gate("latency"))
@@ -106,6 +133,7 @@ def test_images_are_classified_by_both_sides(tiny_resnet, exported_resnet, tmp_p
     assert results.row("agreement").optimised.value == 1.0
     assert results.row("cosine").optimised.value > 0.9999
     assert results.row("latency").about == "1 x 32x32 pixels"
+    assert [(cell.batch, cell.length, cell.unit) for cell in results.grid] == [(n, None, "images/s") for n in (1, 4, 8, 16)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from runner.bench.answers import accuracy
 from runner.bench.bench import Contest, bench
 from runner.bench.inputs import make_inputs
 from runner.bench.inputs_record import Request
-from runner.bench.labelled_pictures import MOST, classes_of, labelled_pictures
+from runner.bench.labelled_pictures import MOST, captions, classes_of, labelled_pictures
 from runner.cli import run_command
 from runner.errors import DataUnavailable
 from runner.evaluation.forward import open_forward, outputs_of
@@ -96,7 +96,7 @@ def test_a_model_of_pictures_and_texts_chooses_among_captions(apply_pass, pictur
 
     twin = architecture_of("openai/clip-vit-base-patch32")
     source = make_twin(twin, "zero-shot-image-classification", tmp_path / "clip")
-    output = apply_pass("OnnxConversion", source, use_dynamo_exporter=False, target_opset=17)
+    output = apply_pass("OnnxConversion", source, use_dynamo_exporter=False, target_opset=17, split_towers=True)
     evaluation = Evaluation(images=str(pictures))
     inputs = make_inputs(Request(source, output, evaluation, tmp_path, tmp_path))
     assert [dict(np.load(feed))["pixel_values"].shape[0] for feed in inputs.answers] == [8, 4]
@@ -115,6 +115,23 @@ def test_a_model_of_pictures_and_texts_chooses_among_captions(apply_pass, pictur
     np.testing.assert_allclose(found, logits, atol=1e-3)
     right = (found.argmax(-1) == np.repeat([0, 1, 2], 4)).astype(float)
     assert accuracy(inputs, files).samples == tuple(right)
+
+
+def test_captions_of_names_that_nobody_chose_for_a_text(tmp_path):
+    from transformers import AutoTokenizer
+
+    twin = architecture_of("openai/clip-vit-base-patch32")
+    model = make_twin(twin, "zero-shot-image-classification", tmp_path / "clip")
+    found = captions(model, ["ankle_boot", "cafe\u0301 noir", " t-shirt"])  # an accent as macOS writes it
+    decoded = AutoTokenizer.from_pretrained(model.folder).batch_decode(found["input_ids"], skip_special_tokens=True)
+    assert decoded == ["a photo of a ankle boot.", "a photo of a caf\u00e9 noir.", "a photo of a t shirt."]
+    for names, cause in [
+        (["sea", "long " * 80], "the caption of 'long .* tokens, and the model reads 77"),
+        (["red_wine", "sea", "red wine"], "the folders 'red_wine' and 'red wine' give the same caption"),
+        (["sea"], "all pictures lie in the folder 'sea'"),
+    ]:
+        with pytest.raises(DataUnavailable, match=cause):
+            captions(model, names)
 
 
 def test_pictures_that_cannot_judge_are_refused_before_anything_is_made(pictures, capsys):

@@ -13,7 +13,7 @@ from runner.recipe.info import Variant
 from runner.targets.target import TARGETS
 from runner.templating.pipeline import render_config
 
-EVALUATION_PATHS = ("text", "sentences", "images", "speech", "prompts")
+EVALUATION_PATHS = ("text", "sentences", "pairs", "images", "speech", "prompts")
 _NAMES_THE_OUTPUT = {"output_dir", "output_name", "cache_dir"}
 
 
