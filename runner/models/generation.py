@@ -88,7 +88,7 @@ class GenerationSession:
             config = self._library.Config(str(folder))
             if on_cpu:
                 config.clear_providers()
-            config.overlay(json.dumps(threads_overlay(self._described, threads)))
+            config.overlay(json.dumps(threads_overlay(self._described, threads, on_cpu=on_cpu)))
             if self._graph is not None:
                 config.add_model_data(self._described["model"]["decoder"]["filename"], self._graph)
             self._model = self._library.Model(config)
@@ -230,10 +230,23 @@ class GenerationSession:
         return self._library.Generator(self._model, parameters)
 
 
-def threads_overlay(config: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Returns what sets the threads of every session, to be laid over a genai_config.json."""
-    parts = [part for part in PARTS_WITH_SESSIONS if part in config["model"]]
+def threads_overlay(config: Mapping[str, Any], threads: int, *, on_cpu: bool) -> dict[str, Any]:
+    """Returns what sets the threads of every session that runs on the CPU, to be laid over a genai_config.json.
+
+    onnxruntime-genai 0.18 crashes when it reads a sound on CUDA with options laid over those of its sessions.
+
+    Args:
+        config: what lies in genai_config.json.
+        threads: threads of each session.
+        on_cpu: all sessions run on the CPU, whatever provider the model was built for.
+    """
+    described = config["model"]
+    parts = [part for part in PARTS_WITH_SESSIONS if part in described and (on_cpu or not _on_device(described[part]))]
     return {"model": {part: {"session_options": {"intra_op_num_threads": threads}} for part in parts}}
+
+
+def _on_device(part: Mapping[str, Any]) -> bool:
+    return any(part.get("session_options", {}).get("provider_options") or ())
 
 
 def _without_pruning(folder: Path, config: Mapping[str, Any]) -> bytes | None:

@@ -79,7 +79,7 @@ class TranscriptionSession:
             config = self._library.Config(str(folder))
             if on_cpu:
                 config.clear_providers()
-            config.overlay(json.dumps(threads_overlay({"model": self._described}, threads)))
+            config.overlay(json.dumps(threads_overlay({"model": self._described}, threads, on_cpu=on_cpu)))
             self._model = self._library.Model(config)
             self._processor = self._model.create_multimodal_processor()
             self._tokenizer = self._library.Tokenizer(self._model)

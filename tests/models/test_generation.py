@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from runner.errors import RunFailed, UsageError
-from runner.models.generation import GenerationSession
+from runner.models.generation import GenerationSession, threads_overlay
 from runner.models.handle import ModelHandle
 from runner.models.torch_source import load_tokenizer, load_torch
 from runner.models.twin import architecture_of
@@ -131,3 +131,12 @@ def test_generation_needs_no_torch(pair):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_threads_are_laid_over_sessions_on_the_cpu_only():
+    cuda = {"session_options": {"provider_options": [{"cuda": {"enable_cuda_graph": "0"}}]}}
+    cpu = {"session_options": {"provider_options": []}}
+    config = {"model": {"type": "whisper", "encoder": cuda, "decoder": cpu}}
+    threads = {"session_options": {"intra_op_num_threads": 3}}
+    assert threads_overlay(config, 3, on_cpu=False) == {"model": {"decoder": threads}}
+    assert threads_overlay(config, 3, on_cpu=True) == {"model": {"encoder": threads, "decoder": threads}}
