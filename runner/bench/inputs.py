@@ -35,7 +35,8 @@ from runner.bench.scenarios import (
 from runner.bench.sizes import batches_of, texts_of
 from runner.data.batches import open_data
 from runner.data.graded_pairs import graded_pairs
-from runner.data.sound import read_sound
+from runner.data.sound import Clip, read_sound
+from runner.data.speech_dataset import names_dataset, speech_dataset
 from runner.data.transcribed import transcribed
 from runner.errors import DataUnavailable
 from runner.evaluation.perplexity import token_windows
@@ -161,7 +162,7 @@ def _pairs(request: Request, tokenizer: Any, shape: Mapping[str, Any]) -> tuple[
 def _speech(request: Request) -> Inputs:
     """The recipe's clips with their transcripts; noise, which nobody transcribes, where it names none."""
     named = request.evaluation.speech
-    clips = transcribed(request.folder / named) if named else []
+    clips = _clips(request, named) if named else []
     sounds = [read_sound(clip.path) for clip in clips]
     notes: tuple[str, ...] = ()
     if not sounds:
@@ -176,6 +177,11 @@ def _speech(request: Request) -> Inputs:
         about=f"{len(sounds)} clips, {seconds:.0f} s",
         notes=notes,
     )
+
+
+def _clips(request: Request, named: str) -> list[Clip]:
+    folder = request.folder / named
+    return speech_dataset(named, request.scratch) if names_dataset(named) and not folder.exists() else transcribed(folder)
 
 
 def _drawing(request: Request) -> Inputs:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 IMAGES_HELP = "Pictures to judge by in place of the recipe's; folders in it are named after what their pictures show."
-SPEECH_HELP = "Sound files with transcripts to judge by in place of the recipe's."
+SPEECH_HELP = (
+    "Sound files with transcripts to judge by in place of the recipe's: a folder, or ORG/NAME:CONFIG:SPLIT of the hub."
+)
 PAIRS_HELP = "A csv or tsv of sentence1, sentence2 and score to judge embeddings by in place of the recipe's."
 BATCH_HELP = "Inputs at once, by which the speed is measured: 1,8,32. The task's own choice by default."
 LENGTH_HELP = "Tokens of a text, by which the speed is measured: 16,128,512."
@@ -48,25 +50,43 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
         return tuple(sorted({int(part) for part in parts}))
 
 
+class _Speech(click.ParamType[str]):
+    """A folder, or the name of a data set."""
+
+    name = "speech"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the absolute path of a folder, or the name as it stands."""
+        from runner.data.speech_dataset import names_dataset
+
+        path = Path(value)
+        if path.is_dir():
+            return str(path.resolve())
+        if path.exists() or not names_dataset(str(value)):
+            self.fail(f"'{value}' is neither a folder nor the name of a data set, ORG/NAME:CONFIG:SPLIT", param, ctx)
+        return str(value)
+
+
 @dataclass(frozen=True)
 class _Own:
     """What is judged by in place of the recipe's data, and the sizes by which the speed is measured."""
 
     images: Path | None
-    speech: Path | None
+    speech: str | None
     pairs: Path | None
     batch: tuple[int, ...] = ()
     length: tuple[int, ...] = ()
 
-    def data(self) -> dict[str, Path]:
+    def data(self) -> dict[str, str]:
         """Returns the data by what info.yml calls it."""
-        given = {"images": self.images, "speech": self.speech, "pairs": self.pairs}
-        return {name: path.resolve() for name, path in given.items() if path}
+        given = {"images": self.images, "pairs": self.pairs}
+        files = {name: str(path.resolve()) for name, path in given.items() if path}
+        return {**files, "speech": self.speech} if self.speech else files
 
     def typed(self) -> str:
         """Returns the options as they are typed; of paths the last name only."""
         numbers = {"batch": self.batch, "length": self.length}
-        words = [f"--{name} {path.name}" for name, path in self.data().items()]
+        words = [f"--{name} {Path(told).name if Path(told).exists() else told}" for name, told in self.data().items()]
         words += [f"--{name} {','.join(map(str, values))}" for name, values in numbers.items() if values]
         return "".join(f" {word}" for word in words)
 
@@ -79,7 +99,7 @@ class _Own:
 @no_cache_option
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns that each side gets.")
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER", help=IMAGES_HELP)
-@click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER", help=SPEECH_HELP)
+@click.option("--speech", type=_Speech(), metavar="FOLDER|DATASET", help=SPEECH_HELP)
 @click.option("--pairs", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help=PAIRS_HELP)
 @click.option("--batch", type=_Numbers(), default=(), metavar="NUMBERS", help=BATCH_HELP)
 @click.option("--length", type=_Numbers(), default=(), metavar="NUMBERS", help=LENGTH_HELP)
@@ -91,7 +111,7 @@ def bench(
     configs: Sequence[Path],
     rounds: int,
     images: Path | None,
-    speech: Path | None,
+    speech: str | None,
     pairs: Path | None,
     batch: tuple[int, ...],
     length: tuple[int, ...],
@@ -182,14 +202,13 @@ def _measure(outcome: Outcome, rounds: int, own: _Own) -> Results:
     log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     evaluation = info.evaluation if info else Evaluation()
-    own_data = {name: str(path) for name, path in own.data().items()}
     contest = Contest(
         output=outcome.model,
         source=outcome.source,
         recipe=info.name if info else request.name,
         variant=request.variant,
         model_id=request.config.input_model.model_path,
-        evaluation=evaluation.model_copy(update=own_data),
+        evaluation=evaluation.model_copy(update=own.data()),
         gates=variant.gates if variant else {},
         folder=request.loaded.folder,
         target=plan.target,

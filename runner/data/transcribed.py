@@ -13,7 +13,7 @@ from runner.errors import DataUnavailable
 SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg")
 TABLES = tuple(f"{stem}.{kind}" for stem in ("metadata", "transcripts") for kind in ("csv", "tsv", "jsonl"))
 _FILE_KEYS = ("file_name", "audio_filepath", "path", "audio", "file", "filename", "wav", "id")
-_TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "raw_transcription", "normalized_text")
+TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "raw_transcription", "normalized_text")
 _LAYOUTS = (
     f"a .txt beside every sound file; {TRANSCRIPTS}; metadata.csv, .tsv or .jsonl with columns file_name and text; "
     "LibriSpeech's *.trans.txt; Kaldi's wav.scp and text"
@@ -84,11 +84,11 @@ def _kaldi(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 def _table(table: Path) -> Iterator[tuple[Path, str, str]]:
     for number, row in _records(table):
-        file, words = (next((row[key] for key in keys if row.get(key) is not None), None) for keys in (_FILE_KEYS, _TEXT_KEYS))
+        file, words = (next((row[key] for key in keys if row.get(key) is not None), None) for keys in (_FILE_KEYS, TEXT_KEYS))
         where = f"{table}:{number}"
         if not isinstance(file, str) or not isinstance(words, str):
             lacking = (
-                f"a sound file ({', '.join(_FILE_KEYS)})" if not isinstance(file, str) else f"words ({', '.join(_TEXT_KEYS)})"
+                f"a sound file ({', '.join(_FILE_KEYS)})" if not isinstance(file, str) else f"words ({', '.join(TEXT_KEYS)})"
             )
             raise DataUnavailable(
                 f"{where} has no column for {lacking}; it has {', '.join(map(str, row))}", "rename the column"

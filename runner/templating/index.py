@@ -20,7 +20,8 @@ from runner.templating.recipe import Rendering, targets_of
 from runner.templating.results import best_figures
 
 # Figures of the last column, the first that a recipe has of each; speed decides which variant is the best.
-_FIGURES = (("decode", "latency"), ("size",), ("perplexity", "cosine", "agreement"))
+# Of speed, size and quality: the first that a recipe's task has.
+SHOWN_FIGURES = (("decode", "rtf", "step_time", "latency"), ("size",), ("perplexity", "wer", "psnr", "cosine", "agreement"))
 _TITLES = {"cpu": "CPU", "cuda": "CUDA", "directml": "DirectML"}
 
 
@@ -112,7 +113,7 @@ def _best(folder: Path) -> str:
     if not measured:
         return "not yet"
     variant, figures = max(measured, key=lambda one: _gain(one[1]))
-    shown = [next((f"{name} {figures[name]}" for name in names if name in figures), "") for names in _FIGURES]
+    shown = [next((f"{name} {figures[name]}" for name in names if name in figures), "") for names in SHOWN_FIGURES]
     return f"`{variant}`: {', '.join(filter(None, shown))}"
 
 
@@ -120,4 +121,5 @@ def _gain(figures: Mapping[str, str]) -> float:
     """How many times as fast as the original a variant is; 0 where speed was not measured."""
     if "decode" in figures:
         return float(figures["decode"].removesuffix("x"))
-    return 1 / float(figures["latency"].removesuffix("x")) if "latency" in figures else 0.0
+    seconds = next((figures[name] for name in SHOWN_FIGURES[0] if name in figures), None)
+    return 1 / float(seconds.removesuffix("x")) if seconds else 0.0

@@ -20,6 +20,8 @@ _TITLES = {
     "cosine_min": "cosine, worst input",
 }
 
+_KEPT = ("cosine", "agreement", "wer", "psnr")  # of value in themselves, whatever the baseline's are
+
 
 def read_results_files(folder: Path) -> list[dict[str, Any]]:
     """Returns the results files of a recipe folder, smoke runs left out, in the order of their names.
@@ -104,9 +106,5 @@ def best_figures(folder: Path) -> Iterable[tuple[str, dict[str, str]]]:
     """Yields (variant, {figure: text}) of each results file, for overviews: only what has a ratio, and kept quality."""
     for content in read_results_files(folder):
         told = {row["name"]: f"{row['ratio']['value']:.2f}x" for row in content["rows"] if row.get("ratio")}
-        kept = {
-            row["name"]: figure(row["optimised"]["value"], row["unit"])
-            for row in content["rows"]
-            if row["name"] in ("cosine", "agreement")
-        }
+        kept = {row["name"]: figure(row["optimised"]["value"], row["unit"]) for row in content["rows"] if row["name"] in _KEPT}
         yield content["variant"], {**told, **kept}
