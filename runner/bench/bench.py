@@ -167,13 +167,13 @@ class _Sitting:
             Request(contest.source, contest.output, contest.evaluation, contest.folder, self.scratch, contest.sizes),
             contest.log,
         )
+        self._total += len(self.inputs.grid)
         with (
             SubjectProcess(contest.source, "baseline", contest.log) as baseline,
             SubjectProcess(contest.output, "optimised", contest.log) as optimised,
         ):
             sides = (baseline, optimised)
             loads = [self._load(side) for side in sides]
-            self._total += len(self.inputs.grid)
             others = OtherLoad(*(side.pid for side in sides))
             for number in range(contest.rounds):
                 self._round(number, sides)

