@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _BATCH = 8
+_LISTS = (".txt", ".csv", ".tsv", ".md")
 _HOW = 'give a picture and labels: PICTURE --labels "a dog,a cat"'
 
 
@@ -28,7 +29,7 @@ def _labels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
     """Returns the labels in a text, separated by commas, or in a file, one a line.
 
     Raises:
-        UsageError: one of them is empty, or the file holds none.
+        UsageError: one of them is empty, or the file is not there or holds none.
     """
     if value is None:
         return ()
@@ -38,6 +39,10 @@ def _labels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
     except (OSError, UnicodeDecodeError) as error:
         cause = f"--labels: '{value}' cannot be read as text: {error}"
         raise UsageError("bad-labels", cause, "write one label a line, in UTF-8") from None
+    if text is None and "," not in value and path.suffix.lower() in _LISTS:
+        raise UsageError(
+            "no-label-file", f"--labels: there is no file '{value}'", "give the path of a file with one label a line"
+        )
     named = value.split(",") if text is None else [line for line in text.splitlines() if line.strip()]
     labels = tuple(label.strip() for label in named)
     if not labels or not all(labels):

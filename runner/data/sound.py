@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runner.models.sound_windows import Samples
 
 TRANSCRIPTS = "transcripts.txt"
+_CANCELLED = 1e-3
 _BLOCK = 1 << 20  # samples that are read at once
 _REMEDY = "convert it: ffmpeg -i FILE -ar 16000 -ac 1 -c:a pcm_s16le SPEECH.wav"
 
@@ -58,6 +59,8 @@ def speech(folder: Path) -> list[Clip]:
 def read_sound(path: Path) -> Samples:
     """Returns a sound file as mono samples at 16 kHz, fp32; channels are averaged.
 
+    Where they take one another out, because one of them is the other upside down, the first is taken alone.
+
     Every format that libsndfile reads is taken: wav of integers or floats, flac, mp3, ogg and others.
 
     Raises:
@@ -78,7 +81,7 @@ def read_sound(path: Path) -> Samples:
     try:
         with soundfile.SoundFile(path) as opened:
             converter = soxr.ResampleStream(opened.samplerate, SAMPLE_RATE, 1)
-            pieces = [converter.resample_chunk(block.mean(axis=1)) for block in _blocks(opened)]
+            pieces = [converter.resample_chunk(_mixed(block)) for block in _blocks(opened)]
         pieces.append(converter.resample_chunk(np.zeros(0, np.float32), last=True))
     except (soundfile.SoundFileError, TypeError) as error:  # a TypeError asks for what a file without a header lacks
         told = getattr(error, "error_string", str(error)).rstrip(".")
@@ -87,6 +90,15 @@ def read_sound(path: Path) -> Samples:
     if not len(samples):
         raise DataUnavailable(f"{path} has no sound in it", "give a file that somebody speaks in")
     return samples
+
+
+def _mixed(block: Samples) -> Samples:
+    """Returns the mean of the channels [samples]; the first channel where the mean keeps next to nothing of their power."""
+    import numpy as np
+
+    mean: Samples = block.mean(axis=1)
+    first: Samples = block[:, 0]
+    return first if np.square(mean).sum() < _CANCELLED * np.square(block).mean(axis=1).sum() else mean
 
 
 def _blocks(opened: Any) -> Iterator[Samples]:

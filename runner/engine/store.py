@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -132,6 +133,7 @@ class Store:
         Files are flushed to disk before the entry appears under its name.
         """
         files = files_below(content)
+        _share(content, [path for _, path in files])
         digests: dict[str, dict[str, Any]] = {
             name: {"size": path.stat().st_size, "sha256": self.memo.of_file(path)} for name, path in files
         }
@@ -201,6 +203,18 @@ def _alive(pid: str) -> bool:
     import psutil
 
     return pid.isdigit() and bool(psutil.pid_exists(int(pid)))
+
+
+def _share(folder: Path, files: Sequence[Path]) -> None:
+    """Lets everybody read the files who may read other new files; libraries write weights into temporary files of their own."""
+    fresh = folder / f".{uuid.uuid4().hex}"
+    fresh.touch()
+    mode = stat.S_IMODE(fresh.stat().st_mode)
+    fresh.unlink()
+    for path in files:
+        own = stat.S_IMODE(path.stat().st_mode)
+        if own | mode != own:
+            path.chmod(own | mode)
 
 
 def _flush(path: Path) -> None:

@@ -101,6 +101,11 @@ def test_labels_come_from_a_file_as_well(tmp_path: Path, capsys: pytest.CaptureF
         command.main([f"--labels={file}"], standalone_mode=False)
 
 
+def test_a_file_of_labels_that_is_not_there_is_no_label(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["try", "clip-vit-base-patch32", "picture.png", "--labels", "nowhere.txt"]) == 2
+    assert "there is no file 'nowhere.txt'" in capsys.readouterr().err
+
+
 def test_a_text_named_png_is_one_error(exported: ModelHandle, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_text("no picture")
     with pytest.raises(DataUnavailable, match="is not a readable image"):

@@ -135,3 +135,9 @@ def test_bad_transcripts_say_where(tmp_path: Path, lines: str | None, told: str)
         (tmp_path / "transcripts.txt").write_text(lines)
     with pytest.raises(DataUnavailable, match=told):
         speech(tmp_path)
+
+
+def test_channels_that_take_one_another_out_are_heard(tmp_path):
+    tone = np.sin(np.arange(16_000) / 9).astype(np.float32) / 2
+    soundfile.write(tmp_path / "opposite.wav", np.stack([tone, -tone], axis=1), 16_000)
+    assert np.abs(read_sound(tmp_path / "opposite.wav")).max() > 0.4

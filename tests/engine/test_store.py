@@ -146,3 +146,18 @@ def test_a_broken_memo_is_started_anew(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"1")
     with DigestMemo(tmp_path / "memo.json") as memo:
         assert len(memo.of_file(tmp_path / "f")) == 64
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file modes")
+def test_a_file_that_a_library_kept_to_itself_is_for_everybody(store: Store) -> None:
+    with store.workspace() as folder:
+        (folder / "output").mkdir()
+        weights = folder / "output" / "model.onnx.data"
+        weights.write_bytes(b"weights")
+        usual = weights.stat().st_mode
+        weights.chmod(0o600)
+        handle = ModelHandle("onnx", folder / "output", "model.onnx", "fill-mask", {})
+        record = {"step": "s", "pass": "P", "handle": handle.to_json(), "seconds": 1.0, "ingredients": {}}
+        entry = store.put(KEY, folder / "output", record)
+    assert (entry.files / "model.onnx.data").stat().st_mode == usual
+    assert store.get(KEY) is not None
