@@ -393,7 +393,7 @@ def prepare(request: Request, log: Path | None = None) -> Inputs:
     """
     stderr = log.open("a", encoding="utf-8") if log else None
     try:
-        process = start_python("runner.bench.inputs", stderr)
+        process = start_python("runner.bench.inputs", stderr, TRANSFORMERS_VERBOSITY="error")
     finally:
         if stderr:
             stderr.close()

@@ -1,4 +1,4 @@
-"""Processes that work for another one: how they are started, how they end with it, and what their death is called.
+"""Processes that work for another one: how they take jobs, how they end with it, and what their death is called.
 
 Jobs come as lines of standard input, which stays open: when it ends, whoever started the process is gone and the process ends
 too. Events go to the original standard output; whatever the libraries print goes to a log.
@@ -16,11 +16,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 
-import runner
 from runner.engine.events import Event
 from runner.engine.store import disk_full, explain_write_failure
 from runner.errors import RecipeError
@@ -31,32 +30,6 @@ _GRACE_SECONDS = 3.0
 
 
 # --- of who starts it ------------------------------------------------------------------------------------------------
-
-
-def start(module: str, *, apart: bool = False) -> subprocess.Popen[str]:
-    """Starts `python -m MODULE`, which takes jobs from its standard input.
-
-    Args:
-        module: the process.
-        apart: Ctrl-C at the terminal does not reach it, because it is its parent's to handle.
-    """
-    root = str(Path(runner.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    group: dict[str, Any] = {}
-    if apart:
-        # 0x200 is CREATE_NEW_PROCESS_GROUP
-        group = {"creationflags": 0x00000200} if os.name == "nt" else {"start_new_session": True}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=None,
-        text=True,
-        encoding="utf-8",
-        env=environment,
-        **group,
-    )
 
 
 def hand(child: subprocess.Popen[str], line: str) -> None:

@@ -29,6 +29,7 @@ from runner.engine.fingerprint import component_digest, fingerprint, step_ingred
 from runner.engine.job import Job, PartJob
 from runner.engine.plan import Step
 from runner.engine.store import Entry, Store
+from runner.evaluation.subject_process import start_python
 from runner.models.components import parts_of
 from runner.models.digest import DigestMemo, files_below
 from runner.models.files import link
@@ -226,7 +227,7 @@ class Parts:
                 part = take()
 
         def work_apart(part: Part | None) -> None:
-            process = child.start(PROCESS)
+            process = start_python(PROCESS, apart=False)
             self._running.add(process)
             try:
                 work(part, partial(self._build_apart, process, own))

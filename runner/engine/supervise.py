@@ -26,6 +26,7 @@ from runner.errors import (
     RecipeError,
     RunFailed,
 )
+from runner.evaluation.subject_process import start_python
 
 _POLL_SECONDS = 0.25
 
@@ -52,7 +53,7 @@ def supervise(job: Job, limits: Limits, listen: Callable[[Event], None]) -> None
             and its scratch removed.
         RecipeError: what the worker reported as a person's problem, with the exit code it had there.
     """
-    worker = child.start("runner.engine.worker", apart=True)
+    worker = start_python("runner.engine.worker")
     watch = _Watch(worker.pid, limits)
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(worker.stdout, lines), daemon=True).start()

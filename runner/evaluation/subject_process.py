@@ -36,7 +36,7 @@ class SubjectProcess:
     def __enter__(self) -> SubjectProcess:
         with contextlib.ExitStack() as stack:
             stderr = stack.enter_context(self._log.open("a", encoding="utf-8")) if self._log else None
-            self._process = start_python("runner.evaluation.subject", stderr)
+            self._process = start_python("runner.evaluation.subject", stderr, TRANSFORMERS_VERBOSITY="error")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -77,17 +77,24 @@ class SubjectProcess:
         return answer
 
 
-def start_python(module: str, stderr: IO[str] | None) -> subprocess.Popen[str]:
-    """Starts a Python module with pipes for its input and output, out of reach of the terminal's Ctrl-C."""
+def start_python(module: str, stderr: IO[str] | None = None, *, apart: bool = True, **variables: str) -> subprocess.Popen[str]:
+    """Starts a Python module with pipes for its input and output.
+
+    Args:
+        module: run as ``python -m MODULE``.
+        stderr: where its standard error goes; to this process's own when None.
+        apart: Ctrl-C at the terminal does not reach it.
+        variables: of its environment, where they are not set.
+    """
     import runner
 
     root = str(Path(runner.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    apart: dict[str, Any] = (
-        {"creationflags": 0x00000200} if os.name == "nt" else {"start_new_session": True}  # CREATE_NEW_PROCESS_GROUP
-    )
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    environment = {"TOKENIZERS_PARALLELISM": "false", **variables, **os.environ, "PYTHONPATH": path}
+    group: dict[str, Any] = {}
+    if apart:
+        # 0x200 is CREATE_NEW_PROCESS_GROUP
+        group = {"creationflags": 0x00000200} if os.name == "nt" else {"start_new_session": True}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module],
         stdin=subprocess.PIPE,
@@ -96,7 +103,7 @@ def start_python(module: str, stderr: IO[str] | None) -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         env=environment,
-        **apart,
+        **group,
     )
 
 
