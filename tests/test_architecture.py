@@ -22,7 +22,8 @@ LEVELS = (
     {"data", "models", "targets"},
     {"passes", "evaluation", "templating"},
     {"engine", "bench", "catalog"},
-    {"dispatch", "report", "search"},
+    {"dispatch", "report", "search", "compose", "serving"},
+    {"api"},
     {"cli"},
 )
 RANK = {package: rank for rank, level in enumerate(LEVELS) for package in level}

@@ -78,7 +78,7 @@ def copy_recipe(origin: Entry, name: str, root: Path | None, into: Path | None =
     folder = (into or origin.folder.resolve().parent) / name
     if folder.exists():
         raise UsageError("folder-exists", f"{folder} is there already", "choose another name, or delete it")
-    text, notes = _info_text(origin, name, model)
+    text, notes = copied_info(origin, name, model)
     digest = digest_of(origin.folder)
     text = with_member_before(text, "origin", "model", {"recipe": origin.info.name, "digest": digest})
     try:
@@ -106,7 +106,7 @@ def _check(name: str, model: str | None, root: Path | None) -> None:
         raise UsageError("name-taken", f"there is a recipe '{name}' in {taken.folder}", "choose another name")
 
 
-def _info_text(origin: Entry, name: str, model: str | None) -> tuple[str, list[str]]:
+def copied_info(origin: Entry, name: str, model: str | None) -> tuple[str, list[str]]:
     """The copy's info.yml, and what is left to the person."""
     text = origin.file.read_text(encoding="utf-8")
     text = with_value(text, ("name",), name)

@@ -32,8 +32,20 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("runner.cli.run:run", "Run a recipe: from its source model to an optimised ONNX model."),
         "bench": ("runner.cli.bench:bench", "Measure a recipe's model against the model it came from."),
         "try": ("runner.cli.try_model:try_model", "Ask a model something, or show it an input."),
+        "serve": ("runner.cli.serve:serve", "Offer a model on this machine by OpenAI's protocol."),
         "bisect": ("runner.cli.bisect:bisect", "Name the first step of a run that breaks the numbers, and the tensors."),
         "cache": ("runner.cli.cache:cache", "Look into the store of finished steps, and clean it."),
+    },
+    "From a model": {
+        "optimize": ("runner.cli.optimize:optimize", "Make a small, fast ONNX model of any model (also: auto-opt)."),
+        "init": ("runner.cli.init:init", "Ask what is wanted, step by step, and do it."),
+        "finetune": ("runner.cli.finetune:finetune", "Train an adapter, merge it, and write the recipe to ONNX."),
+        "search": ("runner.cli.search:search", "Try the options of a recipe, and keep the best model."),
+        "quantize": ("runner.cli.quantize:quantize", "Quantise a model by one algorithm."),
+        "export": ("runner.cli.export:export", "Capture the ONNX graph of a model."),
+        "tune": ("runner.cli.tune:tune", "Find the session parameters that make an ONNX model fast here."),
+        "run-pass": ("runner.cli.run_pass:run_pass", "Apply one pass to a model."),
+        "convert-adapters": ("runner.cli.convert_adapters:convert_adapters", "Turn adapters into files for ONNX Runtime GenAI."),
     },
     "Write": {
         "new": ("runner.cli.new:new", "Scaffold a recipe for a model: a folder that lints and smokes at once."),
@@ -47,6 +59,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 _VERBS = {verb: entry for verbs in SECTIONS.values() for verb, entry in verbs.items()}
+ALIASES = {"auto-opt": "optimize"}
 
 
 class LazyGroup(click.Group):
@@ -58,15 +71,16 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Returns the verb's command, or None."""
-        if cmd_name not in _VERBS:
+        verb = ALIASES.get(cmd_name, cmd_name)
+        if verb not in _VERBS:
             return None
-        module, _, attribute = _VERBS[cmd_name][0].partition(":")
+        module, _, attribute = _VERBS[verb][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """Returns the verb's name, its command and what follows; says the nearest verb where there is none of that name."""
-        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+        if args and args[0] not in _VERBS and args[0] not in ALIASES and not args[0].startswith("-"):
             raise UsageError("unknown-verb", f"there is no verb '{args[0]}'", did_you_mean(args[0], _VERBS))
         return super().resolve_command(ctx, args)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,27 +47,11 @@ def run(
 
     Without an argument the recipe of the current folder is run. A variant can be named as ID/VARIANT.
     """
+    from runner.cli.carry_out import Way, carry_out, limits_of
     from runner.cli.request import make_request
-    from runner.cli.run_progress import Progress, show_outcome, show_plan
-    from runner.engine.locked import check_source, locked_request
-    from runner.engine.run import execute, plan_run
-    from runner.engine.supervise import Limits
+    from runner.engine.locked import locked_request
 
-    request = make_request(word, configs, **chosen)
-    lock = None
+    request, lock = make_request(word, configs, **chosen), None
     if locked:
         request, lock = locked_request(request)
-    limits = Limits(int(max_memory * 1e9) if max_memory else None, timeout)
-    with Progress(request.name) as progress:
-        plan = plan_run(request, progress.say, fetch=not dry_run, force=force, max_memory=limits.memory)
-        if lock is not None:
-            check_source(plan, lock)
-        if not dry_run:
-            progress.begin(plan)
-            outcome = execute(plan, progress.listen, limits)
-    if dry_run:
-        show_plan(plan, limits.memory, as_json)
-    elif as_json:
-        click.echo(json.dumps({"output": str(plan.output), "seconds": outcome.seconds, "receipt": outcome.receipt}, indent=2))
-    else:
-        show_outcome(outcome)
+    carry_out(request, Way(dry_run, force, as_json, limits_of(max_memory, timeout), lock))

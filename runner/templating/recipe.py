@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runner.errors import InvalidRecipe, Problem
 from runner.passes.table import get as get_pass
 from runner.passes.table import options_of
 from runner.recipe.folder import INFO_NAMES
-from runner.recipe.info import Info, PackageSource, Variant, read_info
+from runner.recipe.info import Info, PackageSource, read_info
 from runner.targets.target import TARGETS, Target
 from runner.templating.clone import Clone
 from runner.templating.environment import render
@@ -151,22 +152,27 @@ def packages_of(info: Info, target: Target, configs: Mapping[str, str]) -> list[
         target: whose variants count.
         configs: file name to text of the recipe's configs.
     """
-    wanted = set(_PACKAGES)
+    wanted: set[str] = set()
     for variant in info.recipes:
         if variant.ep == target.provider and variant.file in configs:
-            wanted.update(_packages_of_config(variant, configs))
+            wanted.update(packages_of_config(json.loads(configs[variant.file])))
     for source in info.model.sources:
         if isinstance(source, PackageSource):
             wanted.update(_FORMAT_PACKAGES[source.format])
     for key, packages in _EVALUATION_PACKAGES.items():
         if getattr(info.evaluation, key, None):
             wanted.update(packages)
+    return with_wheels_of(target, wanted)
+
+
+def with_wheels_of(target: Target, packages: Iterable[str]) -> list[str]:
+    """Returns the packages and those that every recipe needs, with a target's runtimes in place of the CPU's; in order."""
     wheels = dict(zip(_OF_THE_CPU, target.wheels, strict=True))
-    return sorted(wheels.get(name, name) for name in wanted)
+    return sorted(wheels.get(name, name) for name in {*_PACKAGES, *packages})
 
 
-def _packages_of_config(variant: Variant, configs: Mapping[str, str]) -> Iterator[str]:
-    config = json.loads(configs[variant.file])
+def packages_of_config(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the packages that a configuration's model, data and passes need beside those of every recipe."""
     if config["input_model"]["type"] == "DiffusersModel":
         yield "diffusers"
     if any(data.get("type") == "HuggingfaceContainer" for data in config.get("data_configs", ())):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +70,9 @@ def _load(path: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        with _read_once():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     except (ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         if "not supported" in str(error):
             raise RunFailed("unsupported-architecture", f"transformers cannot read {path.name}: {error}") from error
@@ -76,6 +80,19 @@ def _load(path: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             "model-damaged", f"{path} cannot be read: {type(error).__name__}: {error}", "fetch the model again"
         ) from error
     return tokenizer, _plain(loaded)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Lets gguf's reader and its map of names, which transformers asks for again and again, be made once a file."""
+    import gguf
+
+    read, named = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = lru_cache(read), lru_cache(named)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = read, named
 
 
 def _plain(loaded: Any) -> PreTrainedModel:

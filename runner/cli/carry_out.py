@@ -1,0 +1,63 @@
+"""What verbs that run something have in common: plan, execute with a live bar, and show what came of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import click
+
+from runner.cli.run_progress import Progress, show_outcome, show_plan
+from runner.engine.locked import check_source
+from runner.engine.plan import Request
+from runner.engine.run import Outcome, execute, plan_run
+from runner.engine.supervise import Limits
+from runner.models.lock import Lock
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a request is carried out.
+
+    Attributes:
+        dry_run: say what would be done, and do nothing.
+        force: run even where memory or disk will not suffice by the estimate.
+        as_json: print JSON.
+        limits: what the worker may use.
+        lock: the source model must be the one that it names.
+    """
+
+    dry_run: bool = False
+    force: bool = False
+    as_json: bool = False
+    limits: Limits = Limits()
+    lock: Lock | None = None
+
+
+def carry_out(request: Request, way: Way) -> Outcome | None:
+    """Runs a request, or plans it only, and shows what came of it; returns the outcome, None of a dry run.
+
+    Raises:
+        RecipeError: whatever stands in the way, see `plan_run` and `execute`.
+    """
+    outcome = None
+    with Progress(request.name) as progress:
+        plan = plan_run(request, progress.say, fetch=not way.dry_run, force=way.force, max_memory=way.limits.memory)
+        if way.lock is not None:
+            check_source(plan, way.lock)
+        if not way.dry_run:
+            progress.begin(plan)
+            outcome = execute(plan, progress.listen, way.limits)
+    if outcome is None:
+        show_plan(plan, way.limits.memory, way.as_json)
+    elif way.as_json:
+        told = {"output": str(plan.output), "seconds": outcome.seconds, "receipt": outcome.receipt}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        show_outcome(outcome)
+    return outcome
+
+
+def limits_of(max_memory: float | None, timeout: float | None = None) -> Limits:
+    """Returns the limits of a worker, from gigabytes and seconds."""
+    return Limits(int(max_memory * 1e9) if max_memory else None, timeout)

@@ -1,0 +1,176 @@
+"""`recipe optimize`, which people also know as `auto-opt`: one command from a model to an optimised model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.cli.flags import (
+    adapter_flag,
+    device_flag,
+    dry_run_flag,
+    flag,
+    flags,
+    log_level_flag,
+    max_memory_flag,
+    model_flag,
+    offline_flag,
+    output_flag,
+    provider_flag,
+    script_flags,
+    set_flag,
+    smoke_flag,
+    task_flag,
+    threads_flag,
+    trust_flag,
+)
+from runner.cli.options import catalog, catalog_option, json_option, no_cache_option
+
+if TYPE_CHECKING:
+    from runner.compose.optimise import Decided
+    from runner.targets.target import Target
+
+_SILENT = 2  # from this level on only the result is told
+
+
+@click.command()
+@flags(
+    model_flag,
+    output_flag,
+    device_flag,
+    provider_flag,
+    flag("precision", "--precision", metavar="NAME", help="int4, int8, fp16, fp32, bf16 on CUDA; the recipe's own by default."),
+    flag(
+        "trade", "--trade", type=click.Choice(["size", "speed", "quality"]), help="What matters most; decides what is not said."
+    ),
+    task_flag,
+    flag("use_ort_genai", "--use_ort_genai", is_flag=True, help="Make a folder that onnxruntime-genai loads (the default)."),
+    flag("use_model_builder", "--use_model_builder", is_flag=True, help="The same."),
+    adapter_flag,
+    *script_flags,
+    max_memory_flag,
+    threads_flag,
+    set_flag,
+    trust_flag,
+    offline_flag,
+    smoke_flag,
+    no_cache_option,
+    flag("force", "--force", is_flag=True, help="Run even where memory or disk will not suffice by the estimate."),
+    dry_run_flag,
+    log_level_flag,
+    json_option,
+    catalog_option,
+)
+def optimize(
+    model: str | None,
+    output: Path | None,
+    use_ort_genai: bool,
+    use_model_builder: bool,
+    max_memory: float | None,
+    force: bool,
+    dry_run: bool,
+    log_level: int,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Make a small, fast ONNX model of any model.
+
+    The pipeline is the catalogue's recipe where the model has one, else that of the nearest architecture. The recipe that was
+    used goes to OUTPUT-recipe: run it again, change it, or offer it to the catalogue.
+    """
+    from runner.cli.carry_out import Way, carry_out, limits_of
+    from runner.compose.optimise import decide
+
+    limits = limits_of(max_memory)
+    decided = decide(_wish(model, output, limits.memory, chosen), lambda text: _say(text, log_level))
+    if not as_json and log_level < _SILENT:
+        show_decided(decided)
+    for text in _unused(decided, use_ort_genai or use_model_builder):
+        _say(text, log_level)
+    if dry_run and as_json:
+        from runner.compose.optimise import told_plainly
+
+        click.echo(json.dumps(told_plainly(decided), indent=2))
+        return
+    outcome = carry_out(decided.request, Way(dry_run, force, as_json, limits))
+    if outcome is not None and not as_json:
+        click.echo(f"recipe   {decided.composed.folder}")
+        _tell_log(outcome.log, log_level)
+    elif dry_run:
+        click.echo(f"recipe in {decided.composed.folder}: run it with 'recipe run {decided.composed.folder}'")
+
+
+def _wish(model: str | None, output: Path | None, max_memory: int | None, chosen: dict[str, Any]) -> Any:
+    from runner.compose.optimise import Wish
+    from runner.compose.subject import subject_of
+
+    subject = subject_of(
+        model,
+        task=chosen.pop("task"),
+        model_script=chosen.pop("model_script"),
+        script_dir=chosen.pop("script_dir"),
+        adapter=chosen.pop("adapter"),
+    )
+    target = asked_target(chosen.pop("device"), chosen.pop("provider"))
+    command = shlex.join(["recipe", *sys.argv[1:]])
+    precision = chosen.pop("precision")
+    return Wish(
+        subject, output, target, precision=precision.lower() if precision else None, max_memory=max_memory,
+        catalog=catalog(), command=command, **chosen,
+    )  # fmt: skip
+
+
+def asked_target(device: str | None, provider: str | None) -> Target | None:
+    """Returns the target that --device and --provider name; None where neither was given.
+
+    Raises:
+        UsageError: they do not go together.
+        InvalidRecipe: there is no such provider.
+    """
+    from runner.errors import UsageError
+    from runner.targets.target import target_named
+
+    if provider is None:
+        return target_named(device) if device else None
+    target = target_named(provider)
+    if device is not None and target.device != device:
+        raise UsageError(
+            "wrong-device",
+            f"--device {device} and --provider {provider} do not go together",
+            f"{target.provider} runs on {target.device}",
+        )
+    return target
+
+
+def _unused(decided: Decided, genai: bool) -> list[str]:
+    """What flags that were given say nothing to this model."""
+    passes = [step.type for step in decided.request.config.passes.values()]
+    if genai and "ModelBuilder" not in passes:
+        return ["--use_ort_genai has nothing to do here: this model does not generate text with onnxruntime-genai's decoder"]
+    return []
+
+
+def show_decided(decided: Decided) -> None:
+    """Prints what was decided, and why."""
+    from runner.cli.tables import print_table
+
+    rows = [(one.what, one.choice, one.why) for one in decided.composed.decisions]
+    print_table(("", "decided", "why"), rows)
+    for note in decided.composed.notes:
+        click.echo(f"note: {note}")
+
+
+def _say(text: str, log_level: int) -> None:
+    if log_level <= _SILENT:
+        click.echo(text, err=True)
+
+
+def _tell_log(log: Path | None, log_level: int) -> None:
+    """At level 0 the worker's log follows."""
+    if log is not None and log_level == 0:
+        click.echo(log.read_text(encoding="utf-8", errors="replace"), err=True)

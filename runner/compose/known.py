@@ -1,0 +1,84 @@
+"""Which recipe of the catalogue is about a model: by its id, or by what lies in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.catalog.discover import Entry
+from runner.catalog.published import Published
+from runner.compose.subject import Subject
+from runner.models.digest import sha256_of_file
+from runner.models.lock import NAME as LOCK
+
+
+def recipe_of(subject: Subject, published: Published | None, entries: Sequence[Entry]) -> tuple[Entry, str] | None:
+    """Returns the recipe that is about a model, and what tells so; None where none is.
+
+    Args:
+        subject: the model.
+        published: what is known of it.
+        entries: the recipes of the catalogue.
+    """
+    if subject.kind not in ("hf", "diffusers"):
+        return None
+    folder = subject.folder
+    if folder is None:
+        return _by_id(subject.word, entries, "the catalogue has a recipe of this model")
+    named = _named(folder)
+    return (
+        _by_files(folder, entries)
+        or (_by_id(named, entries, f"its configuration says that it is {named}") if named else None)
+        or _by_shape(folder, published, entries)
+    )
+
+
+def _by_id(model: str, entries: Sequence[Entry], why: str) -> tuple[Entry, str] | None:
+    found = next((entry for entry in entries if entry.info.model.id.lower() == model.lower()), None)
+    return (found, why) if found else None
+
+
+def _named(folder: Path) -> str | None:
+    """The id that a folder's configuration says it is from."""
+    for name in ("config.json", "model_index.json"):
+        if (folder / name).is_file():
+            told = json.loads((folder / name).read_text(encoding="utf-8")).get("_name_or_path")
+            if told:
+                return str(told)
+    return None
+
+
+def _by_files(folder: Path, entries: Sequence[Entry]) -> tuple[Entry, str] | None:
+    """The recipe whose lock names exactly these weights."""
+    for entry in entries:
+        try:
+            files = json.loads((entry.folder / LOCK).read_text(encoding="utf-8"))["files"]
+            weights = {one["file"]: one for one in files if one["file"].endswith(".safetensors")}
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        same_sizes = weights and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == one["bytes"] for name, one in weights.items()
+        )
+        if same_sizes and all(sha256_of_file(folder / name) == one["sha256"] for name, one in weights.items()):
+            return entry, f"its weights are those of {entry.info.model.id}, file by file"
+    return None
+
+
+def _by_shape(folder: Path, published: Published | None, entries: Sequence[Entry]) -> tuple[Entry, str] | None:
+    """The recipe of the folder's name, where architecture and number of weights are the same."""
+    counted = published.facts.get("parameters") if published else None
+    if published is None or counted is None:
+        return None
+    name = folder.name.lower()
+    for entry in entries:
+        model = entry.info.model
+        names = {entry.info.name, *entry.info.aliases, model.id.lower().rpartition("/")[2], model.id.lower().replace("/", "_")}
+        if name in names and entry.info.arch == published.twin.model_type and _about(model.parameters, counted.value):
+            return entry, f"it is called like {model.id}, and has its architecture and number of weights"
+    return None
+
+
+def _about(one: int | None, other: int) -> bool:
+    """Says whether both count the same model: a head that is the embedding may be counted twice."""
+    return one is not None and 0.7 <= one / other <= 1.05

@@ -1,0 +1,102 @@
+"""From what was asked for to a `Request`: which configuration, which variant, which overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from runner.catalog.find import Found, find
+from runner.engine.plan import Request
+from runner.errors import UsageError
+from runner.passes.table import options_of
+from runner.recipe.document import Node, Origin, node_of
+from runner.recipe.load import load_config
+from runner.targets.target import Target
+
+
+def make_request(
+    word: str | None,
+    configs: Sequence[Path] = (),
+    *,
+    catalog: Path | None = None,
+    variant: str | None = None,
+    target: Target | None = None,
+    overrides: Sequence[str] = (),
+    model_path: str | None = None,
+    smoke: bool = False,
+    offline: bool = False,
+    trust: bool = False,
+    threads: int | None = None,
+    output_dir: Path | None = None,
+    no_cache: bool = False,
+) -> Request:
+    """Returns the request for a recipe of the catalogue, a folder, or configuration files.
+
+    Args:
+        word: a name, `name/variant` or path, see `runner.catalog.find.find`; None for the current folder, or with `configs`.
+        configs: a configuration file, and further ones that are laid over it section by section.
+        catalog: folder of recipes; $RECIPE_CATALOG or the nearest recipes/ when None.
+        variant: name of the variant; the recipe's first when None.
+        target: the recipe's first variant that is made for it, or what a configuration file is run for.
+        overrides: `path=value` texts, laid over the configuration.
+        model_path: a local folder in place of the model that the configuration names.
+        smoke, offline, trust, threads, output_dir, no_cache: see `Request`.
+
+    Raises:
+        UsageError: nothing of that name, or options that do not go together.
+        InvalidRecipe: the configuration has problems.
+    """
+    if word and configs:
+        raise UsageError("bad-usage", f"'{word}' and --config do not go together", "give one of them")
+    found: Found | None = None
+    files = list(configs)
+    if not files:
+        found = _for_target(find(word, catalog, variant), catalog, target, chosen=variant is not None)
+        files = [found.config]
+    elif variant:
+        raise UsageError("bad-usage", "--variant belongs to a recipe, not to --config", "name the variant's own file")
+    elif len(files) == 1:
+        found = find(str(files[0]), catalog)
+    loaded = load_config(files, options_of, overrides, _adjustment(model_path, target if configs else None))
+    return Request(
+        loaded,
+        info=found.info if found else None,
+        variant=found.variant.name if found and found.variant else None,
+        inside_catalogue=found.trusted if found else False,
+        smoke=smoke,
+        offline=offline,
+        trust=trust,
+        no_cache=no_cache,
+        threads=threads,
+        output_dir=output_dir,
+    )
+
+
+def _for_target(found: Found, root: Path | None, target: Target | None, chosen: bool) -> Found:
+    """Returns the recipe's first variant for the target that was asked for; the one found where it fits already."""
+    if target is None or found.info is None or found.variant is None or found.variant.ep == target.provider:
+        return found
+    fitting = [variant.name for variant in found.info.recipes if variant.ep == target.provider]
+    if chosen or not fitting:
+        there = ", ".join(f"{variant.name} ({variant.ep})" for variant in found.info.recipes)
+        raise UsageError("no-variant-for-target", f"{found.slug} is not made for {target.name}", f"variants: {there}")
+    return find(str(found.folder), root, fitting[0])
+
+
+def _adjustment(model_path: str | None, target: Target | None) -> Callable[[Node], Node]:
+    """What flags change in the document; every changed value tells the flag as its origin."""
+
+    def adjust(root: Node) -> Node:
+        if model_path is not None:
+            model = root.members.get("input_model", Node({}, Origin("--model-path")))
+            path = Node(model_path, Origin(f"--model-path {model_path}"))
+            root = root.with_members(input_model=model.with_members(model_path=path))
+        if target is not None:
+            system = {
+                "type": "LocalSystem",
+                "accelerators": [{"device": target.device, "execution_providers": [target.provider]}],
+            }
+            root = root.with_members(target=node_of(system, Origin(f"--target {target.name}")))
+        return root
+
+    return adjust
