@@ -138,6 +138,15 @@ def test_a_longer_sound_is_heard_in_passages_and_silence_is_not(built: ModelHand
     assert list(TranscriptionSession(built.folder, 2).transcribe(np.zeros(0, np.float32))) == []
 
 
+def test_no_more_tokens_are_heard_than_asked_for(built: ModelHandle) -> None:
+    session, sound = TranscriptionSession(built.folder, 2), np.concatenate([noise(25, 1), noise(25, 2)])
+    (one,), (four,) = session.transcribe(sound, 1), session.transcribe(sound, 4)
+    assert one.end == four.end < 50
+    assert one.text
+    assert four.text.startswith(one.text)
+    assert len(one.text) < len(four.text)
+
+
 def test_a_fine_tune_without_a_tokenizer_is_one_error(built: ModelHandle, tmp_path: Path) -> None:
     folder = tmp_path / "untold"
     shutil.copytree(built.folder, folder)

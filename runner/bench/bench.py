@@ -60,6 +60,7 @@ class Contest:
         fingerprint: identity of the optimised model.
         command: what was typed.
         sizes: batches and lengths by which the speed is measured.
+        by_size: whether it is; without rounds nothing is timed, and the answers alone are compared.
         log: file for what the libraries print.
     """
 
@@ -80,6 +81,7 @@ class Contest:
     fingerprint: str | None = None
     command: str = ""
     sizes: Sizes = field(default_factory=Sizes)
+    by_size: bool = True
     log: Path | None = None
 
 
@@ -167,7 +169,7 @@ class _Sitting:
             Request(contest.source, contest.output, contest.evaluation, contest.folder, self.scratch, contest.sizes),
             contest.log,
         )
-        self._total += len(self.inputs.grid)
+        self._total += len(self.inputs.grid) if contest.by_size else 0
         with (
             SubjectProcess(contest.source, "baseline", contest.log) as baseline,
             SubjectProcess(contest.output, "optimised", contest.log) as optimised,
@@ -246,7 +248,9 @@ class _Sitting:
     def _grid(self, sides: Sequence[SubjectProcess]) -> tuple[Cell, ...]:
         """Measures the speed at every size in turns, like the scenarios, in fewer and shorter ones."""
         unit = rate_unit(self.contest.source.task)
-        cells = []
+        cells: list[Cell] = []
+        if not self.contest.by_size:
+            return ()
         for case in self.inputs.grid:
             self._say(f"batches of {case.batch}" + (f" x {case.length} tokens" if case.length else ""))
             rates: dict[str, list[float]] = {side.name: [] for side in sides}

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from runner.recipe.info import Info, Variant
 
 
+_CONFIG = "olive_config.json"
+
+
 @dataclass(frozen=True)
 class Found:
     """What a word on the command line names.
@@ -50,8 +53,10 @@ class Found:
 
     @property
     def id(self) -> str:
-        """Returns the recipe's id; the config file's name without its suffix where there is no recipe."""
-        return self.info.name if self.info else self.config.stem
+        """Returns the recipe's id; without a recipe the config file's name without its suffix, or its folder's."""
+        if self.info:
+            return self.info.name
+        return self.folder.resolve().name if self.config.name == _CONFIG else self.config.stem
 
     @property
     def slug(self) -> str:
@@ -63,9 +68,10 @@ def find(word: str | None, catalog: Path | None = None, variant: str | None = No
     """Returns the recipe, variant and config file that a word names.
 
     Args:
-        word: a name, `name/variant`, a recipe folder, or a config file; None for the current folder. A name is an id,
-            `family/id`, an alias or the model's Hugging Face id, in any case; `id.target.precision` is read, too. The name
-            of the recipe in the current folder leads there, whatever the catalogue holds.
+        word: a name, `name/variant`, a folder with info.yml or with olive_config.json alone, or a config file; None for the
+            current folder. A name is an id, `family/id`, an alias or the model's Hugging Face id, in any case;
+            `id.target.precision` is read, too. The name of the recipe in the current folder leads there, whatever the
+            catalogue holds.
         catalog: the folder asked for with `--catalog`.
         variant: name of the variant; the first of info.yml where neither this nor the word says.
 
@@ -224,6 +230,8 @@ def _at_path(path: Path, variant: str | None) -> Found:
         raise _no_such_path(path)
     if path.is_dir():
         info = _info_of(path)
+        if info is None and (path / _CONFIG).is_file() and variant is None:
+            return Found(path, None, None, path / _CONFIG)
         if info is None:
             raise _not_a_recipe(path)
         return _of_entry(path, info, variant)

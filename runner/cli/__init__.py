@@ -59,7 +59,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 _VERBS = {verb: entry for verbs in SECTIONS.values() for verb, entry in verbs.items()}
-ALIASES = {"auto-opt": "optimize"}
+ALIASES = {"auto-opt": "optimize", "capture-onnx-graph": "export", "tune-session-params": "tune"}
 
 
 class LazyGroup(click.Group):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +19,7 @@ from runner.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from runner.bench.results import Results
-    from runner.engine.run import Outcome
+    from runner.compose.contest import Judged
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 IMAGES_HELP = "Pictures to judge by in place of the recipe's; folders in it are named after what their pictures show."
@@ -32,7 +29,6 @@ SPEECH_HELP = (
 PAIRS_HELP = "A csv or tsv of sentence1, sentence2 and score to judge embeddings by in place of the recipe's."
 BATCH_HELP = "Inputs at once, by which the speed is measured: 1,8,32. The task's own choice by default."
 LENGTH_HELP = "Tokens of a text, by which the speed is measured: 16,128,512."
-TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):
@@ -65,30 +61,6 @@ class _Speech(click.ParamType[str]):
         if path.exists() or not names_dataset(str(value)):
             self.fail(f"'{value}' is neither a folder nor the name of a data set, ORG/NAME:CONFIG:SPLIT", param, ctx)
         return str(value)
-
-
-@dataclass(frozen=True)
-class _Own:
-    """What is judged by in place of the recipe's data, and the sizes by which the speed is measured."""
-
-    images: Path | None
-    speech: str | None
-    pairs: Path | None
-    batch: tuple[int, ...] = ()
-    length: tuple[int, ...] = ()
-
-    def data(self) -> dict[str, str]:
-        """Returns the data by what info.yml calls it."""
-        given = {"images": self.images, "pairs": self.pairs}
-        files = {name: str(path.resolve()) for name, path in given.items() if path}
-        return {**files, "speech": self.speech} if self.speech else files
-
-    def typed(self) -> str:
-        """Returns the options as they are typed; of paths the last name only."""
-        numbers = {"batch": self.batch, "length": self.length}
-        words = [f"--{name} {Path(told).name if Path(told).exists() else told}" for name, told in self.data().items()]
-        words += [f"--{name} {','.join(map(str, values))}" for name, values in numbers.items() if values]
-        return "".join(f" {word}" for word in words)
 
 
 @click.command()
@@ -126,19 +98,20 @@ def bench(
     """
     from runner.cli.request import make_request
     from runner.cli.run_progress import Progress
+    from runner.compose.contest import Judged, check_gates, measure
     from runner.engine.run import execute, plan_run
-    from runner.errors import GateMissed, Problem
     from runner.report.page import write_page
     from runner.report.table import print_results
 
     request = make_request(word, configs, **chosen)
-    own = _Own(images, speech, pairs, batch, length)
-    _check(own, request.config.input_model.task, save)
+    judged = Judged(images, speech, pairs, batch, length)
+    _check(judged, request.config.input_model.task, save)
     with Progress(request.name) as progress:
         plan = plan_run(request, progress.say)
         progress.begin(plan)
         outcome = execute(plan, progress.listen)
-    results = _measure(outcome, rounds, own)
+    with _Bar(request.name) as bar:
+        results = measure(outcome, rounds, judged, bar.show)
     written = [plan.output / RESULTS_FILE]
     if save and request.info and not request.smoke:
         written.append(request.loaded.folder / "results" / results.file_name)
@@ -151,79 +124,41 @@ def bench(
         print_results(results)
         for path in (*written, plan.output / REPORT_FILE):
             click.echo(f"{'report' if path.name == REPORT_FILE else 'results':<8} {path}")
-    missed = [verdict for verdict in results.gates if not verdict.met]
-    if missed:
-        raise GateMissed(*(Problem("gate-missed", f"{request.name}: {verdict}") for verdict in missed))
+    check_gates(request.name, results)
 
 
-def _check(own: _Own, task: str | None, save: bool) -> None:
+def _check(judged: Judged, task: str | None, save: bool) -> None:
     """Refuses data and sizes that do not go with the model, before anything is made."""
     from runner.bench.scenarios import ZERO_SHOT
     from runner.errors import UsageError
     from runner.models.tasks import IMAGE_ONLY, TEXT_ONLY
 
-    if save and own.data():
+    if save and judged.data():
         raise UsageError("not-the-recipes-data", "--save is for figures on the recipe's own data", "leave out one of the two")
     pictures = (*IMAGE_ONLY, ZERO_SHOT)
     texts = tuple(one for one in TEXT_ONLY if not one.startswith("text-generation"))
     rules = (
-        ("images", own.images, pictures, "no-picture-model", "is not judged by pictures"),
-        ("speech", own.speech, ("automatic-speech-recognition",), "no-speech-model", "is not judged by speech"),
+        ("images", judged.images, pictures, "no-picture-model", "is not judged by pictures"),
+        ("speech", judged.speech, ("automatic-speech-recognition",), "no-speech-model", "is not judged by speech"),
         (
             "pairs",
-            own.pairs,
+            judged.pairs,
             ("feature-extraction", "sentence-similarity"),
             "no-embeddings",
             "is not judged by pairs of sentences",
         ),
-        ("batch", own.batch, (*pictures, *texts), "no-batches", "is not measured by batches"),
-        ("length", own.length, texts, "no-lengths", "is not measured by lengths of a text"),
+        ("batch", judged.batch, (*pictures, *texts), "no-batches", "is not measured by batches"),
+        ("length", judged.length, texts, "no-lengths", "is not measured by lengths of a text"),
     )
     for name, given, tasks, rule, cause in rules:
         if given and task is not None and task not in tasks:
             raise UsageError(rule, f"a model for {task} {cause}", f"leave out --{name}")
-    if own.images and task == ZERO_SHOT and not any(one.is_dir() for one in own.images.iterdir()):
+    if judged.images and task == ZERO_SHOT and not any(one.is_dir() for one in judged.images.iterdir()):
         raise UsageError(
             "no-labels",
-            f"{own.images} has no folders in it to choose among",
+            f"{judged.images} has no folders in it to choose among",
             "name folders after what the pictures in them show",
         )
-
-
-def _measure(outcome: Outcome, rounds: int, own: _Own) -> Results:
-    from runner.bench.bench import Contest
-    from runner.bench.bench import bench as measure
-    from runner.bench.inputs_record import Sizes
-    from runner.recipe.info import Evaluation
-
-    plan, request = outcome.plan, outcome.plan.request
-    info = request.info
-    variant = info.variant(request.variant) if info else None
-    log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    evaluation = info.evaluation if info else Evaluation()
-    contest = Contest(
-        output=outcome.model,
-        source=outcome.source,
-        recipe=info.name if info else request.name,
-        variant=request.variant,
-        model_id=request.config.input_model.model_path,
-        evaluation=evaluation.model_copy(update=own.data()),
-        gates=variant.gates if variant else {},
-        folder=request.loaded.folder,
-        target=plan.target,
-        threads=plan.threads,
-        rounds=1 if request.smoke else rounds,
-        turn_seconds=SMOKE_TURN_SECONDS if request.smoke else TURN_SECONDS,
-        smoke=request.smoke,
-        source_digest=plan.source.digest,
-        fingerprint=outcome.receipt["fingerprint"],
-        command=f"recipe bench {request.name} --rounds {rounds}" + own.typed() + (" --smoke" if request.smoke else ""),
-        sizes=Sizes(own.batch, own.length),
-        log=log,
-    )
-    with _Bar(request.name) as progress:
-        return measure(contest, progress.show)
 
 
 class _Bar:

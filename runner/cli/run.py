@@ -45,7 +45,8 @@ def run(
 ) -> None:
     """Make the optimised model that a recipe describes.
 
-    Without an argument the recipe of the current folder is run. A variant can be named as ID/VARIANT.
+    Without an argument the recipe of the current folder is run. A variant can be named as ID/VARIANT. A configuration with a
+    search_strategy and options with several values is searched, see 'recipe search'.
     """
     from runner.cli.carry_out import Way, carry_out, limits_of
     from runner.cli.request import make_request
@@ -54,4 +55,10 @@ def run(
     request, lock = make_request(word, configs, **chosen), None
     if locked:
         request, lock = locked_request(request)
-    carry_out(request, Way(dry_run, force, as_json, limits_of(max_memory, timeout), lock))
+    limits = limits_of(max_memory, timeout)
+    if request.loaded.varies:
+        from runner.cli.search_run import Asked, carry_out_search
+
+        carry_out_search(request, Asked(dry_run=dry_run, force=force, as_json=as_json, limits=limits))
+        return
+    carry_out(request, Way(dry_run, force, as_json, limits, lock))

@@ -66,7 +66,7 @@ _OPTIONS = (
         "--out", type=click.Path(path_type=Path), callback=_picture_file, default="picture.png", show_default=True,
         help="File of the picture that is drawn.",
     ),
-    click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of a picture's noise."),
+    click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of what is drawn."),
     click.option("--steps", type=click.IntRange(1, 1000), default=30, show_default=True, help="Steps that draw a picture."),
     click.option("--guidance", type=click.FloatRange(0, 100), help="How much the prompt counts; 7.5 by default, 5 for XL."),
     click.option("--negative", "negative_prompt", metavar="TEXT", help="What the picture must not show."),

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from runner.models.handle import ModelHandle
     from runner.recipe.info import Info
 
-MAX_NEW_TOKENS = 256
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FINISHED = ("receipt.json", "genai_config.json")
 TEXT_TO_IMAGE = "text-to-image"
@@ -29,8 +28,13 @@ TEXT_TO_IMAGE = "text-to-image"
 @recipe_argument
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @request_options
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=MAX_NEW_TOKENS, show_default=True, help="Longest answer.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), show_default="256; speech: all that is said", help="Longest answer."
+)
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Likeliest share drawn from."
+)
 @click.option("--raw", is_flag=True, help="Give the prompt as it stands, without the chat template.")
 @label_option
 @drawing_options
@@ -39,8 +43,9 @@ TEXT_TO_IMAGE = "text-to-image"
 def try_model(
     word: str | None,
     inputs: Sequence[str],
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     temperature: float,
+    top_p: float,
     raw: bool,
     labels: tuple[str, ...],
     as_json: bool,
@@ -63,7 +68,7 @@ def try_model(
     drawing = Drawing.taken_from(chosen)
     model, threads, provider, example = _model(word, chosen)
     given = _given(inputs, example, may_be_empty=model.task == TEXT_TO_IMAGE)
-    asked = Asked(model, given, threads, provider, max_new_tokens, temperature, raw, as_json, drawing, labels)
+    asked = Asked(model, given, threads, provider, max_new_tokens, temperature, raw, as_json, drawing, labels, top_p)
     answer(asked)
 
 

@@ -38,7 +38,7 @@ def transcribe(asked: Asked) -> None:
         if len(sounds) > 1 and not asked.as_json:
             click.secho(given, bold=True)
         started = time.perf_counter()
-        passages = _passages(session, sound, Path(given).name, quiet=asked.as_json)
+        passages = _passages(session, sound, Path(given).name, asked)
         seconds, length = time.perf_counter() - started, len(sound) / SAMPLE_RATE
         text = " ".join(passage.text for passage in passages)
         spoken = [asdict(passage) for passage in passages]
@@ -52,19 +52,20 @@ def transcribe(asked: Asked) -> None:
         click.echo(json.dumps(told, ensure_ascii=False, indent=2))
 
 
-def _passages(session: TranscriptionSession, sound: Samples, name: str, *, quiet: bool) -> list[Passage]:
-    """Returns the passages with words in them, each printed at once unless `quiet`.
+def _passages(session: TranscriptionSession, sound: Samples, name: str, asked: Asked) -> list[Passage]:
+    """Returns the passages with words in them, each printed at once unless JSON is asked for.
 
     A bar tells how far it is where the text itself does not: it goes into a file, or is told at the end.
     """
     from runner.models.sound_windows import SAMPLE_RATE
 
+    quiet = asked.as_json
     out = sys.stdout  # while a bar stands, rich sends what is printed to the bar's stream
     console = Console(stderr=True, quiet=out.isatty() and not quiet)
     found = []
     with live_bars(console) as bars:
         bar = bars.add_task(name, total=int(len(sound) / SAMPLE_RATE), doing="seconds")
-        for passage in session.transcribe(sound):
+        for passage in session.transcribe(sound, asked.max_new_tokens):
             bars.update(bar, completed=int(passage.end))
             if not passage.text:
                 continue

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BEST = 5
 ZERO_SHOT = "zero-shot-image-classification"
 _HEAD = 8
+MAX_NEW_TOKENS = 256  # of a language model's answer
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,26 @@ class Asked:
         inputs: texts, or paths of images or sounds.
         threads: threads of its session.
         provider: execution provider.
-        max_new_tokens: longest answer of a language model.
+        max_new_tokens: longest answer, or most of what is said in a sound; the task's own limit when None.
         temperature: 0 for greedy decoding.
         raw: no chat template.
         as_json: print JSON instead of text.
         drawing: how a picture is drawn, and where it goes.
         labels: what pictures may show; all inputs are pictures then.
+        top_p: probability of the likeliest tokens that are drawn from, where the temperature is not 0.
     """
 
     model: ModelHandle
     inputs: tuple[str, ...]
     threads: int
     provider: str
-    max_new_tokens: int
+    max_new_tokens: int | None
     temperature: float
     raw: bool
     as_json: bool
     drawing: Drawing = field(default_factory=Drawing)
     labels: tuple[str, ...] = ()
+    top_p: float = 1.0
 
 
 def answer(asked: Asked) -> None:
@@ -91,9 +94,12 @@ def _generate(asked: Asked) -> None:
     session = GenerationSession(asked.model.folder, asked.threads)
     prompt = session.text_tokens(asked.inputs[0]) if asked.raw else session.prompt(asked.inputs[0])
     room = session.context_length - len(prompt)
-    search = {"do_sample": True, "temperature": asked.temperature} if asked.temperature else {"do_sample": False}
+    search: dict[str, Any] = {"do_sample": False}
+    if asked.temperature:
+        seed = asked.drawing.seed % 2**31  # onnxruntime-genai's is a 32-bit number
+        search = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p, "random_seed": seed}
     times, texts = [time.perf_counter()], []
-    for token in session.generate(prompt, max(1, min(asked.max_new_tokens, room)), **search):
+    for token in session.generate(prompt, max(1, min(asked.max_new_tokens or MAX_NEW_TOKENS, room)), **search):
         times.append(time.perf_counter())
         texts.append(token.text)
         if not asked.as_json:

@@ -98,8 +98,8 @@ def calibration(reads: Reads | None, wish: DataWish, clone: Clone) -> Calibratio
     if reads is None:
         raise UsageError(
             "no-calibration-data",
-            "nothing says what this model reads, so nothing can be made to calibrate it",
-            "give --task, put tokenizer.json or preprocessor_config.json beside the graph, or name a data config with 'recipe run'",
+            "no data is at hand that suits what this model reads",
+            "give --task, put tokenizer.json or preprocessor_config.json beside the graph, or take an algorithm without data",
         )
     if not wish.names_data:
         named = _SETS[reads]
@@ -110,45 +110,53 @@ def calibration(reads: Reads | None, wish: DataWish, clone: Clone) -> Calibratio
     decision = Decision("calibration", wish.data_name or ", ".join(wish.data_files), "asked for")
     if reads == "pictures":
         return Calibration(_pictures(_picture_folder(wish), wish), decision)
-    name, files_named = _located(wish)
+    name, files_named = located(wish)
     return Calibration(_text(reads, name, files_named, wish), decision)
 
 
-def _located(wish: DataWish) -> tuple[str, Sequence[str]]:
-    """Returns the name (or format) and the files of a data set of text, local paths made absolute."""
-    named = [*wish.data_files]
-    local = Path(wish.data_name).expanduser() if wish.data_name else None
-    if local is not None and local.is_file():
-        named.append(str(local))
-    files = []
-    for one in named:
-        path = Path(one).expanduser()
-        if "://" not in one and "*" not in one and not path.is_file():
-            raise UsageError("no-data", f"there is no data file '{one}'", "check --data_files")
-        files.append(one if "://" in one else str(path.absolute()))
-    if local is not None and local.is_dir():
-        return str(local.absolute()), files
-    if local is not None and not local.is_file() and wish.data_name and wish.data_name not in _FORMATS.values():
-        return wish.data_name, files
-    suffix = Path(files[0]).suffix.lower() if files else ""
+def located(wish: DataWish) -> tuple[str, Sequence[str]]:
+    """Returns the name (or format) and the files of a data set of text, local paths made absolute.
+
+    Raises:
+        UsageError: a file is not there, or of no format that is read.
+    """
+    named, files = wish.data_name or "", list(wish.data_files)
+    local = Path(named).expanduser()
+    if named and local.is_dir():
+        return str(local.absolute()), _absolute(files)
+    if named and _is_path(named):
+        files, named = [*files, named], ""
+    files = _absolute(files)
+    if named:
+        return named, files
+    suffix = Path(files[0]).suffix.lower()
     if suffix not in _FORMATS:
-        raise UsageError(
-            "unknown-format", f"{files[0] if files else wish.data_name} has no format that is read", _known_formats()
-        )
+        raise UsageError("unknown-format", f"{files[0]} has no format that is read", f"files end in {', '.join(_FORMATS)}")
     return _FORMATS[suffix], files
 
 
-def _known_formats() -> str:
-    return f"files end in {', '.join(_FORMATS)}"
+def _is_path(named: str) -> bool:
+    """Says whether a name is that of a file, there or not, rather than an id of the hub or a format."""
+    path = Path(named).expanduser()
+    return path.is_file() or path.is_absolute() or named.startswith(".") or path.suffix.lower() in _FORMATS
+
+
+def _absolute(files: Sequence[str]) -> list[str]:
+    found = []
+    for one in files:
+        path = Path(one).expanduser()
+        if "://" not in one and "*" not in one and not path.is_file():
+            raise UsageError("no-data", f"there is no data file '{one}'", "check the path")
+        found.append(one if "://" in one else str(path.absolute()))
+    return found
 
 
 def _text(reads: Reads, name: str, files: Sequence[str], wish: DataWish) -> dict[str, Any]:
-    local = bool(files) or Path(name).is_absolute()
     load = {
         "data_name": name,
         **({"subset": wish.subset} if wish.subset else {}),
         **({"data_files": files[0] if len(files) == 1 else list(files)} if files else {}),
-        "split": wish.split or ("train" if local else "validation"),
+        "split": wish.split or "train",
     }
     prepared = _windows(wish) if reads == "prose" else _single_texts(wish)
     return {
@@ -200,14 +208,11 @@ def _picture_folder(wish: DataWish) -> str:
 
 
 def _pictures(folder: str, wish: DataWish) -> dict[str, Any]:
+    most = {"max_samples": wish.max_samples} if wish.max_samples else {}
     return {
         "name": NAME,
         "type": "DataContainer",
-        "load_dataset_config": {
-            "type": "images",
-            "path": folder,
-            **({"max_samples": wish.max_samples} if wish.max_samples else {}),
-        },
+        "load_dataset_config": {"type": "images", "path": folder, **most},
         "pre_process_data_config": {"type": "process_images"},
         "dataloader_config": {"batch_size": wish.batch_size or 1},
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.catalog.scaffold import Decision
-from runner.compose.single_step import Chain, Known, Steps
+from runner.compose.single_step import Chain, Known, Steps, merged_first
 from runner.errors import UsageError
 from runner.passes.genai.model_builder import QUANTISED
 from runner.targets.target import Target
@@ -52,14 +52,14 @@ def export_graph(known: Known, wish: ExportWish, target: Target) -> Chain:
         )  # fmt: skip
     by_builder, why = _exporter(known, wish)
     precision = wish.precision or ("fp16" if by_builder and target.name != "cpu" else "fp32")
-    steps = _built(wish, precision, target) if by_builder else _converted(wish, precision)
+    steps = merged_first(known, _built(wish, precision, target) if by_builder else _converted(wish, precision))
     if wish.fixed:
         steps["fix"] = {
             "type": "DynamicToFixedShape", "dim_param": list(wish.fixed), "dim_value": list(wish.fixed.values())
         }  # fmt: skip
     decisions = [
         Decision("model", subject.word or str(subject.details.get("model_script")), _about(known)),
-        Decision("exporter", next(step["type"] for step in steps.values()), why),
+        Decision("exporter", "ModelBuilder" if by_builder else "OnnxConversion", why),
         Decision("precision", precision, "asked for" if wish.precision else f"the usual one on {target.name}"),
         Decision("target", target.name, target.provider),
     ]

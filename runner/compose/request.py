@@ -29,6 +29,7 @@ def make_request(
     threads: int | None = None,
     output_dir: Path | None = None,
     no_cache: bool = False,
+    space: Sequence[str] | None = None,
 ) -> Request:
     """Returns the request for a recipe of the catalogue, a folder, or configuration files.
 
@@ -40,6 +41,7 @@ def make_request(
         target: the recipe's first variant that is made for it, or what a configuration file is run for.
         overrides: `path=value` texts, laid over the configuration.
         model_path: a local folder in place of the model that the configuration names.
+        space: what a search is to vary, see `load_config`; None where nobody searches.
         smoke, offline, trust, threads, output_dir, no_cache: see `Request`.
 
     Raises:
@@ -57,7 +59,7 @@ def make_request(
         raise UsageError("bad-usage", "--variant belongs to a recipe, not to --config", "name the variant's own file")
     elif len(files) == 1:
         found = find(str(files[0]), catalog)
-    loaded = load_config(files, options_of, overrides, _adjustment(model_path, target if configs else None))
+    loaded = load_config(files, options_of, overrides, _adjustment(model_path, target if configs else None), space)
     return Request(
         loaded,
         info=found.info if found else None,

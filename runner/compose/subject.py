@@ -115,7 +115,7 @@ def subject_of(
 
 
 def _on_hub(word: str, task: str | None, details: Mapping[str, Any]) -> Subject:
-    if not MODEL_ID.fullmatch(word):
+    if not MODEL_ID.fullmatch(word) or word.endswith((*_WEIGHTS, ".onnx", ".gguf", ".py")):
         raise UsageError(
             "model-not-found",
             f"'{word}' is neither a folder or file that is there, nor a Hugging Face id",

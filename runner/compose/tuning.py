@@ -10,7 +10,7 @@ from runner.compose.single_step import Chain, Known
 from runner.errors import UsageError
 from runner.targets.target import Target
 
-PASS = "OrtSessionParamsTuning"
+_TUNING = "OrtSessionParamsTuning"
 
 
 def tuning(known: Known, options: Mapping[str, Any], target: Target) -> Chain:
@@ -40,4 +40,4 @@ def tuning(known: Known, options: Mapping[str, Any], target: Target) -> Chain:
         ),
         Decision("target", target.name, target.provider),
     )
-    return Chain("tuned", "fp32", {"tune": {"type": PASS, **options}}, (), decisions)
+    return Chain("tuned", "fp32", {"tune": {"type": _TUNING, **options}}, (), decisions)

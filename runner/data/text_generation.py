@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "text_generation_huggingface_pre_process"
 IGNORED_LABEL = -100  # transformers' loss functions skip it
+_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 
 
 class TextGenerationOptions(Model):
@@ -36,6 +37,9 @@ class TextGenerationOptions(Model):
     text_formatting_func: str | None = Field(None, description="function in user_script from a row to its text")
     chat_template: bool | str | None = Field(None, description="the tokenizer's chat template (true), or one as text")
     message_col: str = Field("messages", description="column with chat messages")
+    completion_only_loss: bool = Field(
+        False, description="label the answer alone: the template's last column, or the last message; line-by-line only"
+    )
     add_special_tokens: bool = Field(True, description="put the tokenizer's begin and end tokens around a row")
     pad_to_max_len: bool = Field(True, description="fill up shorter rows")
     padding_side: Literal["left", "right"] = "right"
@@ -72,6 +76,10 @@ def text_generation_options(parameters: Mapping[str, Any]) -> TextGenerationOpti
         wrong = "the strategy join-sliding-window needs 'stride'"
     elif options.strategy.endswith("random") and options.max_samples is None:
         wrong = f"the strategy {options.strategy} needs 'max_samples'"
+    elif options.completion_only_loss and options.strategy != "line-by-line":
+        wrong = "'completion_only_loss' needs the strategy line-by-line"
+    elif options.completion_only_loss and not (options.chat_template or options.text_template):
+        wrong = "'completion_only_loss' needs a text_template or a chat_template, which say what the answer is"
     elif options.drop_short_sequences and options.pad_to_max_len and options.strategy.startswith("line"):
         wrong = "'pad_to_max_len' and 'drop_short_sequences' exclude one another"
     if wrong:
@@ -110,10 +118,15 @@ def text_generation(
     tokenizer = load_tokenizer(model)
     rows = first_rows(dataset, options.max_samples if options.strategy == "line-by-line" else None)
     texts = [text for row in rows if (text := _text(row, options, tokenizer, formatted))]
-    make = _joined if options.strategy.startswith("join") else _single_rows
+    if options.completion_only_loss:
+        questions = [_question(row, options, tokenizer) for row in rows if _text(row, options, tokenizer, formatted)]
+        sequences = _answers(texts, questions, tokenizer, options)
+    else:
+        make = _joined if options.strategy.startswith("join") else _single_rows
+        sequences = make(texts, tokenizer, options)
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     items = []
-    for ids, context in make(texts, tokenizer, options):
+    for ids, context in sequences:
         missing = options.max_seq_len - len(ids) if options.pad_to_max_len else 0
         around = (missing, 0) if options.padding_side == "left" else (0, missing)
         tokens = np.pad(np.asarray(ids, np.int64), around, constant_values=fill)
@@ -139,20 +152,66 @@ def _text(
     if options.chat_template:
         require_columns(row, [options.message_col])
         template = options.chat_template if isinstance(options.chat_template, str) else None
-        return str(tokenizer.apply_chat_template(row[options.message_col], tokenize=False, chat_template=template))
+        return str(tokenizer.apply_chat_template(_messages(row, options), tokenize=False, chat_template=template))
     if formatted is not None:
         text = formatted(row)
     elif options.text_template is not None:
         try:
             text = options.text_template.format(**row)
         except (KeyError, IndexError) as error:
-            raise DataUnavailable(f"text_template names {error}, and the data set has {', '.join(row)}") from None
+            raise DataUnavailable(
+                f"text_template names {error}, and the data set has {', '.join(row)}", did_you_mean(str(error).strip("'"), row)
+            ) from None
     else:
         require_columns(row, options.columns)
         text = " ".join(str(row[name]) for name in options.columns)
     if not text.strip() or not options.add_special_tokens:
         return text.strip() and text
     return " ".join(part for part in (_token(tokenizer.bos_token), text, _token(tokenizer.eos_token)) if part)
+
+
+def _messages(row: Mapping[str, Any], options: TextGenerationOptions) -> list[dict[str, Any]]:
+    """Returns the messages of a conversation with role and content, also where they come in ShareGPT's form."""
+    messages = row[options.message_col]
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise DataUnavailable(
+            f"the column {options.message_col} holds no list of messages", 'a message is {"role": "user", "content": "..."}'
+        )
+    made = []
+    for message in messages:
+        role, content = ("role", "content") if "role" in message else ("from", "value")
+        if role not in message or content not in message:
+            raise DataUnavailable(
+                f"a message has no role or no content: it has {', '.join(message)}",
+                'a message is {"role": "user", "content": "..."}, or {"from": "human", "value": "..."}',
+            )
+        made.append({"role": _ROLES.get(message[role], message[role]), "content": message[content]})
+    return made
+
+
+def _question(row: Mapping[str, Any], options: TextGenerationOptions, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns the text before the answer: before the template's last column, or before the last message."""
+    if options.chat_template:
+        template = options.chat_template if isinstance(options.chat_template, str) else None
+        return str(
+            tokenizer.apply_chat_template(
+                _messages(row, options)[:-1], tokenize=False, chat_template=template, add_generation_prompt=True
+            )
+        )
+    whole = options.text_template or ""
+    before = whole[: whole.rfind("{")].format(**row)
+    return f"{tokenizer.bos_token} {before}" if options.add_special_tokens and tokenizer.bos_token else before
+
+
+def _answers(
+    texts: Sequence[str], questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, options: TextGenerationOptions
+) -> Iterator[tuple[list[int], int]]:
+    """Yields (token ids, how many of them are the question), rows left out whose answer is cut off."""
+    for ids, asked in zip(_tokenized(texts, tokenizer), _tokenized(questions, tokenizer), strict=True):
+        kept = ids[: options.max_seq_len]
+        same = next((at for at, (one, other) in enumerate(zip(kept, asked, strict=False)) if one != other), len(asked))
+        if same < len(kept):
+            yield kept, same
 
 
 def _token(token: Any) -> str | None:

@@ -32,6 +32,11 @@ class Places:
         return self.root / "scratch"
 
     @property
+    def kept(self) -> Path:
+        """Returns the folder of what interrupted steps go on from, by fingerprint."""
+        return self.root / "kept"
+
+    @property
     def logs(self) -> Path:
         """Returns the folder of run logs."""
         return self.root / "logs"

@@ -78,9 +78,10 @@ class Request:
 
     @property
     def name(self) -> str:
-        """Returns how people call it: id and variant, or the configuration's file name."""
+        """Returns how people call it: id and variant; else the file's name, or the folder's."""
         if self.info is None:
-            return self.loaded.files[0].stem
+            file = self.loaded.files[0]
+            return self.loaded.folder.name if file.name == "olive_config.json" else file.stem
         return f"{self.info.name}/{self.variant}" if self.variant else self.info.name
 
 
@@ -251,8 +252,8 @@ def _notes(request: Request, target: Target, device_missing: tuple[str, str] | N
         system = config.system(getattr(config, role))
         if system is not None and system.type != "LocalSystem":
             notes.append(f"{role}: a {system.type} system is read as this machine; steps run in this environment")
-    if config.search_strategy and not isinstance(config.search_strategy, bool):
-        notes.append("search_strategy: searches are not served yet, so the first point is run")
+    if config.search_strategy and not request.loaded.varies:
+        notes.append("search_strategy: nothing has several values, so there is one point to run")
     if config.input_model.load_kwargs.get("trust_remote_code") and not request.trust:
         notes.append("trust_remote_code: the model's own code is not run unless --trust is given")
     if request.smoke and config.input_model.type == "PyTorchModel":

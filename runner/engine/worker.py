@@ -5,6 +5,7 @@ See `runner.engine.child` for its streams, and `runner.engine.parts` for steps o
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import traceback
@@ -95,7 +96,10 @@ class Walk:
             output, scratch = folder / "output", folder / "scratch"
             output.mkdir()
             scratch.mkdir()
-            context = PassContext(output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say)
+            kept = self.job.places.kept / key
+            context = PassContext(
+                output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept
+            )
             started = time.perf_counter()
             made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)
             seconds = time.perf_counter() - started
@@ -114,7 +118,9 @@ class Walk:
                 "parity": parity,
                 "parity_seconds": time.perf_counter() - started - seconds,
             }
-            return self.store.put(key, output, record)
+            entry = self.store.put(key, output, record)
+            shutil.rmtree(kept, ignore_errors=True)
+            return entry
 
     def _check_structure(self, model: ModelHandle) -> None:
         key = self.job.structure or ""

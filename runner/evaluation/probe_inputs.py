@@ -52,7 +52,7 @@ def probe_inputs(source: ModelHandle, wanted: Mapping[str, Shape] | None = None)
     """
     shapes = dict(wanted or {})
     if source.kind == "pytorch":
-        return _scripted(source)
+        return {name: _sized(array, shapes.get(name, ())) for name, array in _scripted(source).items()}
     if source.kind == "diffusers":
         return component_inputs(source, shapes)
     if source.task == TASK and "input_ids" not in shapes:
@@ -97,7 +97,8 @@ def _text(source: ModelHandle, shape: Shape) -> Arrays:
         repeated = (tokens * (wanted // len(tokens) + 1))[:wanted]
         ids = np.asarray([repeated] * (_fixed(shape, 0) or 1), dtype=np.int64)
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    texts = list(PAIR)[: _fixed(shape, 0) or 2]
+    wanted = _fixed(shape, 0) or len(PAIR)
+    texts = (list(PAIR) * wanted)[:wanted]
     padding = {"padding": "max_length", "max_length": length, "truncation": True} if length else {"padding": True}
     encoded = tokenizer(texts, return_tensors="np", **padding)
     return {name: np.asarray(array, dtype=np.int64) for name, array in encoded.items()}
@@ -144,6 +145,15 @@ def _scripted(source: ModelHandle) -> Arrays:
         raise NoProbe("the script names neither dummy_inputs_func nor an io_config with input_shapes")
     types = dict(zip(config.input_names, config.input_types, strict=False))
     return random_inputs(dict(zip(config.input_names, config.input_shapes, strict=True)), types)
+
+
+def _sized(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """Returns an array with the sizes that a graph fixed: repeated or cut along each such axis."""
+    for axis in range(min(array.ndim, len(shape))):
+        size = _fixed(shape, axis)
+        if size is not None and array.shape[axis] and size != array.shape[axis]:
+            array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+    return array
 
 
 def _named_arrays(given: Any, names: Sequence[str]) -> Arrays:

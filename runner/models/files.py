@@ -32,7 +32,7 @@ _LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]{0,2}[\x00-\x7f])")
 _LINKED_FROM = 1_000_000
 # What stands beside a graph and says how to use it: configuration, tokenizer, image processor, pooling.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-_NOT_COMPANIONS = (".index.json", "adapter_config.json")  # of sharded weights; of an adapter
+_NOT_COMPANIONS = (".index.json", "adapter_config.json", "adapter_training.json")  # of sharded weights; of an adapter
 # The same by name, for a graph in a folder of which nothing else is known; `*` stands for any ending.
 _COMPANION_NAMES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template.jinja",

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed, UsageError
+from runner.models.handle import ModelHandle
+from runner.models.session import tuned_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +71,7 @@ class GenerationSession:
 
     Args:
         folder: holds genai_config.json, the graph and the tokenizer.
-        threads: threads of every session of the model; the folder itself carries no count.
+        threads: threads of every session of the model, unless the folder was tuned on a machine with as many cores.
         every_position: make `all_logits` possible for a model whose head is pruned to the last token. The pruned graph is
             changed in memory only; its weights are read from the same file.
         on_cpu: run on the CPU whatever provider the model was built for.
@@ -88,7 +90,8 @@ class GenerationSession:
             config = self._library.Config(str(folder))
             if on_cpu:
                 config.clear_providers()
-            config.overlay(json.dumps(threads_overlay(self._described, threads, on_cpu=on_cpu)))
+            tuned = tuned_options(ModelHandle("genai", folder)).get("intra_op_num_threads")
+            config.overlay(json.dumps(threads_overlay(self._described, int(tuned or threads), on_cpu=on_cpu)))
             if self._graph is not None:
                 config.add_model_data(self._described["model"]["decoder"]["filename"], self._graph)
             self._model = self._library.Model(config)

@@ -89,11 +89,12 @@ class TranscriptionSession:
             cause = f"the tokenizer in {folder} has no {START}: a fine-tune needs the tokenizer of the model it comes from"
             raise RunFailed("no-tokenizer", cause, "copy them into its folder and run again")
 
-    def transcribe(self, samples: Samples) -> Iterator[Passage]:
+    def transcribe(self, samples: Samples, most: int | None = None) -> Iterator[Passage]:
         """Yields what is said, window by window; a multilingual model finds the language in the first that is not silent.
 
         Args:
             samples: mono at 16 kHz, fp32 [n], of any length.
+            most: tokens of all passages together; those behind them are not heard. As many as are said by default.
 
         Raises:
             RunFailed: the model stops with an error.
@@ -102,12 +103,17 @@ class TranscriptionSession:
         at = 0
         for window in windows(samples):
             start, at = at, at + len(window)
-            text = ""
+            runs: list[list[int]] = []
             if not is_silent(window):
                 generator = self._begin(window)
                 language = self._language(generator) if language is None else language
-                text = self._text(window, self._heard(generator, language), language)
-            yield Passage(start / SAMPLE_RATE, at / SAMPLE_RATE, text)
+                runs = self._runs(window, self._heard(generator, language, most), language, most)
+            texts = (str(self._tokenizer.decode(run)).strip() for run in runs)
+            yield Passage(start / SAMPLE_RATE, at / SAMPLE_RATE, " ".join(filter(None, texts)))
+            if most is not None:
+                most -= sum(map(len, runs))
+                if most <= 0:
+                    return
 
     def tokens(self, window: Samples, most: int) -> list[int]:
         """Returns up to `most` tokens that are heard in a window of at most 30 seconds.
@@ -118,16 +124,19 @@ class TranscriptionSession:
         generator = self._begin(window)
         return self._heard(generator, self._language(generator), most).tokens
 
-    def _text(self, window: Samples, heard: _Heard, language: int | None) -> str:
-        """The text of a window; one that the model did not find its way out of is heard again in halves."""
+    def _runs(self, window: Samples, heard: _Heard, language: int | None, most: int | None) -> list[list[int]]:
+        """The tokens of a window; one that the model did not find its way out of is heard again in halves, a run each."""
         if not heard.loops:
-            return str(self._tokenizer.decode(heard.tokens)).strip()
+            return [heard.tokens]
         if len(window) < _SHORTEST_HALVED:
-            return str(self._tokenizer.decode(said_once(heard.tokens))).strip()
+            return [said_once(heard.tokens)]
         cut = quietest(window, len(window) // 3, 2 * len(window) // 3)
-        halves = [half for half in (window[:cut], window[cut:]) if not is_silent(half)]
-        texts = [self._text(half, self._heard(self._begin(half), language), language) for half in halves]
-        return " ".join(filter(None, texts))
+        runs: list[list[int]] = []
+        for half in (window[:cut], window[cut:]):
+            left = None if most is None else most - sum(map(len, runs))
+            if not is_silent(half) and (left is None or left > 0):
+                runs += self._runs(half, self._heard(self._begin(half), language, left), language, left)
+        return runs
 
     def _heard(self, generator: Any, language: int | None, most: int | None = None) -> _Heard:
         """Decodes greedily until the end, the model's context, `most` tokens, or a loop.

@@ -29,6 +29,8 @@ class PassContext:
         threads: threads to compute with.
         data: gives the inputs of a data config by its name.
         say: tells the person what is happening, in a few words.
+        kept: a folder, there or not, that outlives an interruption and is removed when the result is stored; None where the
+            caller has none.
     """
 
     output: Path
@@ -37,6 +39,7 @@ class PassContext:
     threads: int
     data: Callable[[str], Batches]
     say: Callable[[str], None]
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -127,16 +127,21 @@ class Evaluator(Model):
 
 
 class SearchStrategy(Model):
-    """How pass options with several values are searched."""
+    """How what has several values is searched."""
 
-    execution_order: Literal["joint", "pass-by-pass"] = "joint"
-    sampler: Literal["random", "sequential", "tpe"] = "tpe"
-    seed: int | None = None
-    max_samples: int | None = None
-    max_iter: int | None = None
-    max_time: int | None = None
-    output_model_num: int | None = None
-    stop_when_goals_met: bool = False
+    execution_order: Literal["joint", "pass-by-pass"] = Field(
+        "joint", description="vary everything at once, or one pass after the other, each on the best of those before"
+    )
+    sampler: Literal["random", "sequential", "tpe"] = Field("tpe", description="how the next point is chosen")
+    seed: int = Field(0, ge=0, description="the same seed tries the same points")
+    max_samples: int | None = Field(None, ge=1, description="points to try; 16, or all of a smaller space, by default")
+    max_iter: int | None = Field(None, ge=1, description="points to try; the smaller of this and max_samples counts")
+    max_time: float | None = Field(None, gt=0, description="seconds after which no further point is begun")
+    include_pass_params: bool = Field(True, description="vary options, too; else only which pass a step takes")
+    output_model_num: int = Field(1, ge=1, description="models to keep, the best first")
+    stop_when_goals_met: bool = Field(False, description="stop at the first point that meets all goals")
+    group: bool = Field(True, description="tpe: options that are only there with one pass are a space of their own")
+    multivariate: bool = Field(True, description="tpe: look at options together, not one by one")
 
 
 def _only_these(given: Any) -> Any:

@@ -11,12 +11,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
+from runner.errors import InvalidRecipe, Place, Problem, did_you_mean
+from runner.recipe.choices import Axis, Point, at_point, axes_of, is_several
 from runner.recipe.config import PassConfig, RunConfig
-from runner.recipe.document import DEFAULT, Node, Origin, node_of, read_document
-from runner.recipe.migrate import EXECUTION_PROVIDERS, PASS_LEVEL, migrate
+from runner.recipe.document import DEFAULT, Node, read_document
+from runner.recipe.migrate import EXECUTION_PROVIDERS, migrate
 from runner.recipe.olive_passes import elsewhere
 from runner.recipe.options import OptionsOf, PassOptions
+from runner.recipe.override import apply_override
 
 T = TypeVar("T", bound=BaseModel)
 DocumentPath = tuple[str | int, ...]
@@ -31,12 +33,21 @@ class LoadedConfig:
         tree: the document after migration, overlays and overrides: every node has its origin.
         files: the files that were read, the base first.
         notes: what was accepted but does nothing.
+        varied: the document before one value was taken of each axis; None where nothing was looked for.
+        axes: what a search varies.
     """
 
     config: RunConfig
     tree: Node
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    varied: Node | None = None
+    axes: tuple[Axis, ...] = ()
+
+    @property
+    def varies(self) -> bool:
+        """Returns whether there is anything to search."""
+        return any(axis.range is not None or len(axis.nodes) > 1 for axis in self.axes)
 
     @property
     def folder(self) -> Path:
@@ -53,6 +64,7 @@ def load_config(
     options_of: OptionsOf,
     overrides: Sequence[str] = (),
     adjust: Callable[[Node], Node] | None = None,
+    space: Sequence[str] | None = None,
 ) -> LoadedConfig:
     """Reads `files`, the later ones laid over the first section by section, and checks the result.
 
@@ -61,6 +73,8 @@ def load_config(
         options_of: gives the option model of a pass by its name in any case, and the list of all names.
         overrides: `dotted.path=value` texts of `--set`, applied last.
         adjust: changes made by flags, as a function on the tree.
+        space: `dotted.path=values` texts of `--space`, what a search is to vary; None where nobody searches, so that several
+            values need a `search_strategy`.
 
     Raises:
         InvalidRecipe: with every problem that was found.
@@ -75,7 +89,11 @@ def load_config(
         root = adjust(root)
     for text in overrides:
         root = apply_override(root, text)
-    return _check(root, tuple(files), options_of, notes)
+    for text in space or ():
+        root = apply_override(root, text, "--space")
+    strategy = root.members.get("search_strategy")
+    searched = space is not None or (strategy is not None and strategy.value not in (None, False))
+    return _check(root, tuple(files), options_of, notes, searched=searched)
 
 
 def _mapping(root: Node) -> Node:
@@ -84,57 +102,15 @@ def _mapping(root: Node) -> Node:
     return root
 
 
-def apply_override(root: Node, text: str) -> Node:
-    """Returns the tree with one `path=value` set. The value is read as JSON, or else taken as text."""
-    path, equals, written = text.partition("=")
-    if not equals or not path.strip():
-        raise UsageError(
-            "bad-override", f"--set {text}: this is not path=value", "for example --set passes.convert.precision=int8"
-        )
-    try:
-        value = json.loads(written)
-    except json.JSONDecodeError:
-        value = written
-    parts = path.strip().split(".")
-    if parts[0] == "engine" and len(parts) > 1:
-        parts = parts[1:]
-    if parts[0] == "passes" and len(parts) > 2 and parts[2] not in (*PASS_LEVEL, "options"):
-        parts.insert(2, "options")
-    return _set(root, parts, node_of(value, Origin(f"--set {text}")), text)
-
-
-def _set(node: Node, parts: list[str], value: Node, text: str, above: str = "") -> Node:
-    part, rest = parts[0], parts[1:]
-    where = f"'{above}'" if above else "the configuration"
-    if isinstance(node.value, list):
-        if not part.isdigit() or int(part) >= len(node.value):
-            names = [str(number) for number in range(len(node.value))]
-            raise UsageError(
-                "bad-override", f"--set {text}: {where} is a list and has no item '{part}'", did_you_mean(part, names)
-            )
-        items = list(node.items)
-        items[int(part)] = value if not rest else _set(items[int(part)], rest, value, text, f"{above}.{part}".strip("."))
-        return Node(items, node.origin)
-    if not isinstance(node.value, dict):
-        raise UsageError("bad-override", f"--set {text}: {where} is a single value and has no member '{part}'")
-    if not rest:
-        return Node({**node.members, part: value}, node.origin)
-    child = node.members.get(part)
-    if child is None:
-        if above == "passes":
-            raise UsageError("unknown-step", f"--set {text}: there is no step '{part}'", did_you_mean(part, node.members))
-        if not above and part not in RunConfig.model_fields:
-            raise UsageError(
-                "unknown-key", f"--set {text}: {where} has no '{part}'", did_you_mean(part, RunConfig.model_fields)
-            )
-        child = Node({}, value.origin)
-    return Node({**node.members, part: _set(child, rest, value, text, f"{above}.{part}".strip("."))}, node.origin)
-
-
-def _check(root: Node, files: tuple[Path, ...], options_of: OptionsOf, notes: list[str]) -> LoadedConfig:
+def _check(
+    root: Node, files: tuple[Path, ...], options_of: OptionsOf, notes: list[str], *, searched: bool = False
+) -> LoadedConfig:
     problems: list[Problem] = []
     place = Place(str(files[0]))
-    root = _first_point(root, options_of, problems, notes, place)
+    varied, axes = root, tuple[Axis, ...]()
+    if searched:
+        axes = axes_of(root, options_of, problems, place)
+        root = _first_point(root, axes, options_of, problems, notes, place)
     config = check(RunConfig, root, problems, place)
     steps: dict[str, PassConfig] = {}
     passes = root.members.get("passes")
@@ -149,7 +125,22 @@ def _check(root: Node, files: tuple[Path, ...], options_of: OptionsOf, notes: li
     problems += [*_unnamed_model(root, place), *_dangling(root)]
     if problems or config is None:
         raise InvalidRecipe(*in_reading_order(problems, files))
-    return LoadedConfig(config.model_copy(update={"passes": steps}), root, files, tuple(notes))
+    return LoadedConfig(config.model_copy(update={"passes": steps}), root, files, tuple(notes), varied, axes)
+
+
+def load_point(loaded: LoadedConfig, point: Point, options_of: OptionsOf) -> LoadedConfig:
+    """Returns one point of a configuration that a search varies: nothing in it varies any more.
+
+    Args:
+        loaded: the configuration.
+        point: value by name of the axis; what it does not name takes its first value.
+        options_of: see `load_config`.
+
+    Raises:
+        InvalidRecipe: the values do not go together.
+    """
+    root = at_point(loaded.varied or loaded.tree, loaded.axes, point)
+    return _check(root.with_members(search_strategy=None), loaded.files, options_of, [])
 
 
 def in_reading_order(problems: Sequence[Problem], files: Sequence[Path]) -> list[Problem]:
@@ -163,51 +154,52 @@ def in_reading_order(problems: Sequence[Problem], files: Sequence[Path]) -> list
     return sorted(dict.fromkeys(problems), key=key)
 
 
-def _first_point(root: Node, options_of: OptionsOf, problems: list[Problem], notes: list[str], place: Place) -> Node:
-    """Returns the document with one pass a step and one value an option, where a search would try several."""
-    search, passes = root.members.get("search_strategy"), root.members.get("passes")
-    if search is None or not search.value or passes is None:
-        return root
-    steps = {name: _first_of_several(name, node, options_of, problems, notes, place) for name, node in passes.members.items()}
-    return root.with_members(passes=Node(steps, passes.origin))
-
-
-def _first_of_several(
-    name: str, node: Node, options_of: OptionsOf, problems: list[Problem], notes: list[str], place: Place
+def _first_point(
+    root: Node, axes: Sequence[Axis], options_of: OptionsOf, problems: list[Problem], notes: list[str], place: Place
 ) -> Node:
-    """Returns the first point of a step that a search would vary; the other points are checked, too."""
-    if isinstance(node.value, list) and node.items:
-        for other in node.items[1:]:
-            _check_pass(name, other, options_of, problems, [], place)
-        notes.append(f"{node.origin}: '{name}' lists {len(node.items)} passes; searches are not served yet, the first is run")
-        node = node.items[0]
-    options = node.members.get("options")
-    known = options_of(str(node.members["type"].value))[0] if "type" in node.members else None
-    if options is None or known is None:
-        return node
-    several = {
-        key: child
-        for key, child in options.members.items()
-        if child.items and _takes_one(known[1], known[1].renamed.get(key, key))
-    }
-    for key, child in several.items():
-        for item in child.items[1:]:
-            other = options.with_members(**{one: held.items[0] for one, held in several.items()}).with_members(**{key: item})
-            _check_pass(name, node.with_members(options=other), options_of, problems, [], place)
-        notes.append(f"{child.origin}: '{key}' lists {len(child.items)} values; searches are not served yet, the first is run")
-    return node.with_members(options=options.with_members(**{key: child.items[0] for key, child in several.items()}))
+    """Returns the document with one pass a step and one value an option, where a search tries several; all are checked."""
+    for axis in axes:
+        for value in _further(axis):
+            _check_value(at_point(root, axes, _leading_to(axes, axis, value)), axis, options_of, problems, place)
+        what = f"values of '{axis.name}'" if axis.option else f"passes of '{axis.name}'"
+        if axis.range is None and len(axis.nodes) < 2:
+            continue
+        told = str(axis.range) if axis.range else str(len(axis.nodes))
+        notes.append(f"{axis.node.origin}: {told} {what}: 'recipe search' tries them, anything else takes the first")
+    return at_point(root, axes, {})
 
 
-def _takes_one(options_type: type[PassOptions], option: str) -> bool:
-    """Says whether an option holds one value, so that a list of them is for a search."""
-    field = options_type.model_fields.get(option)
-    return field is not None and not _takes_many(field.annotation)
+def _further(axis: Axis) -> Sequence[Any]:
+    """The values whose check can tell something new; of a range, its bounds tell."""
+    if axis.range is not None:
+        return (axis.range.high,) if not axis.range.whole else (int(axis.range.high),)
+    return (axis.values or ())[1:]
 
 
-def _takes_many(annotation: Any) -> bool:
-    if annotation is Any or get_origin(annotation) in (list, tuple, set, dict):
-        return True
-    return any(_takes_many(argument) for argument in get_args(annotation))
+def _leading_to(axes: Sequence[Axis], axis: Axis, value: Any) -> dict[str, Any]:
+    return {axis.name: value} | ({axis.step: axis.alternative} if axis.alternative is not None else {})
+
+
+def _check_value(point: Node, axis: Axis, options_of: OptionsOf, problems: list[Problem], place: Place) -> None:
+    """Checks a value by itself: what does not go together with other options is met, and told, by the search."""
+    node = point.members["passes"].members.get(axis.step)
+    if node is None:
+        return
+    kind = node.members.get("type")
+    known = options_of(str(kind.value))[0] if kind is not None else None
+    if known is None or not axis.option:
+        _check_pass(axis.step, node, options_of, problems, [], place)
+        return
+    pass_name, options_type = known
+    options = _retire_options(node.members.get("options") or Node({}, node.origin), options_type, [])
+    try:
+        options_type.model_validate(options.plain())
+    except ValidationError as error:
+        problems += [
+            _problem(options_type, options, path, detail, place, f"{pass_name} ")
+            for path, detail in _told_once(options, error.errors())
+            if path
+        ]
 
 
 def _check_pass(
@@ -219,7 +211,7 @@ def _check_pass(
                 "needs-search",
                 f"'{name}' lists several passes{_by(node)}",
                 _where(node, place),
-                "name one pass; only a search tries several",
+                "name one pass; several are for 'recipe search', or for a configuration with a search_strategy",
             )
         )
         return None, node
@@ -348,12 +340,13 @@ def _problem(
         return Problem(rule, f"{cause}{by_override}", where, did_you_mean(str(path[-1]), known))
     if detail["type"] == "missing":
         return Problem("missing-key", f"{subject}'{name}' is missing", where)
-    if subject and detail["type"] in _SINGLE_VALUE and isinstance(detail["input"], list):
+    if subject and detail["type"] in _SINGLE_VALUE and is_several(detail["input"]):
+        written = "a list of values" if isinstance(detail["input"], list) else "several values"
         return Problem(
             "needs-search",
-            f"{subject}'{name}' has a list of values{by_override}",
+            f"{subject}'{name}' has {written}{by_override}",
             where,
-            "give one value; lists of values are for searches, which are not served yet",
+            "give one value; several are for 'recipe search', or for a configuration with a search_strategy",
         )
     if detail["type"] == "unknown_name":
         near = did_you_mean(detail["ctx"]["given"], detail["ctx"]["known"])

@@ -52,10 +52,14 @@ _PROVIDERS |= {name.removesuffix("executionprovider"): full for name, full in li
 _PROVIDERS["directml"] = "DmlExecutionProvider"
 
 RETIRED_SEARCH = {
-    "search_algorithm_config": "seed and max_samples stand beside the sampler",
     "clean_search_cache": "use --no-cache",
 }
 
+_SEARCH_SPELLINGS = {
+    "search_algorithm": "sampler",
+    "stop_when_goals_are_met": "stop_when_goals_met",
+    "num_samples": "max_samples",
+}
 _LEVELS = {"joint": "joint", "pass-by-pass": "pass-by-pass", "pass_by_pass": "pass-by-pass"}
 
 
@@ -341,9 +345,13 @@ def _search(root: Node, notes: list[str]) -> Node:
     search = root.members.get("search_strategy")
     if search is None or not isinstance(search.value, dict):
         return root
-    search = _rename(_rename(search, "search_algorithm", "sampler"), "stop_when_goals_are_met", "stop_when_goals_met")
+    for key in ("search_algorithm_config", "sampler_config"):
+        search = _unnest(search, key)
+    for old, new in _SEARCH_SPELLINGS.items():
+        search = _rename(search, old, new)
     search = _replace_text(search, "execution_order", _LEVELS)
-    search = _replace_text(search, "sampler", {"exhaustive": "sequential", "random": "random", "tpe": "tpe"})
+    samplers = {"exhaustive": "sequential", "sequential": "sequential", "random": "random", "tpe": "tpe"}
+    search = _replace_text(search, "sampler", samplers)
     return root.with_members(search_strategy=_retire(search, RETIRED_SEARCH, notes))
 
 
@@ -407,7 +415,8 @@ def _passes(root: Node, notes: list[str]) -> Node:
         if not isinstance(node.value, dict):
             return node
         node = _retire(_unnest(node), RETIRED_PASS_LEVEL, notes)
-        options = {key: child for key, child in node.members.items() if key not in PASS_LEVEL}
+        written = {key: child for key, child in node.members.items() if child.value != "DEFAULT_VALUE"}
+        options = {key: child for key, child in written.items() if key not in PASS_LEVEL}
         kept: dict[str, Node] = {key: child for key, child in node.members.items() if key in PASS_LEVEL}
         if "components" in kept:
             kept["components"] = _named_components(kept["components"])

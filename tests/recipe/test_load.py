@@ -93,11 +93,11 @@ def test_the_old_nested_form_becomes_the_current_one(tmp_path: Path) -> None:
     assert config.passes["convert"].options == Paint(colour="red", coats=3)
     assert config.search_strategy is not None
     assert not isinstance(config.search_strategy, bool)
-    assert config.search_strategy.sampler == "tpe"
+    assert (config.search_strategy.sampler, config.search_strategy.seed) == ("tpe", 1)
     assert config.systems["here"].accelerators[0].execution_providers == ["CPUExecutionProvider"]
     assert (config.evaluator, config.output_dir, config.cache_dir) == ("e", "out", "cache")
     told = " ".join(loaded.notes)
-    for retired in ("disable_search", "use_brush", "search_algorithm_config", "clean_cache", "packaging_config"):
+    for retired in ("disable_search", "use_brush", "clean_cache", "packaging_config"):
         assert f"'{retired}' does nothing here" in told
 
 
@@ -234,7 +234,7 @@ def test_a_value_of_several_types_is_told_once(tmp_path: Path, changes: dict[str
 def test_a_list_of_values_is_for_searches(tmp_path: Path, option: str) -> None:
     (found,) = problems(tmp_path, minimal(passes={"p": {"type": "Paint", option: ["red", "green"]}}))
     assert f"needs-search: Paint '{option}' has a list of values" in found
-    assert "not served yet" in found
+    assert "recipe search" in found
     assert load(tmp_path, minimal(passes={"p": {"type": "Paint", "shades": ["red"]}})).config
 
 

@@ -14,12 +14,8 @@ DATA_OPTIONS = ("train_data_config", "eval_data_config")
 
 # Arguments of transformers' trainer that would act outside the step's own folder or speak of the machine.
 _UNUSED = {
-    "output_dir": "a step that is interrupted starts again",
-    "overwrite_output_dir": "a step that is interrupted starts again",
-    "resume_from_checkpoint": "a step that is interrupted starts again",
-    "save_strategy": "the adapter is saved when the training ends",
-    "save_steps": "the adapter is saved when the training ends",
-    "save_total_limit": "the adapter is saved when the training ends",
+    "output_dir": "checkpoints lie in the cache",
+    "overwrite_output_dir": "checkpoints lie in the cache",
     "report_to": "losses are told as they come and kept in the step's record",
     "deepspeed": "one device trains",
     "fp16": "torch_dtype says it",
@@ -60,6 +56,10 @@ class TrainingArguments(Model):
         None, description="when eval_data_config is measured besides before and after the training"
     )
     eval_steps: float | None = Field(None, gt=0, description="steps between two evaluations")
+    resume_from_checkpoint: bool = Field(True, description="an interrupted training goes on from its last checkpoint")
+    save_strategy: Literal["no", "steps", "epoch"] = Field("steps", description="when checkpoints are written")
+    save_steps: float = Field(20, gt=0, description="steps between two checkpoints")
+    save_total_limit: int | None = Field(1, ge=1, description="checkpoints that are kept until the training ends")
     seed: int = Field(42, ge=0, description="of the adapter's first values, the dropout and the order of the examples")
     data_seed: int | None = Field(None, ge=0, description="of the order of the examples alone")
     dataloader_drop_last: bool | None = Field(None, description="leave an incomplete last batch out")
@@ -79,6 +79,8 @@ class TrainingArguments(Model):
         given.pop("extra_args", None)
         if "evaluation_strategy" in given:
             given.setdefault("eval_strategy", given.pop("evaluation_strategy"))
+        if given.get("resume_from_checkpoint", ...) is None:
+            del given["resume_from_checkpoint"]
         if given.get("max_steps") == -1:
             del given["max_steps"]
         unused = {key: given.pop(key) for key in list(given) if key in _UNUSED}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import DataUnavailable, InvalidRecipe, Problem, RunFailed
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 IGNORED = -100  # label of positions that have no part in the loss
+TRAINING_FILE = "adapter_training.json"  # beside the adapter: steps, mean loss, held-out loss before and after
+_CHECKPOINT_END = "complete"  # a file that is written when all the others of a checkpoint are
 _TWIN_STEPS = 2
 _SEQUENCE_LABELS = ("text-classification", "sequence-classification")
 # Hugging Face task -> peft's name of what is trained.
@@ -126,18 +130,51 @@ def train_adapter(
     trainable, total = trained.get_nb_trainable_parameters()
     context.say(f"training {trainable:,} of {total:,} weights on {len(examples)} examples")
     trainer = _trainer(trained, model, examples, held_out, options, context)
-    before = trainer.evaluate()["eval_loss"] if held_out else None
-    result = trainer.train()
+    checkpoint = _last_checkpoint(options, context)
+    before = _loss_before(trainer, context) if held_out else None
+    if checkpoint is not None:
+        context.say(f"going on from step {checkpoint.name.rpartition('-')[2]}")
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if result.training_loss != result.training_loss:
         raise RunFailed("training-diverged", "the training loss is not a number", "lower training_args.learning_rate")
     context.say(f"trained {result.global_step} steps, mean loss {result.training_loss:.3f}")
+    after = trainer.evaluate()["eval_loss"] if held_out else None
     if before is not None:
-        context.say(f"loss on {len(held_out or ())} held-out examples: {before:.3f} -> {trainer.evaluate()['eval_loss']:.3f}")
+        context.say(f"loss on {len(held_out or ())} held-out examples: {before:.3f} -> {after:.3f}")
     _save(trained, context)
+    told = {"steps": result.global_step, "loss": result.training_loss, "held_out_loss": {"before": before, "after": after}}
+    (context.output / ADAPTER_FOLDER / TRAINING_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     kind = trained.peft_config["default"].peft_type.lower()
     return ModelHandle(
         "hf", context.output, None, model.task, {**model.attributes, "adapter_path": ADAPTER_FOLDER, "adapter_type": kind}
     )
+
+
+def _last_checkpoint(options: FinetuneOptions, context: PassContext) -> Path | None:
+    """Returns the newest whole checkpoint of an interrupted training; clears what is not to be gone on from."""
+    if context.kept is None:
+        return None
+    if not options.training_args.resume_from_checkpoint:
+        shutil.rmtree(context.kept, ignore_errors=True)
+    found = [path for path in context.kept.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    whole = [path for path in found if (path / _CHECKPOINT_END).is_file()]
+    for path in set(found) - set(whole):
+        shutil.rmtree(path, ignore_errors=True)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _loss_before(trainer: Any, context: PassContext) -> float:
+    """Returns the held-out loss of the untrained adapter, measured once however often the training is interrupted."""
+    file = context.kept / "loss_before.json" if context.kept else None
+    if file is not None and file.is_file():
+        return float(json.loads(file.read_text(encoding="utf-8")))
+    loss = float(trainer.evaluate()["eval_loss"])
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps(loss), encoding="utf-8")
+        fresh.replace(file)
+    return loss
 
 
 def _save(trained: Any, context: PassContext) -> None:
@@ -167,6 +204,9 @@ def _trainer(
                 if state.global_step and logs and key in logs:
                     context.say(f"step {state.global_step} of {state.max_steps}: {name} {float(logs[key]):.3f}")
 
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _CHECKPOINT_END).touch()
+
     trainer = transformers.Trainer(
         model=trained,
         args=transformers.TrainingArguments(**_trainer_arguments(trained, model, bool(held_out), options, context)),
@@ -183,7 +223,11 @@ def _trainer_arguments(
     trained: Any, model: ModelHandle, evaluates: bool, options: FinetuneOptions, context: PassContext
 ) -> dict[str, Any]:
     asked = options.training_args
-    given = {name: value for name, value in asked.model_dump(exclude={"unused"}).items() if value is not None}
+    given = {
+        name: value
+        for name, value in asked.model_dump(exclude={"unused", "resume_from_checkpoint"}).items()
+        if value is not None
+    }
     ratio = given.pop("warmup_ratio")
     given.setdefault("warmup_steps", ratio)  # a number below one is a share of all steps
     if "twin_of" in model.attributes:
@@ -196,11 +240,11 @@ def _trainer_arguments(
     return {
         **given,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "output_dir": str(context.scratch / "trainer"),
+        "output_dir": str(context.kept or context.scratch / "trainer"),
         "use_cpu": not gpu,
         "fp16": gpu and options.torch_dtype == "float16",
         "bf16": gpu and options.torch_dtype == "bfloat16",
-        "save_strategy": "no",
+        "save_strategy": asked.save_strategy if context.kept else "no",
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,

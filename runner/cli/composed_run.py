@@ -1,0 +1,48 @@
+"""How the verbs that compose a recipe end: decisions told, the run carried out, and where everything lies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from runner.cli.carry_out import Way, carry_out
+from runner.cli.tables import print_table
+from runner.compose.folder import Composed
+from runner.engine.plan import Request
+from runner.engine.run import Outcome
+
+_QUIET = 2  # from this log level on only the result is told
+
+
+def say_at(log_level: int, text: str) -> None:
+    """Tells what is being done, unless the log level asks for less."""
+    if log_level <= _QUIET:
+        click.echo(text, err=True)
+
+
+def run_composed(composed: Composed, request: Request, way: Way, log_level: int) -> Outcome | None:
+    """Shows what was decided, runs it, and says where the recipe is; returns the outcome, None of a dry run."""
+    if way.dry_run and way.as_json:
+        click.echo(json.dumps(_plainly(composed), indent=2))
+        return None
+    if not way.as_json and log_level < _QUIET:
+        print_table(("", "decided", "why"), [(one.what, one.choice, one.why) for one in composed.decisions])
+        for note in composed.notes:
+            click.echo(f"note: {note}")
+    outcome = carry_out(request, way)
+    if not way.as_json:
+        click.echo(f"recipe   {composed.folder}")
+    if outcome is not None and outcome.log is not None and log_level == 0:
+        click.echo(outcome.log.read_text(encoding="utf-8", errors="replace"), err=True)
+    return outcome
+
+
+def _plainly(composed: Composed) -> dict[str, Any]:
+    return {
+        "folder": str(composed.folder),
+        "config": dict(composed.config),
+        "decisions": [{"what": one.what, "choice": one.choice, "why": one.why} for one in composed.decisions],
+        "notes": list(composed.notes),
+    }

@@ -1,0 +1,103 @@
+"""From a run's outcome to its benchmark: which models meet, on which data, under which gates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.errors import GateMissed, Problem
+from runner.recipe.info import Evaluation
+
+if TYPE_CHECKING:
+    from runner.bench.results import Results
+    from runner.engine.run import Outcome
+
+TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model is judged by in place of its recipe's data, and the sizes by which its speed is measured.
+
+    Attributes:
+        images: folder of pictures; folders in it are named after what their pictures show.
+        speech: folder of sounds with transcripts, or a data set of the hub.
+        pairs: csv or tsv of sentence pairs with scores.
+        batch: inputs at once.
+        length: tokens of a text.
+    """
+
+    images: Path | None = None
+    speech: str | None = None
+    pairs: Path | None = None
+    batch: tuple[int, ...] = ()
+    length: tuple[int, ...] = ()
+
+    def data(self) -> dict[str, str]:
+        """Returns the data by what info.yml calls it."""
+        given = {"images": self.images, "pairs": self.pairs}
+        files = {name: str(path.resolve()) for name, path in given.items() if path}
+        return {**files, "speech": self.speech} if self.speech else files
+
+    def typed(self) -> str:
+        """Returns the options as they are typed; of paths the last name only."""
+        numbers = {"batch": self.batch, "length": self.length}
+        words = [f"--{name} {Path(told).name if Path(told).exists() else told}" for name, told in self.data().items()]
+        words += [f"--{name} {','.join(map(str, values))}" for name, values in numbers.items() if values]
+        return "".join(f" {word}" for word in words)
+
+
+def measure(
+    outcome: Outcome, rounds: int, judged: Judged, progress: Callable[[str, int, int], None] = lambda text, done, total: None
+) -> Results:
+    """Measures the model of a run against the model that it came from, and returns what was found.
+
+    Args:
+        outcome: the run.
+        rounds: turns that each side gets; one for a smoke run.
+        judged: data in place of the recipe's, and sizes.
+        progress: told what is being done, and how many of how many actions are done.
+
+    Raises:
+        RecipeError: see `runner.bench.bench.bench`.
+    """
+    from runner.bench.bench import Contest, bench
+    from runner.bench.inputs_record import Sizes
+
+    plan, request = outcome.plan, outcome.plan.request
+    info = request.info
+    variant = info.variant(request.variant) if info else None
+    log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    evaluation = info.evaluation if info else Evaluation()
+    contest = Contest(
+        output=outcome.model,
+        source=outcome.source,
+        recipe=info.name if info else request.name,
+        variant=request.variant,
+        model_id=request.config.input_model.model_path,
+        evaluation=evaluation.model_copy(update=judged.data()),
+        gates=variant.gates if variant else {},
+        folder=request.loaded.folder,
+        target=plan.target,
+        threads=plan.threads,
+        rounds=1 if request.smoke else rounds,
+        turn_seconds=SMOKE_TURN_SECONDS if request.smoke else TURN_SECONDS,
+        smoke=request.smoke,
+        source_digest=plan.source.digest,
+        fingerprint=outcome.receipt["fingerprint"],
+        command=f"recipe bench {request.name} --rounds {rounds}" + judged.typed() + (" --smoke" if request.smoke else ""),
+        sizes=Sizes(judged.batch, judged.length),
+        log=log,
+    )
+    return bench(contest, progress)
+
+
+def check_gates(name: str, results: Results) -> None:
+    """Raises a `GateMissed` that names every gate that the results of `name` miss."""
+    missed = [verdict for verdict in results.gates if not verdict.met]
+    if missed:
+        raise GateMissed(*(Problem("gate-missed", f"{name}: {verdict}") for verdict in missed))

@@ -1,0 +1,140 @@
+"""`recipe search` from the command line to a model, its recipe and the report, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli import run_command
+from runner.models.handle import ModelHandle
+from runner.recipe.document import read_document
+
+ROOT = Path(__file__).resolve().parents[2]
+AXES = ["batch", "sequence"]
+
+
+@pytest.fixture
+def config(tiny_bert: ModelHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration with eight points, in the current folder; every point with opset 11 fails in its first step."""
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "search.json"
+    passes = {
+        "convert": {"type": "OnnxConversion", "use_dynamo_exporter": False, "target_opset": 17},
+        "fix": {"type": "DynamicToFixedShape", "dim_param": {"choices": [["bach", "sequence"], AXES]}, "dim_value": [1, 16]},
+        "quantize": {"type": "OnnxDynamicQuantization", "per_channel": [False, True], "reduce_range": [True, False]},
+    }
+    model = {"type": "HfModel", "model_path": str(tiny_bert.folder), "task": "feature-extraction"}
+    strategy = {"sampler": "sequential", "max_samples": 6}
+    evaluator = {"metrics": [{"name": "weight", "type": "size_on_disk", "sub_types": [{"name": "bytes", "priority": 1}]}]}
+    told = {"input_model": model, "passes": passes, "search_strategy": strategy, "output_dir": "out"}
+    file.write_text(json.dumps({**told, "evaluators": {"e": evaluator}, "evaluator": "e", "evaluate_input_model": False}))
+    return file
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "search.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_search_keeps_the_best_and_tells_the_rest(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["search", "--config", str(config), "--goal", "parity >= 0.9", "--minimize", "size"]
+    assert run_command(asked) == 0
+    told = capsys.readouterr()
+    found = record(Path("out-search"))
+    trials = found["trials"]
+    failed = [one for one in trials if one["reason"]]
+    assert (len(trials), len(failed), found["size"]) == (6, 4, 8)
+    assert failed[3]["reason"].startswith("as in point 1: step 'fix'")
+    assert failed[3]["failed_step"] == failed[0]["failed_step"]
+    sizes = [one["figures"]["size"]["value"] for one in trials if not one["reason"]]
+    best = trials[found["best"]]
+    assert best["figures"]["size"]["value"] == min(sizes)
+    assert found["best"] in found["front"]
+    for text in ("best, front", "failed", "6 of 8 points"):
+        assert text in told.out
+    for name in ("search.html", "search.svg", "search.png"):
+        assert (Path("out-search") / name).stat().st_size > 1000
+    assert "no input has an axis" in (Path("out-search") / "search.html").read_text(encoding="utf-8")
+    assert len(_stored(config.parent, "OnnxConversion")) == 1  # built once for all points
+
+    receipt = json.loads(Path("out/receipt.json").read_text(encoding="utf-8"))
+    assert receipt["fingerprint"] == best["fingerprint"]
+    written = read_document(Path("out-recipe/olive_config.json")).plain()
+    assert written["passes"]["quantize"]["per_channel"] is best["point"]["quantize.per_channel"]
+    assert "search_strategy" not in written
+    assert run_command(["run", "out-recipe", "--output-dir", "again", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["receipt"]["fingerprint"] == best["fingerprint"]
+
+    assert run_command([*asked, "--samples", "6", "--goal", "size <= 0.001"]) == 4  # the same points, judged anew
+    told = capsys.readouterr()
+    assert "goes on: 6 points are known" in told.err
+    assert "is the nearest" in told.err
+    assert [one["seconds"] for one in record(Path("out-search"))["trials"]] == [one["seconds"] for one in trials]
+
+
+def _stored(folder: Path, name: str) -> list[Path]:
+    records = [path for path in (folder / "cache" / "store").rglob("*.json") if '"ingredients"' in path.read_text("utf-8")]
+    return [path for path in records if json.loads(path.read_text("utf-8"))["ingredients"].get("pass") == name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there")
+def test_a_search_that_was_killed_goes_on(config: Path) -> None:
+    arguments = ["run", "--config", str(config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", *arguments], env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    file = Path("out-search/search.json")
+    deadline = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = record(Path("out-search"))["trials"]
+    assert 1 <= len(before) < 6
+    assert run_command(arguments) == 0
+    after = record(Path("out-search"))["trials"]
+    assert after[: len(before)] == before
+    assert len(after) == 6
+
+
+def test_nothing_but_failures_is_an_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["search", "--config", str(config), "--set", 'passes.fix.dim_param=["bach", "sequence"]', "--samples", "2"]
+    assert run_command(arguments) == 1
+    told = capsys.readouterr().err
+    assert "search-failed: none of 2 points could be made" in told
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--minimize", "decode"], "wrong-direction: --minimize decode: more of it is better"),
+        (["--minimize", "sise"], "did you mean 'size'?"),
+        (["--goal", "size"], "is not a figure and its bar"),
+        (["--goal", "size = 3"], "bad-goal"),
+        (["--goal", "size <= many"], "is no bar"),
+        (["--space", "passes.quantise.per_channel=true"], "did you mean 'quantize'?"),
+        (["--space", "passes.quantize.per_chanel=true,false"], "did you mean 'per_channel'?"),
+    ],
+)
+def test_bad_input_is_told(config: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["search", "--config", str(config), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_space(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["search", "--config", str(config), "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["size"], told["samples"], len(told["first"])) == (8, 6, 5)
+    assert not Path("out-search").exists()
