@@ -15,6 +15,7 @@ from filelock import FileLock
 from runner.engine.store import Entry, explain_write_failure, link_or_copy
 from runner.errors import StoreError
 from runner.models.digest import DigestMemo
+from runner.models.handle import ModelHandle
 
 RECEIPT = "receipt.json"
 
@@ -54,6 +55,17 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return receipt if isinstance(receipt, dict) else None
+
+
+def finished_model(folder: Path) -> tuple[ModelHandle, str] | None:
+    """Returns the model in a folder and its execution provider: by its receipt, else as GenAI's; None without one."""
+    receipt = read_receipt(folder)
+    if receipt is not None:
+        handle = ModelHandle(receipt["kind"], folder, receipt["file"], receipt["task"], receipt["attributes"])
+        return handle, receipt.get("provider", "CPUExecutionProvider")
+    if (folder / "genai_config.json").is_file():
+        return ModelHandle("genai", folder, None, "text-generation"), "CPUExecutionProvider"
+    return None
 
 
 def publish(entry: Entry, output: Path, receipt: dict[str, Any], memo: DigestMemo) -> None:

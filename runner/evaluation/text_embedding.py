@@ -68,6 +68,15 @@ class Embedder:
         vectors: Array = np.concatenate(found)
         return vectors
 
+    def count(self, texts: Sequence[str]) -> int:
+        """Returns how many tokens of the texts are read."""
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._longest)
+        return sum(map(len, encoded["input_ids"]))
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Returns the text of tokens."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
     def _vectors(self, inputs: Mapping[str, Array]) -> Array:
         import numpy as np
 

@@ -1,0 +1,137 @@
+"""Models that are served: each is loaded once, and answers one request after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anyio import to_thread
+
+from runner.errors import UsageError
+from runner.models.generation import GenerationSession
+from runner.models.handle import ModelHandle
+from runner.models.transcription import Passage, TranscriptionSession, hears
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from runner.evaluation.text_embedding import Embedder
+
+T = TypeVar("T")
+
+CHAT, EMBEDDINGS, SPEECH = "chat and completions", "embeddings", "audio transcriptions"
+_EMBEDS = ("feature-extraction", "sentence-similarity")
+_TEXTS_AT_ONCE = 16
+_END = object()
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model to be served.
+
+    Attributes:
+        name: what clients call it.
+        handle: the model.
+        provider: execution provider.
+        threads: threads of its sessions.
+    """
+
+    name: str
+    handle: ModelHandle
+    provider: str
+    threads: int
+
+
+class Served:
+    """A loaded model; requests wait for one another in the order in which they come.
+
+    Attributes:
+        name: what clients call it.
+        does: what it is for, in words.
+        folder: where it lies.
+    """
+
+    does = ""
+
+    def __init__(self, offer: Offer) -> None:
+        self.name = offer.name
+        self.folder: Path = offer.handle.folder
+        self._turn = asyncio.Lock()
+
+    async def each(self, steps: Iterator[T]) -> AsyncIterator[T]:
+        """Yields the steps of a computation, each made on a thread of its own, while no other request uses the model.
+
+        Who closes it early (a client that is gone) ends the computation behind the current step.
+        """
+        async with self._turn:
+            while (step := await to_thread.run_sync(next, steps, _END)) is not _END:
+                yield step  # type: ignore[misc]
+
+    async def alone(self, compute: Any, *arguments: Any) -> Any:
+        """Returns what a function computes on a thread, while no other request uses the model."""
+        async with self._turn:
+            return await to_thread.run_sync(compute, *arguments)
+
+
+class Writer(Served):
+    """A language model of onnxruntime-genai."""
+
+    does = CHAT
+
+    def __init__(self, offer: Offer) -> None:
+        super().__init__(offer)
+        self.session = GenerationSession(offer.handle.folder, offer.threads)
+
+
+class TextEncoder(Served):
+    """A model that turns texts into vectors."""
+
+    does = EMBEDDINGS
+
+    def __init__(self, offer: Offer) -> None:
+        from runner.evaluation.text_embedding import Embedder
+
+        super().__init__(offer)
+        self._embedder: Embedder = Embedder(offer.handle, offer.threads, offer.provider)
+
+    def embed(self, inputs: Sequence[str] | Sequence[list[int]]) -> tuple[np.ndarray[Any, Any], int]:
+        """Returns vectors of length 1, float32 [inputs, width], and the number of tokens that were read."""
+        texts = [one if isinstance(one, str) else self._embedder.text_of(one) for one in inputs]
+        return self._embedder.embed(texts, _TEXTS_AT_ONCE), self._embedder.count(texts)
+
+
+class Listener(Served):
+    """A model that writes down speech."""
+
+    does = SPEECH
+
+    def __init__(self, offer: Offer) -> None:
+        super().__init__(offer)
+        on_cpu = offer.provider == "CPUExecutionProvider"
+        self._session = TranscriptionSession(offer.handle.folder, offer.threads, on_cpu=on_cpu)
+
+    def passages(self, sound: Any) -> Iterator[Passage]:
+        """Yields what is said in a sound, mono at 16 kHz, fp32 [n]."""
+        return self._session.transcribe(sound)
+
+
+def load(offer: Offer) -> Served:
+    """Loads a model.
+
+    Raises:
+        UsageError: OpenAI's interface has no place for what it does.
+        RunFailed: it does not load.
+    """
+    task = (offer.handle.task or "").removesuffix("-with-past")
+    if offer.handle.kind == "genai":
+        return Listener(offer) if hears(offer.handle.folder) else Writer(offer)
+    if task in _EMBEDS:
+        return TextEncoder(offer)
+    raise UsageError(
+        "cannot-serve",
+        f"{offer.name}: a model of kind '{offer.handle.kind}' for '{task or 'no task'}' cannot be served",
+        "served are language models and Whisper in onnxruntime-genai's form, and text encoders; 'recipe try' runs the others",
+    )

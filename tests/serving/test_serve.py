@@ -1,0 +1,213 @@
+"""`recipe serve` as clients use it: a process of its own, tiny models, and OpenAI's own package."""
+
+from __future__ import annotations
+
+import base64
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from runner.cli import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+SOUND = next((ROOT / "recipes/whisper/whisper-tiny.en/sample_data/speech").glob("*.wav"))
+HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A language model, a text encoder and a speech model: tiny twins with random weights."""
+    at = tmp_path_factory.mktemp("served")
+    recipes = {"llm": "smollm2-135m-instruct/cpu-fp32", "encoder": "all-minilm-l6-v2", "speech": "whisper-tiny.en"}
+    for name, recipe in recipes.items():
+        assert run_command(["run", recipe, "--smoke", "--offline", "--output-dir", str(at / name)]) == 0
+    return {name: at / name for name in recipes}
+
+
+def started(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
+    """Starts a server and returns it with its address."""
+    command = [sys.executable, "-m", "runner", "serve", "--port", "0", *arguments]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    assert server.stdout is not None
+    found = re.search(r"http://\S+/v1", server.stdout.readline())
+    assert found is not None
+    return server, found[0]
+
+
+@pytest.fixture(scope="module")
+def address(folders: dict[str, Path]) -> Iterator[str]:
+    server, address = started([f"chat={folders['llm']}", str(folders["encoder"]), str(folders["speech"])])
+    yield address
+    server.send_signal(signal.SIGINT)
+    assert server.wait(20) in (0, 130)
+
+
+@pytest.fixture
+def client(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+
+
+def test_models_are_listed_under_their_names(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["chat", "encoder", "speech"]
+    assert client.models.retrieve("speech").id == "speech"
+
+
+def test_a_chat_is_answered_and_counted(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="chat", messages=HELLO, max_completion_tokens=5, temperature=0)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 5
+
+
+def test_a_stream_tells_the_same_as_the_whole_answer(client: openai.OpenAI) -> None:
+    asked = {"model": "chat", "messages": HELLO, "max_tokens": 12, "temperature": 0}
+    whole = client.chat.completions.create(**asked).choices[0].message.content
+    parts = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == whole
+    assert [part.choices[0].finish_reason for part in parts if part.choices][-1] == "length"
+    assert parts[-1].usage is not None
+    assert parts[-1].usage.completion_tokens == 12
+
+
+def test_an_answer_ends_before_a_stop_text(client: openai.OpenAI) -> None:
+    asked = {"model": "chat", "messages": HELLO, "max_tokens": 12, "temperature": 0}
+    whole = client.chat.completions.create(**asked).choices[0].message.content
+    stop = whole[3:6]
+    ended = client.chat.completions.create(**asked, stop=[stop]).choices[0]
+    assert ended.message.content == whole[: whole.index(stop)]
+    assert ended.finish_reason == "stop"
+
+
+def test_a_seed_repeats_what_is_drawn(client: openai.OpenAI) -> None:
+    def drawn(seed: int) -> str | None:
+        asked = {"model": "chat", "messages": HELLO, "max_tokens": 12, "temperature": 1.5, "seed": seed}
+        return client.chat.completions.create(**asked).choices[0].message.content
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(1, 5)}) > 1
+
+
+def test_a_text_is_continued(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="chat", prompt="Once", max_tokens=4, temperature=0)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 4
+
+
+def test_vectors_have_length_one_in_both_encodings(client: openai.OpenAI) -> None:
+    texts = ["a red apple", "rain on the roof"]
+    vectors = np.array([one.embedding for one in client.embeddings.create(model="encoder", input=texts).data])
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    told = httpx.post(
+        f"{client.base_url}embeddings", json={"model": "encoder", "input": texts, "encoding_format": "base64"}
+    ).json()
+    packed = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in told["data"]]
+    assert np.allclose(vectors, packed, atol=1e-6)
+
+
+def test_speech_is_written_down_in_every_form(client: openai.OpenAI) -> None:
+    plain = client.audio.transcriptions.create(model="speech", file=SOUND).text
+    parts = list(client.audio.transcriptions.create(model="speech", file=SOUND, stream=True))
+    assert parts[-1].text == plain
+    assert client.audio.transcriptions.create(model="speech", file=SOUND, response_format="text").strip() == plain
+    assert " --> " in client.audio.transcriptions.create(model="speech", file=SOUND, response_format="srt")
+    assert client.audio.transcriptions.create(model="speech", file=SOUND, response_format="vtt").startswith("WEBVTT")
+    assert client.audio.transcriptions.create(model="speech", file=SOUND, response_format="verbose_json").duration > 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "told"),
+    [
+        ("chat/completions", {"model": "chut", "messages": HELLO}, 404, "did you mean 'chat'"),
+        ("chat/completions", {"model": "encoder", "messages": HELLO}, 400, "is for embeddings"),
+        ("chat/completions", {"model": "chat", "messages": []}, 400, "messages"),
+        ("chat/completions", {"model": "chat", "messages": HELLO, "n": 2}, 400, "'n' is not served"),
+        ("chat/completions", {"model": "chat", "messages": HELLO, "tools": [{}]}, 400, "tools"),
+        ("chat/completions", {"model": "chat", "messages": HELLO, "temperature": 9}, 400, "temperature"),
+        ("chat/completions", {"model": "chat", "messages": [{"role": "user", "content": "x " * 30000}]}, 400, "has room for"),
+        (
+            "chat/completions",
+            {"model": "chat", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            400,
+            "text",
+        ),
+        ("embeddings", {"model": "encoder", "input": ""}, 400, "empty"),
+        ("embeddings", {"model": "encoder", "input": "x", "dimensions": 3}, 400, "dimensions"),
+        ("nothing", {}, 404, "nothing"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_openais_form(
+    client: openai.OpenAI, path: str, body: dict[str, object], status: int, told: str
+) -> None:
+    answer = httpx.post(f"{client.base_url}{path}", json=body)
+    assert answer.status_code == status
+    assert told in answer.json()["error"]["message"]
+
+
+def test_a_file_that_is_no_sound_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"'noise\.wav' is no sound"):
+        client.audio.transcriptions.create(model="speech", file=("noise.wav", b"nothing of the kind"))
+
+
+def test_clients_at_once_wait_for_one_another(client: openai.OpenAI) -> None:
+    def ask(_: int) -> str | None:
+        asked = {"model": "chat", "messages": HELLO, "max_tokens": 12, "temperature": 0}
+        return client.chat.completions.create(**asked).choices[0].message.content
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(ask, range(4)))) == 1
+
+
+def test_who_leaves_early_does_not_hold_up_others(client: openai.OpenAI) -> None:
+    left = client.chat.completions.create(model="chat", messages=HELLO, max_tokens=3000, temperature=1, stream=True)
+    next(iter(left))
+    left.close()
+    patient = client.with_options(timeout=15)
+    assert patient.chat.completions.create(model="chat", messages=HELLO, max_tokens=1).choices
+
+
+def test_another_host_name_is_refused(address: str) -> None:
+    assert httpx.get(f"{address}/models", headers={"host": "elsewhere.example"}).status_code == 400
+
+
+def test_a_key_is_asked_for(folders: dict[str, Path]) -> None:
+    server, address = started([str(folders["encoder"]), "--api-key", "open sesame"])
+    try:
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=address, api_key="wrong", max_retries=0).models.list()
+        assert openai.OpenAI(base_url=address, api_key="open sesame").models.list().data[0].id == "encoder"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere"], "there is no folder 'nowhere'"),
+        (["{encoder}", "{encoder}"], "two models are called 'encoder'"),
+        (["{encoder}", "--host", "0.0.0.0"], "open-to-all"),
+        (["{empty}"], "holds no finished model"),
+    ],
+)
+def test_what_cannot_be_started_is_told(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    typed = [text.format(encoder=folders["encoder"], empty=tmp_path) for text in arguments]
+    assert run_command(["serve", *typed]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told(address: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    port = address.rpartition(":")[2].removesuffix("/v1")
+    assert run_command(["serve", str(folders["encoder"]), "--port", port]) == 2
+    assert "port-taken" in capsys.readouterr().err
