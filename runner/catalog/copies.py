@@ -79,8 +79,6 @@ def copy_recipe(origin: Entry, name: str, root: Path | None, into: Path | None =
     if folder.exists():
         raise UsageError("folder-exists", f"{folder} is there already", "choose another name, or delete it")
     text, notes = copied_info(origin, name, model)
-    digest = digest_of(origin.folder)
-    text = with_member_before(text, "origin", "model", {"recipe": origin.info.name, "digest": digest})
     try:
         _write(origin, folder, text, model)
         notes += list(_render(folder, root))
@@ -107,13 +105,20 @@ def _check(name: str, model: str | None, root: Path | None) -> None:
 
 
 def copied_info(origin: Entry, name: str, model: str | None) -> tuple[str, list[str]]:
-    """The copy's info.yml, and what is left to the person."""
+    """Returns the info.yml of a copy, which remembers its origin, and what is left to the person.
+
+    Args:
+        origin: the recipe that is copied.
+        name: id of the copy.
+        model: id of the model in place of the origin's.
+    """
     text = origin.file.read_text(encoding="utf-8")
     text = with_value(text, ("name",), name)
     text = without(text, ("aliases",))
     handles = list(maintainer(origin.folder))
     text = with_value(text, ("maintainers",), handles)
     text = with_member_before(text, "lifecycle", "model", {"status": "draft"})
+    text = with_member_before(text, "origin", "model", {"recipe": origin.info.name, "digest": digest_of(origin.folder)})
     notes = [] if handles else ["nobody answers for it yet: write your handle under 'maintainers'"]
     if model is None or model == origin.info.model.id:
         return text, notes

@@ -45,7 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "export": ("runner.cli.export:export", "Capture the ONNX graph of a model."),
         "tune": ("runner.cli.tune:tune", "Find the session parameters that make an ONNX model fast here."),
         "run-pass": ("runner.cli.run_pass:run_pass", "Apply one pass to a model."),
-        "convert-adapters": ("runner.cli.convert_adapters:convert_adapters", "Turn adapters into files for ONNX Runtime GenAI."),
+        "convert-adapters": ("runner.cli.convert_adapters:convert_adapters", "Turn adapters into files that GenAI loads."),
     },
     "Write": {
         "new": ("runner.cli.new:new", "Scaffold a recipe for a model: a folder that lints and smokes at once."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import click
 
@@ -30,7 +30,7 @@ class Way:
     dry_run: bool = False
     force: bool = False
     as_json: bool = False
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     lock: Lock | None = None
 
 

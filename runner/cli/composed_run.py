@@ -22,15 +22,20 @@ def say_at(log_level: int, text: str) -> None:
         click.echo(text, err=True)
 
 
+def show_decisions(composed: Composed) -> None:
+    """Prints what was decided, and why."""
+    print_table(("", "decided", "why"), [(one.what, one.choice, one.why) for one in composed.decisions])
+    for note in composed.notes:
+        click.echo(f"note: {note}")
+
+
 def run_composed(composed: Composed, request: Request, way: Way, log_level: int) -> Outcome | None:
     """Shows what was decided, runs it, and says where the recipe is; returns the outcome, None of a dry run."""
     if way.dry_run and way.as_json:
         click.echo(json.dumps(_plainly(composed), indent=2))
         return None
     if not way.as_json and log_level < _QUIET:
-        print_table(("", "decided", "why"), [(one.what, one.choice, one.why) for one in composed.decisions])
-        for note in composed.notes:
-            click.echo(f"note: {note}")
+        show_decisions(composed)
     outcome = carry_out(request, way)
     if not way.as_json:
         click.echo(f"recipe   {composed.folder}")

@@ -26,7 +26,8 @@ def _spellings(text: str) -> list[str]:
         return [text]
     dashed = "/".join(f"--{side[2:].replace('_', '-')}" for side in text.split("/"))
     lined = "/".join(f"--{side[2:].replace('-', '_')}" for side in text.split("/"))
-    return [text, dashed, lined]
+    others = [one for one in (dashed, lined) if set(one.split("/")).isdisjoint(text.split("/"))]
+    return [text, *others]
 
 
 def _level(_: click.Context, __: click.Parameter, value: str | None) -> int:

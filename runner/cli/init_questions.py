@@ -17,9 +17,9 @@ from runner.cli.wizard import Answers, Option, Question, Wizard, choose, is_back
 from runner.errors import RecipeError, UsageError
 
 if TYPE_CHECKING:
+    from runner.compose.known import Known
     from runner.compose.offers import Offers
     from runner.compose.optimise import Decided, Wish
-    from runner.compose.single_step import Known
     from runner.targets.target import Target
 
 _OPEN = "decide"  # the answer that leaves a question to the runner
@@ -92,7 +92,8 @@ class Interview:
 
     def _known(self, answers: Answers) -> Known:
         from runner.cli.composed_run import say_at
-        from runner.compose.single_step import Wish, look_up
+        from runner.compose.known import look_up
+        from runner.compose.single_step import Wish
         from runner.compose.subject import subject_of
         from runner.targets.target import TARGETS
 
@@ -102,7 +103,7 @@ class Interview:
             scripted = word.endswith(".py")
             subject = subject_of(None if scripted else word_or_id, task=task, model_script=Path(word) if scripted else None)
             wish = Wish(TARGETS["cpu"], catalog=catalog(), offline=self._how["offline"])
-            self._found[word, task] = look_up(subject, wish, lambda text: say_at(1, text))
+            self._found[word, task] = look_up(subject, wish.catalog, wish.offline, lambda text: say_at(1, text))
         return self._found[word, task]
 
     def _of_catalogue(self, word: str) -> str:
@@ -253,7 +254,7 @@ class Interview:
         Raises:
             RecipeError: it cannot be done.
         """
-        from runner.cli.optimize import show_decided
+        from runner.cli.composed_run import show_decisions
         from runner.compose.optimise import decide
 
         wish = self._wish(answers)
@@ -264,11 +265,10 @@ class Interview:
             click.echo(wish.command)
             return None
         decided = decide(wish)
-        show_decided(decided)
+        show_decisions(decided.composed)
         if action == "run":
             return decided
-        more = [word for text in wish.overrides for word in ("--set", text)]
-        command = shlex.join(["recipe", "run", str(decided.composed.folder), *more])
+        command = shlex.join(["recipe", "run", str(decided.composed.folder)])
         click.echo(f"recipe in {decided.composed.folder}: run it with {command}")
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -34,8 +33,6 @@ from runner.cli.options import catalog, catalog_option, json_option, no_cache_op
 if TYPE_CHECKING:
     from runner.compose.optimise import Decided
     from runner.targets.target import Target
-
-_SILENT = 2  # from this level on only the result is told
 
 
 @click.command()
@@ -83,26 +80,15 @@ def optimize(
     The pipeline is the catalogue's recipe where the model has one, else that of the nearest architecture. The recipe that was
     used goes to OUTPUT-recipe: run it again, change it, or offer it to the catalogue.
     """
-    from runner.cli.carry_out import Way, carry_out, limits_of
+    from runner.cli.carry_out import Way, limits_of
+    from runner.cli.composed_run import run_composed, say_at
     from runner.compose.optimise import decide
 
     limits = limits_of(max_memory)
-    decided = decide(_wish(model, output, limits.memory, chosen), lambda text: _say(text, log_level))
-    if not as_json and log_level < _SILENT:
-        show_decided(decided)
+    decided = decide(_wish(model, output, limits.memory, chosen), lambda text: say_at(log_level, text))
     for text in _unused(decided, use_ort_genai or use_model_builder):
-        _say(text, log_level)
-    if dry_run and as_json:
-        from runner.compose.optimise import told_plainly
-
-        click.echo(json.dumps(told_plainly(decided), indent=2))
-        return
-    outcome = carry_out(decided.request, Way(dry_run, force, as_json, limits))
-    if outcome is not None and not as_json:
-        click.echo(f"recipe   {decided.composed.folder}")
-        _tell_log(outcome.log, log_level)
-    elif dry_run:
-        click.echo(f"recipe in {decided.composed.folder}: run it with 'recipe run {decided.composed.folder}'")
+        say_at(log_level, text)
+    run_composed(decided.composed, decided.request, Way(dry_run, force, as_json, limits), log_level)
 
 
 def _wish(model: str | None, output: Path | None, max_memory: int | None, chosen: dict[str, Any]) -> Any:
@@ -153,24 +139,3 @@ def _unused(decided: Decided, genai: bool) -> list[str]:
     if genai and "ModelBuilder" not in passes:
         return ["--use_ort_genai has nothing to do here: this model does not generate text with onnxruntime-genai's decoder"]
     return []
-
-
-def show_decided(decided: Decided) -> None:
-    """Prints what was decided, and why."""
-    from runner.cli.tables import print_table
-
-    rows = [(one.what, one.choice, one.why) for one in decided.composed.decisions]
-    print_table(("", "decided", "why"), rows)
-    for note in decided.composed.notes:
-        click.echo(f"note: {note}")
-
-
-def _say(text: str, log_level: int) -> None:
-    if log_level <= _SILENT:
-        click.echo(text, err=True)
-
-
-def _tell_log(log: Path | None, log_level: int) -> None:
-    """At level 0 the worker's log follows."""
-    if log is not None and log_level == 0:
-        click.echo(log.read_text(encoding="utf-8", errors="replace"), err=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.catalog.scaffold import Decision
-from runner.compose.single_step import Chain, Known, Steps, merged_first
+from runner.compose.known import Known
+from runner.compose.single_step import Chain, Steps, merged_first
 from runner.errors import UsageError
 from runner.passes.genai.model_builder import QUANTISED
 from runner.targets.target import Target

@@ -14,9 +14,10 @@ from typing import Any
 from runner.catalog.scaffold import Decision
 from runner.compose.calibration import DataWish, located
 from runner.compose.folder import Composed
+from runner.compose.known import look_up
 from runner.compose.optimise import Decided, decide
 from runner.compose.optimise import Wish as OptimiseWish
-from runner.compose.single_step import Chain, Steps, Wish, compose, look_up
+from runner.compose.single_step import Chain, Steps, Wish, compose
 from runner.compose.subject import Subject, subject_of
 from runner.engine.events import Event
 from runner.engine.plan import Request
@@ -162,7 +163,7 @@ def prepare(
         raise UsageError("no-data", "no data to train on was named", "give --data_name or --data_files")
     if subject.kind != "hf":
         raise UsageError("wrong-kind", "only Hugging Face language models are trained", "name an id or a folder of one")
-    known = look_up(subject, wish, say)
+    known = look_up(subject, wish.catalog, wish.offline, say)
     output = (wish.output or Path("models") / f"{known.subject.name}-{training.method}").expanduser().absolute()
     configs = data_configs(data, training)
     chain = Chain(

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.catalog.copies import files_of
+from runner.catalog.discover import Entry
 from runner.catalog.scaffold import Decision
 from runner.errors import StoreError, UsageError
 from runner.models.digest import sha256_of_file
+from runner.recipe.document import Origin, node_of
+from runner.recipe.override import apply_override
 from runner.targets.target import Target
 from runner.templating.clone import clone_of
 from runner.templating.environment import pretty_json, render
@@ -119,3 +123,29 @@ def _written(folder: Path) -> Mapping[str, str]:
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def files_of_recipe(entry: Entry) -> dict[str, bytes]:
+    """Returns the data and scripts of a catalogued recipe: path below its folder to content; nothing that is rendered."""
+    rendered = {*(variant.file for variant in entry.info.recipes), "info.yml", "info.yaml", "README.md"}
+    return {
+        name: path.read_bytes()
+        for name, path in files_of(entry.folder)
+        if name not in rendered and not name.startswith("requirements")
+    }
+
+
+def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the configuration with overrides laid over it, options beside the type of their pass."""
+    root = node_of(config, Origin("the command"))
+    only = next(iter(config["passes"])) if len(config["passes"]) == 1 else None
+    for text in overrides:
+        path, equals, _ = text.partition("=")
+        bare = equals and "." not in path and path.strip() not in config
+        root = apply_override(root, f"passes.{only}.{text.strip()}" if bare and only else text)
+    changed: dict[str, Any] = root.plain()
+    changed["passes"] = {
+        name: {**{key: value for key, value in step.items() if key != "options"}, **(step.get("options") or {})}
+        for name, step in changed["passes"].items()
+    }
+    return changed

@@ -1,16 +1,85 @@
-"""Which recipe of the catalogue is about a model: by its id, or by what lies in its folder."""
+"""What is known of a model, and which recipe of the catalogue is about it: by its id, or by what lies in its folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.catalog.discover import Entry
-from runner.catalog.published import Published
+from runner.catalog.discover import Entry, catalog_root, list_entries
+from runner.catalog.published import Published, published
 from runner.compose.subject import Subject
+from runner.errors import InvalidRecipe
 from runner.models.digest import sha256_of_file
 from runner.models.lock import NAME as LOCK
+from runner.models.twin_table import Twin
+from runner.templating.kinds import Kind, kind_of
+
+_DRAWS = "text-to-image"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model, and what is known of it.
+
+    Attributes:
+        subject: the model, with its task where that is known.
+        twin: its architecture; None where nothing says it.
+        entry: the catalogue's recipe that is about it.
+        why: what tells that it is; empty without a recipe.
+        notes: what people should know.
+    """
+
+    subject: Subject
+    twin: Twin | None = None
+    entry: Entry | None = None
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        """Returns transformers' model type; empty where it is not known."""
+        return self.twin.model_type if self.twin else ""
+
+    @property
+    def kind(self) -> Kind | None:
+        """Returns the kind of a Hugging Face model; None of any other model, and where no pipeline serves it."""
+        return kind_of(self.subject.task, self.architecture) if self.twin and self.subject.task else None
+
+
+def look_up(subject: Subject, catalog: Path | None, offline: bool, say: Callable[[str], None] = lambda _: None) -> Known:
+    """Returns what is known of a model: nothing beyond itself unless it is one of Hugging Face's or draws.
+
+    Args:
+        subject: the model.
+        catalog: folder of recipes; the nearest when None.
+        offline: ask nobody.
+        say: told what is asked for.
+
+    Raises:
+        UsageError: the hub has no such model.
+    """
+    if subject.kind not in ("hf", "diffusers"):
+        return Known(subject)
+    entries = list_entries(catalog_root(catalog)).entries
+    drawing = recipe_of(subject, None, entries)
+    if drawing is not None and drawing[0].info.model.task == _DRAWS:
+        return Known(replace(subject, kind="diffusers", task=_DRAWS), None, *drawing)
+    if subject.kind == "diffusers":
+        return Known(subject)
+    try:
+        facts = published(subject.word, subject.task, offline, say)
+    except InvalidRecipe as error:
+        if error.problems[0].rule != "no-tiny-twin":
+            raise
+        return Known(subject)
+    found, notes = recipe_of(subject, facts, entries), tuple(facts.notes)
+    if found is not None and subject.task not in (None, found[0].info.model.task):
+        notes += (f"the catalogue's recipe {found[0].info.name} is for {found[0].info.model.task}",)
+        found = None
+    task = subject.task or (found[0].info.model.task if found else facts.twin.task)
+    return Known(replace(subject, task=task), facts.twin, found[0] if found else None, found[1] if found else "", notes)
 
 
 def recipe_of(subject: Subject, published: Published | None, entries: Sequence[Entry]) -> tuple[Entry, str] | None:

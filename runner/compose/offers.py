@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.compose.choices import Choice, Trade, of_kind, of_recipe, ordered
+from runner.compose.known import Known
 from runner.compose.plain_passes import PRECISIONS, plain_passes
-from runner.compose.single_step import Known
 from runner.errors import UsageError
 from runner.targets.target import Target
 from runner.templating.clone import Clone

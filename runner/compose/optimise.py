@@ -6,39 +6,35 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from runner.catalog.copies import copied_info, files_of
-from runner.catalog.discover import Entry, catalog_root, list_entries
+from runner.catalog.copies import copied_info
+from runner.catalog.discover import Entry, catalog_root
 from runner.catalog.names import is_name
-from runner.catalog.published import Published, published
 from runner.catalog.scaffold import Decision, UnknownFacts, draft
 from runner.catalog.scaffold import Wish as Scaffolded
-from runner.compose.choices import TRADES, Choice, Trade, of_kind, of_recipe, ordered
-from runner.compose.folder import CONFIG, Composed, recipe_beside
-from runner.compose.known import recipe_of
+from runner.compose.choices import TRADES, Choice, Trade, ordered
+from runner.compose.folder import CONFIG, Composed, files_of_recipe, overridden, recipe_beside
+from runner.compose.known import Known, look_up
+from runner.compose.offers import offers
 from runner.compose.plain_passes import plain_passes
+from runner.compose.request import make_request
+from runner.compose.single_step import config_of, merged_first
 from runner.compose.subject import Subject
 from runner.engine.capacity import memory
 from runner.engine.estimate import estimate_config
 from runner.engine.plan import Request
-from runner.errors import DoesNotFit, InvalidRecipe, Problem, UsageError
-from runner.passes.table import options_of
-from runner.recipe.document import Node, Origin
+from runner.errors import DoesNotFit, Problem, UsageError
 from runner.recipe.info import Info
-from runner.recipe.load import load_config
 from runner.recipe.quantities import short_size
 from runner.recipe.yaml_text import with_value, without
 from runner.targets.target import TARGETS, Target, target_name
 from runner.templating.clone import Clone, clone_of
-from runner.templating.kinds import kind_of
 from runner.templating.pipeline import render_config
 from runner.templating.sample_data import sample_files
 
 _SCRIPT = "user_script.py"
-_OWN = ("info.yml", "info.yaml", "README.md")
 
 
 @dataclass(frozen=True)
@@ -114,71 +110,38 @@ def decide(wish: Wish, say: Callable[[str], None] = lambda _: None) -> Decided:
     """
     if wish.trade is not None and wish.trade not in TRADES:
         raise UsageError("unknown-trade", f"there is no trade '{wish.trade}'", f"there are: {', '.join(TRADES)}")
-    subject, target, told = wish.subject, wish.target or TARGETS["cpu"], _Told()
-    known = _published(subject, wish, say) if subject.kind == "hf" else None
-    if known is not None and subject.task is None:
-        subject = replace(subject, task=known.twin.task)
-    told.decide("model", subject.word or str(subject.details.get("model_script")), _what(subject, known))
-    root = catalog_root(wish.catalog)
-    clone, entries = clone_of(root / "recipe"), list_entries(root).entries
-    found = recipe_of(subject, known, entries)
-    if found is not None and subject.task not in (None, found[0].info.model.task):
-        told.notes.append(f"the catalogue's recipe {found[0].info.name} is for {found[0].info.model.task}")
-        found = None
-    entry = found[0] if found else None
-    if found is not None:
-        told.decide("recipe", found[0].info.name, found[1])
-    told.decide("target", target.name, "asked for" if wish.target else "nothing else was asked for")
-    choices = _choices(subject, known, entry, target, clone)
-    if not choices:
-        composed = _plain(wish, subject, known, target, told)
-        return Decided(composed, _request(wish, composed, subject, None, trusted=subject.kind == "pytorch"), None)
-    best = _fitting(ordered(choices, wish.precision, wish.trade, target), entry, subject, wish, told, clone)
-    composed = _from_recipe(wish, subject, entry, best, told, clone) if entry else _scaffolded(wish, subject, best, told, clone)
-    info = Info.model_validate(yaml.safe_load(composed.info)) if composed.info else None
-    return Decided(composed, _request(wish, composed, subject, info, trusted=True), entry.info.name if entry else None)
-
-
-def _published(subject: Subject, wish: Wish, say: Callable[[str], None]) -> Published | None:
-    """What is known of a model; None where its architecture is not."""
-    try:
-        return published(subject.word, subject.task, wish.offline, say)
-    except InvalidRecipe as error:
-        if error.problems[0].rule != "no-tiny-twin":
-            raise
-        if subject.folder is not None:
-            return None
+    target, clone = wish.target or TARGETS["cpu"], clone_of(catalog_root(wish.catalog) / "recipe")
+    known = look_up(wish.subject, wish.catalog, wish.offline, say)
+    subject, told = known.subject, _Told(notes=list(known.notes))
+    if subject.kind == "hf" and known.twin is None and subject.folder is None:
         raise UsageError(
             "unknown-architecture",
             f"nothing here says what architecture {subject.word} has, and the hub was not reached",
             "name a folder with its config.json, or go online",
-        ) from None
+        )
+    told.decide("model", subject.word or str(subject.details.get("model_script")), _what(known))
+    if known.entry is not None:
+        told.decide("recipe", known.entry.info.name, known.why)
+    told.decide("target", target.name, "asked for" if wish.target else "nothing else was asked for")
+    choices = offers(known, target, clone).choices
+    if not choices:
+        return Decided(*_plain(wish, known, target, told), None)
+    best = _fitting(ordered(choices, wish.precision, wish.trade, target), known.entry, wish, told, clone)
+    if known.entry is not None:
+        return Decided(*_from_recipe(wish, known, known.entry, best, told, clone), known.entry.info.name)
+    return Decided(*_scaffolded(wish, known, best, told, clone), None)
 
 
-def _what(subject: Subject, known: Published | None) -> str:
-    if subject.kind == "onnx":
-        return "an ONNX graph"
-    if subject.kind == "pytorch":
-        return "a PyTorch module of a script"
-    if subject.kind == "diffusers":
-        return "a pipeline that draws"
-    architecture = f"a {known.twin.model_type}, " if known else ""
-    return f"{architecture}for {subject.task}"
-
-
-def _choices(subject: Subject, known: Published | None, entry: Entry | None, target: Target, clone: Clone) -> list[Choice]:
-    if entry is not None:
-        return of_recipe(entry, kind_of(entry.info.model.task, entry.info.arch), target, clone)
-    if known is None or subject.task is None:
-        return []
-    kind = kind_of(subject.task, known.twin.model_type)
-    return of_kind(kind, subject.task, known.twin.model_type, target, clone) if kind else []
+def _what(known: Known) -> str:
+    kinds = {"onnx": "an ONNX graph", "pytorch": "a PyTorch module of a script", "diffusers": "a pipeline that draws"}
+    architecture = f"a {known.architecture}, " if known.architecture else ""
+    return kinds.get(known.subject.kind) or f"{architecture}for {known.subject.task}"
 
 
 # --- which of them fits ------------------------------------------------------------------------------------------------
 
 
-def _fitting(choices: Sequence[Choice], entry: Entry | None, subject: Subject, wish: Wish, told: _Told, clone: Clone) -> Choice:
+def _fitting(choices: Sequence[Choice], entry: Entry | None, wish: Wish, told: _Told, clone: Clone) -> Choice:
     """Returns the first choice whose making fits the memory, and says why it is that one."""
     there = memory()
     limit = min(wish.max_memory or there.limit, there.limit)
@@ -229,23 +192,16 @@ def _tell(choice: Choice, wish: Wish, passed: Sequence[str], told: _Told) -> Non
 # --- the recipe's folder -----------------------------------------------------------------------------------------------
 
 
-def _output(wish: Wish, subject: Subject, target: Target, scheme: str) -> Path:
-    return wish.output or Path("models") / f"{subject.name}-{target_name(target.provider)}-{scheme}"
+def _output(wish: Wish, subject: Subject, scheme: str) -> Path:
+    return wish.output or Path("models") / f"{subject.name}-{scheme}"
 
 
-def _from_recipe(wish: Wish, subject: Subject, entry: Entry, choice: Choice, told: _Told, clone: Clone) -> Composed:
+def _from_recipe(wish: Wish, known: Known, entry: Entry, choice: Choice, told: _Told, clone: Clone) -> tuple[Composed, Request]:
     """A copy of the catalogue's recipe with the one variant, which remembers where it is from."""
-    folder = recipe_beside(_output(wish, subject, _target(choice), choice.scheme))
-    text, notes = copied_info(entry, _free_name(folder, subject), None)
-    text = _with_only(text, entry.info, choice)
-    info = Info.model_validate(yaml.safe_load(text))
-    rendered = {variant.file for variant in entry.info.recipes}
-    files = {
-        name: path.read_bytes()
-        for name, path in files_of(entry.folder)
-        if name not in rendered and path.name not in _OWN and not name.startswith("requirements")
-    }
-    return _written(wish, subject, folder, info, text, choice, files, told, clone, [*told.notes, *notes])
+    folder = recipe_beside(_output(wish, known.subject, choice.variant.name))
+    text, notes = copied_info(entry, _free_name(folder, known.subject), None)
+    told.notes += notes
+    return _written(wish, known, folder, _with_only(text, entry.info, choice), choice, files_of_recipe(entry), told, clone)
 
 
 def _with_only(text: str, info: Info, choice: Choice) -> str:
@@ -262,14 +218,14 @@ def _with_only(text: str, info: Info, choice: Choice) -> str:
     return with_value(text, ("recipes", 0, "file"), CONFIG)
 
 
-def _scaffolded(wish: Wish, subject: Subject, choice: Choice, told: _Told, clone: Clone) -> Composed:
+def _scaffolded(wish: Wish, known: Known, choice: Choice, told: _Told, clone: Clone) -> tuple[Composed, Request]:
     """A new recipe of a model that the catalogue does not know, from the pipelines for its kind."""
-    target = _target(choice)
-    folder = recipe_beside(_output(wish, subject, target, choice.scheme))
+    subject = known.subject
+    folder = recipe_beside(_output(wish, subject, choice.variant.name))
     root = catalog_root(wish.catalog)
     asked = Scaffolded(
         subject.word,
-        targets=(target,),
+        targets=(_target(choice),),
         precisions=(choice.scheme,),
         name=_free_name(folder, subject),
         task=subject.task,
@@ -283,32 +239,38 @@ def _scaffolded(wish: Wish, subject: Subject, choice: Choice, told: _Told, clone
         made = draft(replace(asked, facts={name: unknown[name] for name in error.names}), root, clone)
         told.notes.append(f"nothing here says the {' and the '.join(error.names)} of the model: info.yml leaves that open")
     told.notes += made.notes
-    info = Info.model_validate(yaml.safe_load(made.info))
-    files = {f"sample_data/{name}": content for name, content in sample_files(info.samples, clone)}
+    samples = Info.model_validate(yaml.safe_load(made.info)).samples
+    files = {f"sample_data/{name}": content for name, content in sample_files(samples, clone)}
     if made.script is not None:
         files[_SCRIPT] = made.script.encode()
-    return _written(wish, subject, folder, info, made.info, choice, files, told, clone, told.notes, made.folder.parent.name)
+    return _written(wish, known, folder, made.info, choice, files, told, clone, made.folder.parent.name)
 
 
 def _written(
     wish: Wish,
-    subject: Subject,
+    known: Known,
     folder: Path,
-    info: Info,
     text: str,
     choice: Choice,
     files: dict[str, bytes],
     told: _Told,
     clone: Clone,
-    notes: Sequence[str],
     family: str | None = None,
-) -> Composed:
+) -> tuple[Composed, Request]:
+    """Writes the folder and returns it with the run.
+
+    A config that is not what the pipeline gives (an adapter goes in first, options were set) is kept by hand from then on.
+    """
+    subject, info = known.subject, Info.model_validate(yaml.safe_load(text))
     config = json.loads(render_config(info, info.recipes[0], clone))
-    elsewhere = subject.folder is not None and info.model.id != subject.word
-    if subject.details:  # an adapter: the catalogue has no place for it
-        model = {**config["input_model"], "model_path": subject.word, **subject.details}
+    if subject.details:  # an adapter
+        model = {**config["input_model"], **subject.details}
         config = {**config, "input_model": model, "passes": {"merge": {"type": "MergeAdapterWeights"}, **config["passes"]}}
-        elsewhere = False
+    if subject.details or wish.overrides:
+        text = without(text, ("recipes", 0, "pipeline"))
+        text = without(text, ("recipes", 0, "settings"))
+        config = overridden(config, wish.overrides)
+    elsewhere = subject.folder is not None and info.model.id != subject.word
     composed = Composed(
         folder,
         config,
@@ -316,47 +278,41 @@ def _written(
         f"{info.title or info.name}: {choice.precision} for {_target(choice).name}",
         wish.command,
         tuple(told.decisions),
-        tuple(dict.fromkeys(notes)),
-        None if subject.details else text,
-        family or info.arch,
+        tuple(dict.fromkeys(told.notes)),
+        text,
+        family or (known.entry.family if known.entry else None),
         f"--model-path {subject.word}" if elsewhere else "",
         files,
     )
     composed.write()
-    return composed
+    return composed, _request(wish, composed, subject.word if elsewhere else None, trusted=True)
 
 
-def _plain(wish: Wish, subject: Subject, known: Published | None, target: Target, told: _Told) -> Composed:
+def _plain(wish: Wish, known: Known, target: Target, told: _Told) -> tuple[Composed, Request]:
     """A configuration without a place in the catalogue: of an ONNX file, a script, an architecture without recipes."""
-    precision = wish.precision or {"size": "int4", "speed": "int8", "quality": "fp32", None: "int8"}[wish.trade]
-    if target.name != "cpu" and not wish.precision:
-        precision = "int4" if wish.trade == "size" else "fp16"
-    passes = plain_passes(subject, known.twin.model_type if known else None, precision, target)
-    if subject.details.get("adapter_path"):
-        passes = {"merge": {"type": "MergeAdapterWeights"}, **passes}
+    subject = known.subject
+    usual = {"size": "int4", "speed": "int8", "quality": "fp32", None: "int8"}
+    if target.name != "cpu":
+        usual = {"size": "int4", "speed": "fp16", "quality": "fp16", None: "fp16"}
+    precision = wish.precision or usual[wish.trade]
+    passes = merged_first(known, plain_passes(subject, known.architecture or None, precision, target))
     told.decide("precision", precision, "asked for" if wish.precision else "what is safe without calibration data")
     chain = " > ".join(step["type"] for step in passes.values())
     told.decide("passes", chain, "no pipeline of the catalogue serves such a model")
-    config = {
-        "input_model": subject.input_model(),
-        "systems": {
-            "local_system": {
-                "type": "LocalSystem",
-                "accelerators": [{"device": target.device, "execution_providers": [target.provider]}],
-            }
-        },
-        "passes": passes,
-        "host": "local_system",
-        "target": "local_system",
-        "evaluate_input_model": False,
-    }
-    folder = recipe_beside(_output(wish, subject, target, precision))
+    output = _output(wish, subject, f"{target_name(target.provider)}-{precision}")
+    scripted = subject.kind == "pytorch"
     composed = Composed(
-        folder, config, target, f"{subject.name}: {precision} for {target.name}", wish.command,
-        tuple(told.decisions), tuple(told.notes), run_options="--trust" if subject.kind == "pytorch" else "",
-    )  # fmt: skip
+        recipe_beside(output),
+        overridden(config_of(subject, passes, target, output), wish.overrides),
+        target,
+        f"{subject.name}: {precision} for {target.name}",
+        wish.command,
+        tuple(told.decisions),
+        tuple(told.notes),
+        run_options="--trust" if scripted else "",
+    )
     composed.write()
-    return composed
+    return composed, _request(wish, composed, None, trusted=scripted)
 
 
 def _target(choice: Choice) -> Target:
@@ -372,35 +328,17 @@ def _free_name(folder: Path, subject: Subject) -> str:
 # --- the run -----------------------------------------------------------------------------------------------------------
 
 
-def _request(wish: Wish, composed: Composed, subject: Subject, info: Info | None, trusted: bool) -> Request:
-    def adjust(root: Node) -> Node:
-        if info is None or subject.folder is None or info.model.id == subject.word:
-            return root
-        model = root.members["input_model"]
-        path = Node(subject.word, Origin("--model_name_or_path"))
-        return root.with_members(input_model=model.with_members(model_path=path))
-
-    loaded = load_config([composed.config_file], options_of, wish.overrides, adjust)
+def _request(wish: Wish, composed: Composed, model_path: str | None, trusted: bool) -> Request:
     output = composed.folder.with_name(composed.folder.name.removesuffix("-recipe"))
-    return Request(
-        loaded,
-        info=info,
-        variant=info.recipes[0].name if info else None,
-        inside_catalogue=trusted,
+    request = make_request(
+        str(composed.folder),
+        catalog=wish.catalog,
+        model_path=model_path,
         smoke=wish.smoke,
         offline=wish.offline,
         trust=wish.trust,
-        no_cache=wish.no_cache,
         threads=wish.threads,
         output_dir=output,
+        no_cache=wish.no_cache,
     )
-
-
-def told_plainly(decided: Decided) -> dict[str, Any]:
-    """Returns what was decided, as JSON data."""
-    return {
-        "recipe": decided.recipe,
-        "folder": str(decided.composed.folder),
-        "decisions": [{"what": one.what, "choice": one.choice, "why": one.why} for one in decided.composed.decisions],
-        "notes": list(decided.composed.notes),
-    }
+    return replace(request, inside_catalogue=trusted)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from runner.catalog.scaffold import Decision
 from runner.compose.calibration import Calibration, calibration, reads_of
+from runner.compose.known import Known
 from runner.compose.quantization_schemes import SCHEMES, Form, QuantizeWish, Scheme, Settings
-from runner.compose.single_step import Chain, Known, merged_first
+from runner.compose.single_step import Chain, merged_first
 from runner.compose.subject import Subject
 from runner.errors import UsageError, did_you_mean
 from runner.targets.target import Target

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from runner.compose.calibration import NAME, DataWish
-from runner.compose.single_step import Known, Steps
+from runner.compose.known import Known
+from runner.compose.single_step import Steps
 from runner.models.checkpoint import read_json
 from runner.models.weight_count import count_weights
 from runner.targets.target import Target

@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.catalog.copies import copied_info, files_of
-from runner.catalog.discover import Entry, catalog_root, list_entries
+from runner.catalog.copies import copied_info
+from runner.catalog.discover import Entry
 from runner.catalog.names import is_name
-from runner.catalog.published import published
 from runner.catalog.scaffold import Decision
-from runner.compose.folder import CONFIG, Composed, recipe_beside
-from runner.compose.known import recipe_of
+from runner.compose.folder import CONFIG, Composed, files_of_recipe, overridden, recipe_beside
+from runner.compose.known import Known
 from runner.compose.request import make_request
 from runner.compose.subject import Subject
 from runner.engine.plan import Request
 from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
-from runner.models.twin_table import Twin
 from runner.passes.declaration import Pass
 from runner.passes.table import get, options_of
-from runner.recipe.document import DEFAULT, Origin, node_of
+from runner.recipe.document import DEFAULT, node_of
 from runner.recipe.load import check
 from runner.recipe.migrate import PASS_LEVEL
-from runner.recipe.override import apply_override
 from runner.recipe.yaml_text import with_value, without
 from runner.targets.target import Target, target_name
-from runner.templating.kinds import Kind, kind_of
 
 Steps = dict[str, dict[str, Any]]
 _DRAWS = "text-to-image"
 _RENDERED = ("info.yml", "info.yaml", "README.md")
-
-
-@dataclass(frozen=True)
-class Known:
-    """A model, and what is known of it.
-
-    Attributes:
-        subject: the model, with its task where that is known.
-        twin: its architecture; None where nothing says it.
-        entry: the catalogue's recipe that is about it.
-    """
-
-    subject: Subject
-    twin: Twin | None = None
-    entry: Entry | None = None
-
-    @property
-    def architecture(self) -> str:
-        """Returns transformers' model type; empty where it is not known."""
-        return self.twin.model_type if self.twin else ""
-
-    @property
-    def kind(self) -> Kind | None:
-        """Returns the kind of a Hugging Face model; None of any other model, and where no pipeline serves it."""
-        return kind_of(self.subject.task, self.architecture) if self.twin and self.subject.task else None
 
 
 @dataclass(frozen=True)
@@ -107,31 +78,6 @@ class Wish:
     no_cache: bool = False
 
 
-def look_up(subject: Subject, wish: Wish, say: Callable[[str], None] = lambda _: None) -> Known:
-    """Returns what is known of a model: nothing beyond itself unless it is one of Hugging Face's.
-
-    Raises:
-        UsageError: the hub has no such model.
-    """
-    if subject.kind != "hf":
-        return Known(subject)
-    entries = list_entries(catalog_root(wish.catalog)).entries
-    drawing = recipe_of(subject, None, entries) if subject.folder is None else None
-    if drawing is not None and drawing[0].info.model.task == _DRAWS:
-        return Known(replace(subject, kind="diffusers", task=_DRAWS), None, drawing[0])
-    try:
-        facts = published(subject.word, subject.task, wish.offline, say)
-    except InvalidRecipe as error:
-        if error.problems[0].rule != "no-tiny-twin":
-            raise
-        return Known(subject)
-    found = recipe_of(subject, facts, entries)
-    if found is not None and subject.task not in (None, found[0].info.model.task):
-        found = None  # what judges that recipe says nothing of another task
-    task = subject.task or (found[0].info.model.task if found else facts.twin.task)
-    return Known(replace(subject, task=task), facts.twin, found[0] if found else None)
-
-
 def compose(known: Known, chain: Chain, wish: Wish, title: str) -> tuple[Composed, Request]:
     """Writes the recipe folder beside the output, and returns it with the run.
 
@@ -142,7 +88,7 @@ def compose(known: Known, chain: Chain, wish: Wish, title: str) -> tuple[Compose
     subject, target = known.subject, wish.target
     output = (wish.output or Path("models") / f"{subject.name}-{chain.scheme}").expanduser().absolute()
     output = output.with_name(f"{output.name}-smoke") if wish.smoke and wish.output is None else output
-    config = _overridden(_config(subject, chain, target, output), wish.overrides)
+    config = overridden(config_of(subject, chain.steps, target, output, chain.data), wish.overrides)
     _check(config)
     folder = recipe_beside(output)
     info, files = (None, dict[str, bytes]()) if known.entry is None else _of_recipe(known.entry, folder, chain, target)
@@ -159,7 +105,10 @@ def compose(known: Known, chain: Chain, wish: Wish, title: str) -> tuple[Compose
     return composed, request
 
 
-def _config(subject: Subject, chain: Chain, target: Target, output: Path) -> dict[str, Any]:
+def config_of(
+    subject: Subject, steps: Steps, target: Target, output: Path, data: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Returns a configuration, as JSON data: a model, passes by name, and the data configs that they read."""
     system = {
         "type": "LocalSystem",
         "accelerators": [{"device": target.device, "execution_providers": [target.provider]}],
@@ -167,29 +116,13 @@ def _config(subject: Subject, chain: Chain, target: Target, output: Path) -> dic
     return {
         "input_model": subject.input_model(),
         "systems": {"local_system": system},
-        **({"data_configs": [dict(one) for one in chain.data]} if chain.data else {}),
-        "passes": {name: dict(step) for name, step in chain.steps.items()},
+        **({"data_configs": [dict(one) for one in data]} if data else {}),
+        "passes": {name: dict(step) for name, step in steps.items()},
         "host": "local_system",
         "target": "local_system",
         "evaluate_input_model": False,
         "output_dir": str(output),
     }
-
-
-def _overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns the configuration with overrides laid over it, options beside the type of their pass."""
-    root = node_of(config, Origin("the command"))
-    only = next(iter(config["passes"])) if len(config["passes"]) == 1 else None
-    for text in overrides:
-        path, equals, _ = text.partition("=")
-        bare = equals and "." not in path and path.strip() not in config
-        root = apply_override(root, f"passes.{only}.{text.strip()}" if bare and only else text)
-    changed: dict[str, Any] = root.plain()
-    changed["passes"] = {
-        name: {**{key: value for key, value in step.items() if key != "options"}, **(step.get("options") or {})}
-        for name, step in changed["passes"].items()
-    }
-    return changed
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -226,13 +159,7 @@ def _of_recipe(entry: Entry, folder: Path, chain: Chain, target: Target) -> tupl
     }
     for key, value in told.items():
         text = with_value(text, ("recipes", 0, key), value)
-    rendered = {variant.file for variant in entry.info.recipes}
-    files = {
-        name: path.read_bytes()
-        for name, path in files_of(entry.folder)
-        if name not in rendered and path.name not in _RENDERED and not name.startswith("requirements")
-    }
-    return text, files
+    return text, files_of_recipe(entry)
 
 
 def _check_kind(subject: Subject, declared: Pass) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.catalog.scaffold import Decision
-from runner.compose.single_step import Chain, Known
+from runner.compose.known import Known
+from runner.compose.single_step import Chain
 from runner.errors import UsageError
 from runner.targets.target import Target
 

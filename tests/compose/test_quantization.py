@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from runner.compose.calibration import DataWish, calibration, located, reads_of
+from runner.compose.known import Known, look_up
 from runner.compose.quantization import quantization
 from runner.compose.quantization_schemes import SCHEMES, Form, QuantizeWish, Scheme
-from runner.compose.single_step import Known, Wish, compose, look_up
+from runner.compose.single_step import Wish, compose
 from runner.compose.subject import Subject, subject_of
 from runner.engine.run import plan_run
 from runner.errors import InvalidRecipe, UsageError
@@ -35,7 +36,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _known(word: str, wish: Wish) -> Known:
-    return look_up(subject_of(word), wish)
+    return look_up(subject_of(word), wish.catalog, wish.offline)
 
 
 def _wish(folder: Path, target: str = "cpu") -> Wish:

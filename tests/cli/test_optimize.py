@@ -1,0 +1,73 @@
+"""The commands of Olive's guides, flag by flag, with tiny twins."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.cli import run_command
+
+SMOLLM = (
+    "auto-opt --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --output_path {out} --device cpu "
+    "--provider CPUExecutionProvider --use_ort_genai --precision int4 --log_level 1"
+)
+QWEN = (
+    "auto-opt --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --output_path {out} "
+    "--use_ort_genai --precision int4 --log_level 1"
+)
+FILES = {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "tokenizer_config.json", "receipt.json"}
+
+
+@pytest.fixture(autouse=True)
+def _own(own_catalogue: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield
+
+
+def test_the_guides_first_command_makes_a_folder_that_genai_loads(tmp_path: Path) -> None:
+    out = tmp_path / "smolm2-optimized"
+    assert run_command([*shlex.split(SMOLLM.format(out=out)), "--smoke", "--offline"]) == 0
+    assert {path.name for path in out.iterdir()} >= FILES
+    import onnxruntime_genai
+
+    onnxruntime_genai.Model(str(out))
+    assert (
+        run_command(["run", str(tmp_path / "smolm2-optimized-recipe"), "--smoke", "--offline", "--output-dir", str(out)]) == 0
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--device cpu --provider CPUExecutionProvider",
+        "--device gpu --provider CUDAExecutionProvider",
+        "--device gpu --provider DmlExecutionProvider",
+    ],
+)
+def test_its_further_commands_are_taken_for_every_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str
+) -> None:
+    command = [*shlex.split(QWEN.format(out=tmp_path / "qwen")), *flags.split(), "--offline", "--dry-run", "--json"]
+    assert run_command(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    accelerator = told["config"]["systems"]["local_system"]["accelerators"][0]
+    assert accelerator["execution_providers"] == [flags.rsplit(maxsplit=1)[-1]]
+    assert (tmp_path / "qwen-recipe" / "olive_config.json").is_file()
+    assert not (tmp_path / "qwen").exists()
+
+
+def test_underscores_and_dashes_are_the_same(tmp_path: Path) -> None:
+    dashed = "optimize --model-name-or-path HuggingFaceTB/SmolLM2-135M-Instruct --output-path {out} --dry_run --offline"
+    assert run_command(shlex.split(dashed.format(out=tmp_path / "made"))) == 0
+
+
+def test_a_device_and_a_provider_that_do_not_go_together_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = SMOLLM.format(out=tmp_path / "made").replace("--device cpu", "--device gpu")
+    assert run_command(shlex.split(command)) == 2
+    assert "do not go together" in capsys.readouterr().err
