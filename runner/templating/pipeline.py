@@ -59,7 +59,14 @@ def _unfit_settings(variant: Variant, config: Mapping[str, Any]) -> Iterator[tup
 
 def _pipeline_config(info: Info, variant: Variant, clone: Clone) -> dict[str, Any]:
     name = f"pipelines/{variant.pipeline}{PIPELINE_SUFFIX}"
-    text = render(clone.templates, name, {"info": info, "variant": variant, "tied": _tied(info)})
+    counted = count_weights(info.model.id, info.model.task)
+    context = {
+        "info": info,
+        "variant": variant,
+        "tied": counted is None or counted.tied,  # the head is the embedding, or may be
+        "surely_tied": counted is not None and counted.tied,
+    }
+    text = render(clone.templates, name, context)
     try:
         config: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError as error:
@@ -67,12 +74,6 @@ def _pipeline_config(info: Info, variant: Variant, clone: Clone) -> dict[str, An
         cause = f"variant {variant.name} of {info.name} does not render to JSON: {error.msg} at '{line}'"
         raise InvalidRecipe(Problem("bad-rendering", cause, Place(str(clone.templates / name)))) from None
     return config
-
-
-def _tied(info: Info) -> bool:
-    """Whether the head is the embedding; also where the architecture is not known well enough to say."""
-    counted = count_weights(info.model.id, info.model.task)
-    return counted is None or counted.tied
 
 
 def _named_parts(config: Mapping[str, Any]) -> list[str]:
