@@ -66,7 +66,8 @@ def export(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memory
     from runner.cli.composed_flags import subject_and_wish
     from runner.cli.composed_run import run_composed, say_at
     from runner.compose.export_graph import ExportWish, export_graph
-    from runner.compose.single_step import compose, look_up
+    from runner.compose.known import look_up
+    from runner.compose.single_step import compose
 
     subject, wish = subject_and_wish(given)
     if given["dynamo"] is not None:
@@ -76,7 +77,7 @@ def export(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memory
         {name: given[name] for name in _CONVERSION if given[name] is not None},
         {name: given[name] for name in _BUILDING if given[name] is not None},
     )  # fmt: skip
-    known = look_up(subject, wish, lambda text: say_at(log_level, text))
+    known = look_up(subject, wish.catalog, wish.offline, lambda text: say_at(log_level, text))
     chain = export_graph(known, asked, wish.target)
     composed, request = compose(known, chain, wish, f"{known.subject.name} as an ONNX graph")
     run_composed(composed, request, Way(dry_run, force, as_json, limits_of(max_memory)), log_level)

@@ -38,14 +38,15 @@ def quantize(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memo
     from runner.cli.carry_out import Way, limits_of
     from runner.cli.composed_flags import data_wish, subject_and_wish
     from runner.cli.composed_run import run_composed, say_at
+    from runner.compose.known import look_up
     from runner.compose.quantization import quantization
     from runner.compose.quantization_schemes import QuantizeWish
-    from runner.compose.single_step import compose, look_up
+    from runner.compose.single_step import compose
     from runner.templating.clone import clone_of
 
     data = data_wish(given)
     subject, wish = subject_and_wish(given)
-    known = look_up(subject, wish, lambda text: say_at(log_level, text))
+    known = look_up(subject, wish.catalog, wish.offline, lambda text: say_at(log_level, text))
     clone = clone_of(catalog_root(wish.catalog) / "recipe")
     chain = quantization(known, QuantizeWish(data=data, **given), wish.target, clone)
     composed, request = compose(known, chain, wish, f"{known.subject.name}: {chain.precision} for {wish.target.name}")

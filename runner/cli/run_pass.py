@@ -43,7 +43,8 @@ def run_pass(
     from runner.cli.composed_flags import data_wish, subject_and_wish
     from runner.cli.composed_run import run_composed, say_at
     from runner.compose.calibration import calibration, reads_of
-    from runner.compose.single_step import compose, look_up, one_pass
+    from runner.compose.known import look_up
+    from runner.compose.single_step import compose, one_pass
     from runner.templating.clone import clone_of
 
     if list_passes:
@@ -55,7 +56,7 @@ def run_pass(
         raise UsageError("no-pass", "no pass was named", "give --pass-name; --list-passes tells what there is")
     data = data_wish(given)
     subject, wish = subject_and_wish(given)
-    known = look_up(subject, wish, lambda text: say_at(log_level, text))
+    known = look_up(subject, wish.catalog, wish.offline, lambda text: say_at(log_level, text))
     config = None
     if data.names_data:
         clone = clone_of(catalog_root(wish.catalog) / "recipe")

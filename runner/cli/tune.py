@@ -88,7 +88,8 @@ def tune(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memory: 
     from runner.cli.carry_out import Way, limits_of
     from runner.cli.composed_flags import subject_and_wish
     from runner.cli.composed_run import run_composed, say_at
-    from runner.compose.single_step import compose, look_up
+    from runner.compose.known import look_up
+    from runner.compose.single_step import compose
     from runner.compose.tuning import tuning
 
     given["provider"] = given["provider"] or next(iter(given.pop("providers_list") or ()), None)
@@ -96,7 +97,7 @@ def tune(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memory: 
     for name in _UNUSED:
         if given.pop(name):
             say_at(log_level, f"note: --{name} does nothing here: 'recipe passes show OrtSessionParamsTuning' says why")
-    known = look_up(subject, wish)
+    known = look_up(subject, wish.catalog, wish.offline)
     chain = tuning(known, {name: value for name, value in given.items() if value is not None}, wish.target)
     composed, request = compose(known, chain, wish, f"{subject.name}, tuned for this machine")
     outcome = run_composed(composed, request, Way(dry_run, force, as_json, limits_of(max_memory)), log_level)
