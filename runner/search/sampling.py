@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 _PROPOSALS = 4
-# For budgets of a dozen points, where optuna's own choices hardly get beyond random points; tried by scripts/search_figures.py.
+# For budgets of a dozen points: optuna's own ten first points at random would leave little to choose.
 _STARTUP = 2  # points before the estimator has a say
 _CANDIDATES = 64
 _GOOD_SHARE = 0.15
