@@ -28,7 +28,8 @@ class Drawing:
 
     Attributes:
         out: the file.
-        seed: of the noise that it starts from.
+        seed: of the noise that it starts from, and of tokens that are drawn; 0 for the one and another each time for the other
+            when None.
         steps: of the scheduler.
         guidance: how much the prompt counts; the model's usual value when None.
         negative_prompt: what the picture does not show.
@@ -37,7 +38,7 @@ class Drawing:
     """
 
     out: Path = Path("picture.png")
-    seed: int = 0
+    seed: int | None = None
     steps: int = 30
     guidance: float | None = None
     negative_prompt: str | None = None
@@ -66,7 +67,9 @@ _OPTIONS = (
         "--out", type=click.Path(path_type=Path), callback=_picture_file, default="picture.png", show_default=True,
         help="File of the picture that is drawn.",
     ),
-    click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of what is drawn."),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), show_default="0; text: another each time", help="Of what is drawn.",
+    ),
     click.option("--steps", type=click.IntRange(1, 1000), default=30, show_default=True, help="Steps that draw a picture."),
     click.option("--guidance", type=click.FloatRange(0, 100), help="How much the prompt counts; 7.5 by default, 5 for XL."),
     click.option("--negative", "negative_prompt", metavar="TEXT", help="What the picture must not show."),
@@ -99,7 +102,7 @@ def draw(asked: Asked) -> None:
     drawing, prompt = asked.drawing, asked.inputs[0]
     width, height = drawing.size or (None, None)
     wanted = Wanted(
-        prompt, drawing.negative_prompt, drawing.steps, drawing.guidance, drawing.seed, height, width, drawing.scheduler
+        prompt, drawing.negative_prompt, drawing.steps, drawing.guidance, drawing.seed or 0, height, width, drawing.scheduler
     )
     pipeline = DrawingPipeline(asked.model, asked.threads, asked.provider)
     for text in (prompt, drawing.negative_prompt or ""):
@@ -141,11 +144,13 @@ def _tell(asked: Asked, shape: Sequence[int], times: Sequence[float]) -> None:
     a_step = (times[-2] - times[1]) / (len(times) - 3) if len(times) > 3 else None
     height, width = shape[:2]
     if asked.as_json:
-        told = {"file": str(drawing.out), "width": width, "height": height, "steps": drawing.steps, "seed": drawing.seed,
+        told = {"file": str(drawing.out), "width": width, "height": height, "steps": drawing.steps, "seed": drawing.seed or 0,
                 "seconds": seconds, "seconds_a_step": a_step, "prompt": asked.inputs[0]}  # fmt: skip
         click.echo(json.dumps(told, ensure_ascii=False, indent=2))
         return
     click.echo(str(drawing.out))
     rate = f", {a_step:.2f} s a step" if a_step is not None else ""
-    line = f"{width} x {height}, {drawing.steps} steps, seed {drawing.seed}: {seconds:.1f} s{rate}, {asked.threads} threads"
+    line = (
+        f"{width} x {height}, {drawing.steps} steps, seed {drawing.seed or 0}: {seconds:.1f} s{rate}, {asked.threads} threads"
+    )
     click.secho(line, dim=True, err=True)

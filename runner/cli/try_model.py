@@ -14,6 +14,7 @@ import click
 from runner.cli.options import catalog, catalog_option, json_option, recipe_argument, request_options
 from runner.cli.try_drawing import Drawing, drawing_options
 from runner.cli.try_labels import label_option
+from runner.errors import UsageError
 
 if TYPE_CHECKING:
     from runner.models.handle import ModelHandle
@@ -36,6 +37,9 @@ TEXT_TO_IMAGE = "text-to-image"
     "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Likeliest share drawn from."
 )
 @click.option("--raw", is_flag=True, help="Give the prompt as it stands, without the chat template.")
+@click.option("--system", metavar="TEXT", help="What a language model is told before a conversation.")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="A picture to look at, as an INPUT. Repeatable.")
+@click.option("--audio", "sounds", multiple=True, metavar="FILE", help="A sound to hear, as an INPUT. Repeatable.")
 @label_option
 @drawing_options
 @json_option
@@ -47,6 +51,9 @@ def try_model(
     temperature: float,
     top_p: float,
     raw: bool,
+    system: str | None,
+    images: tuple[str, ...],
+    sounds: tuple[str, ...],
     labels: tuple[str, ...],
     as_json: bool,
     **chosen: Any,
@@ -55,21 +62,52 @@ def try_model(
 
     In one of these folders RECIPE can be left out: what names neither a recipe nor a folder is an INPUT there.
 
-    A language model answers the INPUT, word for word. An embedding model gives the vector of one text, and the
-    similarities of several. A masked-word model fills in [MASK]. A classifier names the five best classes of a text or
-    an image file; one of pictures and texts ranks labels: PICTURE --labels "a dog,a cat". A speech model writes down what is
-    said in sound files. A model that draws writes the picture of a text to a file. Without an INPUT the recipe's own
-    example is used.
+    A language model answers the INPUT, word for word; without one, in a terminal, it holds a conversation. An
+    embedding model gives the vector of one text, and the similarities of several. A masked-word model fills in
+    [MASK]. A classifier names the five best classes of a text or an image file; one of pictures and texts ranks
+    labels: PICTURE --labels "a dog,a cat". A speech model writes down what is said in sound files. A model that draws
+    writes the picture of a text to a file. Without an INPUT the recipe's own example is used.
     """
-    from runner.cli.try_tasks import Asked, answer
+    from runner.cli.try_tasks import Asked, answer, chat
 
     if word is not None and _is_input(word):
         inputs, word = (word, *inputs), None
     drawing = Drawing.taken_from(chosen)
     model, threads, provider, example = _model(word, chosen)
+    _check_files(model, images, sounds)
+    inputs = (*inputs, *images, *sounds)
+    if _converses(model, inputs, raw or as_json):
+        chat(Asked(model, (), threads, provider, max_new_tokens, temperature, raw, as_json, drawing, labels, top_p), system)
+        return
+    if system is not None:
+        raise UsageError("no-conversation", "--system is for conversations with a language model", "leave out the INPUT")
     given = _given(inputs, example, may_be_empty=model.task == TEXT_TO_IMAGE)
     asked = Asked(model, given, threads, provider, max_new_tokens, temperature, raw, as_json, drawing, labels, top_p)
     answer(asked)
+
+
+def _converses(model: ModelHandle, inputs: Sequence[str], plainly: bool) -> bool:
+    """Whether nothing was asked, a person sits there, and the model writes text."""
+    from runner.models.transcription import hears
+
+    writes = model.kind == "genai" and not hears(model.folder)
+    return writes and not inputs and not plainly and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _check_files(model: ModelHandle, images: Sequence[str], sounds: Sequence[str]) -> None:
+    """Refuses pictures and sounds that the model does not take."""
+    from runner.models.tasks import TASKS
+    from runner.models.transcription import hears
+
+    speech = model.kind == "genai" and hears(model.folder)
+    task = "automatic-speech-recognition" if speech else (model.task or "").removesuffix("-with-past")
+    reads = TASKS[task].reads if task in TASKS else ()
+    for flag, given, part in (("--image", images, "image"), ("--audio", sounds, "audio")):
+        if given and part not in reads:
+            takes = (
+                ", ".join(dict.fromkeys("text" if one in ("decoder", "prompt") else one for one in reads)) or "something else"
+            )
+            raise UsageError("not-taken", f"{flag}: a model for {task or 'no task'} takes {takes}", f"leave out {flag}")
 
 
 def _is_input(word: str) -> bool:
@@ -79,7 +117,6 @@ def _is_input(word: str) -> bool:
     """
     from runner.catalog.discover import CONFIG_SUFFIXES
     from runner.catalog.find import find, is_there
-    from runner.errors import UsageError
     from runner.recipe.folder import INFO_NAMES
 
     path = Path(word).expanduser()
@@ -100,7 +137,6 @@ def _is_input(word: str) -> bool:
 
 def _given(inputs: Sequence[str], example: str | None, *, may_be_empty: bool = False) -> tuple[str, ...]:
     from runner.catalog.find import is_there
-    from runner.errors import UsageError
 
     given = tuple(inputs) or _piped()
     if not given and example:
@@ -133,22 +169,23 @@ def _is_unicode(text: str) -> bool:
 def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
     """Returns (model, threads, provider, example input): of a finished model's folder, or of a recipe, made where needed."""
     from runner.catalog.find import is_there
-    from runner.engine.publish import read_receipt
+    from runner.engine.publish import finished_model, read_receipt
     from runner.targets.target import session_threads
 
     folder = Path(word or ".").expanduser()
-    receipt = read_receipt(folder)
-    if receipt is not None or is_there(folder / "genai_config.json"):
+    found = finished_model(folder) if is_there(folder) else None
+    if found is not None:
+        handle, provider = found
         target = chosen["target"]
-        provider = target.provider if target else (receipt or {}).get("provider", "CPUExecutionProvider")
-        return _finished(folder, receipt), session_threads(chosen["threads"]), provider, _example_of(folder, receipt)
+        example = _example_of(folder, read_receipt(folder))
+        return handle, session_threads(chosen["threads"]), target.provider if target else provider, example
     return _made(word, chosen)
 
 
 def _example_of(folder: Path, receipt: dict[str, Any] | None) -> str | None:
     """The example of the recipe that a finished model's receipt names; None where that recipe is not to be found."""
     from runner.catalog.find import find
-    from runner.errors import InvalidRecipe, UsageError
+    from runner.errors import InvalidRecipe
 
     name = (receipt or {}).get("recipe")
     for word in (name, *map(str, folder.resolve().parents[:2])) if name else ():
@@ -171,14 +208,6 @@ def own_example(info: Info, folder: Path) -> str | None:
         if files:
             return str(files[0])
     return None
-
-
-def _finished(folder: Path, receipt: dict[str, Any] | None) -> ModelHandle:
-    from runner.models.handle import ModelHandle
-
-    if receipt is None:
-        return ModelHandle("genai", folder, None, "text-generation")
-    return ModelHandle(receipt["kind"], folder, receipt["file"], receipt["task"], receipt["attributes"])
 
 
 def _made(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:

@@ -94,10 +94,7 @@ def _generate(asked: Asked) -> None:
     session = GenerationSession(asked.model.folder, asked.threads)
     prompt = session.text_tokens(asked.inputs[0]) if asked.raw else session.prompt(asked.inputs[0])
     room = session.context_length - len(prompt)
-    search: dict[str, Any] = {"do_sample": False}
-    if asked.temperature:
-        seed = asked.drawing.seed % 2**31  # onnxruntime-genai's is a 32-bit number
-        search = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p, "random_seed": seed}
+    search = _search(asked)
     times, texts = [time.perf_counter()], []
     for token in session.generate(prompt, max(1, min(asked.max_new_tokens or MAX_NEW_TOKENS, room)), **search):
         times.append(time.perf_counter())
@@ -105,6 +102,26 @@ def _generate(asked: Asked) -> None:
         if not asked.as_json:
             click.echo(token.text, nl=False)
     _tell_generated(asked, "".join(texts), len(prompt), times)
+
+
+def _search(asked: Asked) -> dict[str, Any]:
+    """Returns how tokens are chosen, as onnxruntime-genai's search options."""
+    if not asked.temperature:
+        return {"do_sample": False}
+    drawn = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p}
+    seed = asked.drawing.seed
+    return drawn if seed is None else {**drawn, "random_seed": seed % 2**31}  # a 32-bit number there
+
+
+def chat(asked: Asked, system: str | None) -> None:
+    """Holds a conversation with a language model.
+
+    Raises:
+        UsageError: the model is no language model.
+    """
+    from runner.cli.try_chat import converse
+
+    converse(asked, system, _search(asked), asked.max_new_tokens or MAX_NEW_TOKENS)
 
 
 def _tell_generated(asked: Asked, text: str, prompt: int, times: list[float]) -> None:

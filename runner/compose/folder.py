@@ -14,6 +14,7 @@ from runner.catalog.scaffold import Decision
 from runner.errors import StoreError, UsageError
 from runner.models.digest import sha256_of_file
 from runner.recipe.document import Origin, node_of
+from runner.recipe.migrate import PASS_LEVEL
 from runner.recipe.override import apply_override
 from runner.targets.target import Target
 from runner.templating.clone import clone_of
@@ -136,9 +137,16 @@ def files_of_recipe(entry: Entry) -> dict[str, bytes]:
 
 
 def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns the configuration with overrides laid over it, options beside the type of their pass."""
-    root = node_of(config, Origin("the command"))
+    """Returns the configuration with overrides laid over it, options beside the type of their pass.
+
+    A path without a section is an option of the only pass.
+
+    Raises:
+        UsageError: an override is not of the form path=value, or names a place that cannot exist.
+    """
     only = next(iter(config["passes"])) if len(config["passes"]) == 1 else None
+    apart = {name: _apart(step) for name, step in config["passes"].items()}
+    root = node_of({**config, "passes": apart}, Origin("the command"))
     for text in overrides:
         path, equals, _ = text.partition("=")
         bare = equals and "." not in path and path.strip() not in config
@@ -149,3 +157,9 @@ def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
         for name, step in changed["passes"].items()
     }
     return changed
+
+
+def _apart(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a step with its options in a mapping of their own, where overrides look for them."""
+    options = {key: value for key, value in step.items() if key not in PASS_LEVEL}
+    return {**{key: value for key, value in step.items() if key in PASS_LEVEL}, "options": options}

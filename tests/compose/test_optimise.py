@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from runner.compose.folder import overridden
 from runner.compose.optimise import Decided, Wish, decide
 from runner.compose.subject import subject_of
 from runner.engine.run import plan_run
@@ -188,3 +189,9 @@ def test_an_adapter_names_its_model(tmp_path: Path) -> None:
 
 def test_a_page_of_the_hub_names_a_model() -> None:
     assert subject_of(f"https://huggingface.co/{SMOLLM}/tree/main").word == SMOLLM
+
+
+def test_an_override_changes_one_value_of_a_mapping() -> None:
+    config = {"passes": {"train": {"type": "LoRA", "training_args": {"max_steps": 3, "seed": 1}}}}
+    changed = overridden(config, ["passes.train.training_args.seed=2", "r=8"])
+    assert changed["passes"]["train"] == {"type": "LoRA", "training_args": {"max_steps": 3, "seed": 2}, "r": 8}
