@@ -9,26 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.flags import (
-    adapter_flag,
-    device_flag,
-    dry_run_flag,
-    flag,
-    flags,
-    log_level_flag,
-    max_memory_flag,
-    model_flag,
-    offline_flag,
-    output_flag,
-    provider_flag,
-    script_flags,
-    set_flag,
-    smoke_flag,
-    task_flag,
-    threads_flag,
-    trust_flag,
-)
-from runner.cli.options import catalog, catalog_option, json_option, no_cache_option
+from runner.cli.composed_flags import run_flags, subject_flags
+from runner.cli.flags import adapter_flag, flag, flags
+from runner.cli.options import catalog
 
 if TYPE_CHECKING:
     from runner.compose.optimise import Decided
@@ -37,31 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @flags(
-    model_flag,
-    output_flag,
-    device_flag,
-    provider_flag,
+    *subject_flags,
     flag("precision", "--precision", metavar="NAME", help="int4, int8, fp16, fp32, bf16 on CUDA; the recipe's own by default."),
-    flag(
-        "trade", "--trade", type=click.Choice(["size", "speed", "quality"]), help="What matters most; decides what is not said."
-    ),
-    task_flag,
+    flag("trade", "--trade", type=click.Choice(["size", "speed", "quality"]), help="What matters most, where it is open."),
     flag("use_ort_genai", "--use_ort_genai", is_flag=True, help="Make a folder that onnxruntime-genai loads (the default)."),
     flag("use_model_builder", "--use_model_builder", is_flag=True, help="The same."),
     adapter_flag,
-    *script_flags,
-    max_memory_flag,
-    threads_flag,
-    set_flag,
-    trust_flag,
-    offline_flag,
-    smoke_flag,
-    no_cache_option,
-    flag("force", "--force", is_flag=True, help="Run even where memory or disk will not suffice by the estimate."),
-    dry_run_flag,
-    log_level_flag,
-    json_option,
-    catalog_option,
+    *run_flags,
 )
 def optimize(
     model: str | None,
@@ -105,6 +70,7 @@ def _wish(model: str | None, output: Path | None, max_memory: int | None, chosen
     target = asked_target(chosen.pop("device"), chosen.pop("provider"))
     command = shlex.join(["recipe", *sys.argv[1:]])
     precision = chosen.pop("precision")
+    chosen.pop("save_config")  # it always is
     return Wish(
         subject, output, target, precision=precision.lower() if precision else None, max_memory=max_memory,
         catalog=catalog(), command=command, **chosen,
