@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import numpy as np
 import openai
 import pytest
+import requests
 
 from runner.cli import run_command
 
@@ -107,8 +107,8 @@ def test_vectors_have_length_one_in_both_encodings(client: openai.OpenAI) -> Non
     texts = ["a red apple", "rain on the roof"]
     vectors = np.array([one.embedding for one in client.embeddings.create(model="encoder", input=texts).data])
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    told = httpx.post(
-        f"{client.base_url}embeddings", json={"model": "encoder", "input": texts, "encoding_format": "base64"}
+    told = requests.post(
+        f"{client.base_url}embeddings", json={"model": "encoder", "input": texts, "encoding_format": "base64"}, timeout=60
     ).json()
     packed = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in told["data"]]
     assert np.allclose(vectors, packed, atol=1e-6)
@@ -148,7 +148,7 @@ def test_speech_is_written_down_in_every_form(client: openai.OpenAI) -> None:
 def test_what_cannot_be_served_is_told_in_openais_form(
     client: openai.OpenAI, path: str, body: dict[str, object], status: int, told: str
 ) -> None:
-    answer = httpx.post(f"{client.base_url}{path}", json=body)
+    answer = requests.post(f"{client.base_url}{path}", json=body, timeout=60)
     assert answer.status_code == status
     assert told in answer.json()["error"]["message"]
 
@@ -176,7 +176,7 @@ def test_who_leaves_early_does_not_hold_up_others(client: openai.OpenAI) -> None
 
 
 def test_another_host_name_is_refused(address: str) -> None:
-    assert httpx.get(f"{address}/models", headers={"host": "elsewhere.example"}).status_code == 400
+    assert requests.get(f"{address}/models", headers={"host": "elsewhere.example"}, timeout=60).status_code == 400
 
 
 def test_a_key_is_asked_for(folders: dict[str, Path]) -> None:
