@@ -83,16 +83,17 @@ def converse(asked: Asked, system: str | None, search: dict[str, Any], most: int
 
 def _answer(conversation: Conversation, said: str, search: dict[str, Any], most: int) -> None:
     """Streams the answer; what came of one that was stopped is part of the conversation."""
+    before = list(conversation.turns)
     conversation.turns.append({"role": "user", "content": said})
     prompt, dropped = conversation.prompt()
-    if dropped:
-        click.secho(f"the oldest {dropped} turns are forgotten: the context is full", dim=True, err=True)
     room = conversation.session.context_length - len(prompt)
     if room < 1:
-        conversation.turns.pop()
+        conversation.turns = before
         told = f"too long: {len(prompt)} tokens, and the model reads {conversation.session.context_length}"
         click.secho(told, fg="red", err=True)
         return
+    if dropped:
+        click.secho(f"the oldest {dropped} turns are forgotten: the context is full", dim=True, err=True)
     texts: list[str] = []
     try:
         for token in conversation.session.generate(prompt, min(most, room), **search):

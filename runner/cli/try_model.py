@@ -91,7 +91,8 @@ def _converses(model: ModelHandle, inputs: Sequence[str], plainly: bool) -> bool
     from runner.models.transcription import hears
 
     writes = model.kind == "genai" and not hears(model.folder)
-    return writes and not inputs and not plainly and sys.stdin.isatty() and sys.stdout.isatty()
+    sits_there = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    return writes and not inputs and not plainly and sits_there
 
 
 def _check_files(model: ModelHandle, images: Sequence[str], sounds: Sequence[str]) -> None:
@@ -151,7 +152,7 @@ def _given(inputs: Sequence[str], example: str | None, *, may_be_empty: bool = F
 
 def _piped() -> tuple[str, ...]:
     """Returns the text on standard input, where something is piped into it; bytes that are no UTF-8 stay as surrogates."""
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         return ()
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
