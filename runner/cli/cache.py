@@ -117,11 +117,12 @@ def verify(cache_dir: str | None, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option
 def gc(cache_dir: str | None, older_than: float, everything: bool, dry_run: bool, as_json: bool) -> None:
-    """Take out old entries and what crashed runs left behind."""
+    """Take out old entries, and what crashed and interrupted runs left behind."""
     _, _, store = _open(cache_dir)
     limit = time.time() - older_than * 86400
     doomed = [entry for entry in store.entries() if everything or entry.record["created"] < limit]
-    leftovers = store.leftovers()
+    old = [path for path in store.unfinished() if everything or path.stat().st_mtime < limit]
+    leftovers = [*store.leftovers(), *old]
     if not dry_run:
         for entry in doomed:
             store.remove(entry.fingerprint)

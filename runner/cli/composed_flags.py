@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from runner.compose.calibration import DataWish
     from runner.compose.single_step import Wish
     from runner.compose.subject import Subject
+    from runner.targets.target import Target
 
 
 def _words(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -99,27 +99,53 @@ def data_wish(given: dict[str, Any]) -> DataWish:
     return DataWish(data_files=files, **taken)
 
 
+def subject_and_target(given: dict[str, Any]) -> tuple[Subject, Target | None]:
+    """Returns the model and the target, None where none was named, and takes their flags out of what was given.
+
+    Raises:
+        UsageError: there is no such model, or flags do not go together.
+        InvalidRecipe: there is no such provider.
+    """
+    from runner.compose.subject import subject_of
+
+    given.pop("save_config", None)  # it always is saved
+    subject = subject_of(
+        given.pop("model"),
+        task=given.pop("task", None),
+        model_script=given.pop("model_script", None),
+        script_dir=given.pop("script_dir", None),
+        adapter=given.pop("adapter", None),
+    )
+    return subject, _target(given.pop("device"), given.pop("provider"))
+
+
+def _target(device: str | None, provider: str | None) -> Target | None:
+    from runner.errors import UsageError
+    from runner.targets.target import target_named
+
+    if provider is None:
+        return target_named(device) if device else None
+    target = target_named(provider)
+    if device is not None and target.device != device:
+        raise UsageError(
+            "wrong-device",
+            f"--device {device} and --provider {provider} do not go together",
+            f"{target.provider} runs on {target.device}",
+        )
+    return target
+
+
 def subject_and_wish(given: dict[str, Any]) -> tuple[Subject, Wish]:
     """Returns the model and what the run was told, and takes their flags out of what was given.
 
     Raises:
-        RecipeError: there is no such model, or flags do not go together.
+        RecipeError: see `subject_and_target`.
     """
-    from runner.cli.optimize import asked_target
     from runner.compose.single_step import Wish
-    from runner.compose.subject import subject_of
     from runner.targets.target import TARGETS
 
-    script: Path | None = given.pop("model_script", None)
-    trust = given.pop("trust")
-    subject = subject_of(
-        given.pop("model"), task=given.pop("task", None), model_script=script, script_dir=given.pop("script_dir", None),
-        adapter=given.pop("adapter", None),
-    )  # fmt: skip
-    target = asked_target(given.pop("device"), given.pop("provider")) or TARGETS["cpu"]
-    wish = Wish(
-        target, given.pop("output"), given.pop("overrides"), catalog(), shlex.join(["recipe", *sys.argv[1:]]),
-        given.pop("offline"), trust, given.pop("smoke"), given.pop("threads"), given.pop("no_cache"),
-    )  # fmt: skip
-    given.pop("save_config", None)
-    return subject, wish
+    subject, target = subject_and_target(given)
+    names = ("output", "overrides", "offline", "trust", "smoke", "threads", "no_cache")
+    told = {name: given.pop(name) for name in names}
+    command = shlex.join(["recipe", *sys.argv[1:]])
+    return subject, Wish(target or TARGETS["cpu"], catalog=catalog(), command=command, **told)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.composed_flags import run_flags, subject_flags
+from runner.cli.composed_flags import run_flags, subject_and_target, subject_flags
 from runner.cli.flags import adapter_flag, flag, flags
 from runner.cli.options import catalog
 
 if TYPE_CHECKING:
-    from runner.compose.optimise import Decided
-    from runner.targets.target import Target
+    from runner.compose.optimise import Decided, Wish
 
 
 @click.command()
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     *run_flags,
 )
 def optimize(
-    model: str | None,
-    output: Path | None,
     use_ort_genai: bool,
     use_model_builder: bool,
     max_memory: float | None,
@@ -38,7 +34,7 @@ def optimize(
     dry_run: bool,
     log_level: int,
     as_json: bool,
-    **chosen: Any,
+    **given: Any,
 ) -> None:
     """Make a small, fast ONNX model of any model.
 
@@ -50,53 +46,22 @@ def optimize(
     from runner.compose.optimise import decide
 
     limits = limits_of(max_memory)
-    decided = decide(_wish(model, output, limits.memory, chosen), lambda text: say_at(log_level, text))
+    decided = decide(_wish(limits.memory, given), lambda text: say_at(log_level, text))
     for text in _unused(decided, use_ort_genai or use_model_builder):
         say_at(log_level, text)
     run_composed(decided.composed, decided.request, Way(dry_run, force, as_json, limits), log_level)
 
 
-def _wish(model: str | None, output: Path | None, max_memory: int | None, chosen: dict[str, Any]) -> Any:
+def _wish(max_memory: int | None, given: dict[str, Any]) -> Wish:
     from runner.compose.optimise import Wish
-    from runner.compose.subject import subject_of
 
-    subject = subject_of(
-        model,
-        task=chosen.pop("task"),
-        model_script=chosen.pop("model_script"),
-        script_dir=chosen.pop("script_dir"),
-        adapter=chosen.pop("adapter"),
-    )
-    target = asked_target(chosen.pop("device"), chosen.pop("provider"))
+    subject, target = subject_and_target(given)
+    precision = given.pop("precision")
     command = shlex.join(["recipe", *sys.argv[1:]])
-    precision = chosen.pop("precision")
-    chosen.pop("save_config")  # it always is
     return Wish(
-        subject, output, target, precision=precision.lower() if precision else None, max_memory=max_memory,
-        catalog=catalog(), command=command, **chosen,
+        subject, target=target, precision=precision.lower() if precision else None, max_memory=max_memory, catalog=catalog(),
+        command=command, **given,
     )  # fmt: skip
-
-
-def asked_target(device: str | None, provider: str | None) -> Target | None:
-    """Returns the target that --device and --provider name; None where neither was given.
-
-    Raises:
-        UsageError: they do not go together.
-        InvalidRecipe: there is no such provider.
-    """
-    from runner.errors import UsageError
-    from runner.targets.target import target_named
-
-    if provider is None:
-        return target_named(device) if device else None
-    target = target_named(provider)
-    if device is not None and target.device != device:
-        raise UsageError(
-            "wrong-device",
-            f"--device {device} and --provider {provider} do not go together",
-            f"{target.provider} runs on {target.device}",
-        )
-    return target
 
 
 def _unused(decided: Decided, genai: bool) -> list[str]:

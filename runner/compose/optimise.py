@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from runner.catalog.copies import copied_info
-from runner.catalog.discover import Entry, catalog_root
+from runner.catalog.discover import OWN_CATALOG, Entry, catalog_root
 from runner.catalog.names import is_name
 from runner.catalog.scaffold import Decision, UnknownFacts, draft
 from runner.catalog.scaffold import Wish as Scaffolded
@@ -265,7 +265,7 @@ def _written(
     config = json.loads(render_config(info, info.recipes[0], clone))
     if subject.details:  # an adapter
         model = {**config["input_model"], **subject.details}
-        config = {**config, "input_model": model, "passes": {"merge": {"type": "MergeAdapterWeights"}, **config["passes"]}}
+        config = {**config, "input_model": model, "passes": merged_first(known, config["passes"])}
     if subject.details or wish.overrides:
         text = without(text, ("recipes", 0, "pipeline"))
         text = without(text, ("recipes", 0, "settings"))
@@ -285,7 +285,8 @@ def _written(
         files,
     )
     composed.write()
-    return composed, _request(wish, composed, subject.word if elsewhere else None, trusted=True)
+    ours = catalog_root(wish.catalog) == OWN_CATALOG  # scripts of another catalogue need --trust
+    return composed, _request(wish, composed, subject.word if elsewhere else None, trusted=ours)
 
 
 def _plain(wish: Wish, known: Known, target: Target, told: _Told) -> tuple[Composed, Request]:

@@ -184,6 +184,10 @@ class Store:
             return []
         return [path for path in self._places.scratch.iterdir() if not _alive(path.name.split("-")[0])]
 
+    def unfinished(self) -> list[Path]:
+        """Returns the folders that interrupted steps would go on from."""
+        return sorted(self._places.kept.iterdir()) if self._places.kept.is_dir() else []
+
     def _folder(self, fingerprint: str) -> Path:
         return self._places.store / fingerprint[:2] / fingerprint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,7 +61,7 @@ class Served:
         self.folder: Path = offer.handle.folder
         self._turn = asyncio.Lock()
 
-    async def each(self, steps: Iterator[T]) -> AsyncIterator[T]:
+    async def each(self, steps: Iterator[T]) -> AsyncGenerator[T, None]:
         """Yields the steps of a computation, each made on a thread of its own, while no other request uses the model.
 
         Who closes it early (a client that is gone) ends the computation behind the current step.

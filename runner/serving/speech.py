@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ async def transcribe(listener: Listener, content: bytes, name: str, form: str, s
     passages = listener.each(listener.passages(sound))
     if stream:
         return StreamingResponse(_streamed(passages), media_type="text/event-stream")
-    async with aclosing(passages) as heard:  # type: ignore[type-var]
+    async with aclosing(passages) as heard:
         found = [passage async for passage in heard if passage.text]
     text = " ".join(passage.text for passage in found)
     if form == "json":
@@ -63,11 +63,11 @@ def _sound(content: bytes, name: str) -> Any:
             raise Refused(400, f"'{name}' is no sound that can be read: {cause}", "bad_sound", "file") from None
 
 
-async def _streamed(passages: AsyncIterator[Passage]) -> AsyncIterator[str]:
+async def _streamed(passages: AsyncGenerator[Passage, None]) -> AsyncIterator[str]:
     """The events `transcript.text.delta`, one a passage, and `transcript.text.done`."""
     texts: list[str] = []
     try:
-        async with aclosing(passages) as heard:  # type: ignore[type-var]
+        async with aclosing(passages) as heard:
             async for passage in heard:
                 if passage.text:
                     delta = f" {passage.text}" if texts else passage.text

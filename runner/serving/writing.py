@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +118,7 @@ async def _answer(
         told = body.stream_options is not None and body.stream_options.include_usage
         return StreamingResponse(_streamed(pieces, form, len(prompt), told), media_type="text/event-stream")
     text, last = "", _Piece("", 0, "stop")
-    async with aclosing(pieces) as whole:  # type: ignore[type-var]
+    async with aclosing(pieces) as whole:
         async for piece in whole:
             text, last = text + piece.text, piece
             if await request.is_disconnected():
@@ -139,10 +139,10 @@ def _pieces(tokens: Iterator[GeneratedToken], stops: Sequence[str], allowed: int
     yield _Piece(watch.rest(), written, "length" if written >= allowed else "stop")
 
 
-async def _streamed(pieces: AsyncIterator[_Piece], form: _Form, prompt: int, tell_usage: bool) -> AsyncIterator[str]:
+async def _streamed(pieces: AsyncGenerator[_Piece, None], form: _Form, prompt: int, tell_usage: bool) -> AsyncIterator[str]:
     first, written = True, 0
     try:
-        async with aclosing(pieces) as whole:  # type: ignore[type-var]
+        async with aclosing(pieces) as whole:
             async for piece in whole:
                 written = piece.tokens
                 if piece.text or piece.end or first:

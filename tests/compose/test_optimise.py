@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from runner.compose.folder import overridden
 from runner.compose.optimise import Decided, Wish, decide
 from runner.compose.subject import subject_of
 from runner.engine.run import plan_run
-from runner.errors import DoesNotFit, InvalidRecipe, UsageError
+from runner.errors import DoesNotFit, InvalidRecipe, NotTrusted, UsageError
 from runner.models.handle import ModelHandle
 from runner.passes.table import options_of
 from runner.recipe.info import read_info
@@ -195,3 +196,13 @@ def test_an_override_changes_one_value_of_a_mapping() -> None:
     config = {"passes": {"train": {"type": "LoRA", "training_args": {"max_steps": 3, "seed": 1}}}}
     changed = overridden(config, ["passes.train.training_args.seed=2", "r=8"])
     assert changed["passes"]["train"] == {"type": "LoRA", "training_args": {"max_steps": 3, "seed": 2}, "r": 8}
+
+
+def test_scripts_of_another_catalogue_are_not_trusted(wish: Wish, tmp_path: Path) -> None:
+    foreign = tmp_path / "recipes" / "resnet" / "resnet-50"
+    shutil.copytree(ROOT / "recipes/resnet/resnet-50", foreign)
+    asked = replace(wish, subject=subject_of("microsoft/resnet-50"), precision="int8", smoke=True)
+    plan_run(decide(asked).request, lambda _: None)
+    elsewhere = replace(asked, catalog=tmp_path / "recipes", output=tmp_path / "elsewhere")
+    with pytest.raises(NotTrusted):
+        plan_run(decide(elsewhere).request, lambda _: None)

@@ -6,12 +6,14 @@ import itertools
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runner.cli import run_command
 from runner.engine.places import Places
 from runner.engine.store import SMALL_FILE, Entry, Store, link_or_copy
 from runner.models.digest import DigestMemo, sha256_of_file
@@ -161,3 +163,17 @@ def test_a_file_that_a_library_kept_to_itself_is_for_everybody(store: Store) -> 
         entry = store.put(KEY, folder / "output", record)
     assert (entry.files / "model.onnx.data").stat().st_mode == usual
     assert store.get(KEY) is not None
+
+
+def test_what_interrupted_steps_left_goes_when_it_is_old(
+    store: Store, places: Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, days in (("old", 40), ("new", 1)):
+        folder = places.kept / name
+        folder.mkdir(parents=True)
+        then = time.time() - days * 86400
+        os.utime(folder, (then, then))
+    monkeypatch.setenv("RECIPE_CACHE", str(places.root))
+    assert run_command(["cache", "gc"]) == 0
+    assert "1 leftovers gone" in capsys.readouterr().out
+    assert [path.name for path in store.unfinished()] == ["new"]
