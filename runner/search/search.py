@@ -109,14 +109,12 @@ class Found:
         study: all trials.
         ranked: those that were measured, the best first.
         front: numbers of those that no other one beats.
-        resumed: trials that were there before.
         stopped: why no further point was tried.
     """
 
     study: Study
     ranked: list[Trial] = field(default_factory=list)
     front: tuple[int, ...] = ()
-    resumed: int = 0
     stopped: str = ""
 
 
@@ -139,7 +137,7 @@ def run_search(search: Search, fresh: bool, listen: Listen, tell: Tell) -> Found
         RecipeError: what would meet every point.
     """
     study = Study.open(search.folder, search.key, fresh)
-    found = Found(study, resumed=len(study.trials))
+    found = Found(study)
     stop = _Stop(search, time.monotonic())
     for point in _points(search, found, stop):
         trial = _try(search, found.study, point, listen)
