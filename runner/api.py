@@ -361,7 +361,11 @@ def _execute(request: Request, limits: Limits, say: Say) -> Outcome:
         if event.text:
             say(f"{event.step}: {event.text}" if event.step else event.text)
 
-    return execute(plan_run(request, say, max_memory=limits.memory), listen, limits)
+    plan = plan_run(request, say, max_memory=limits.memory)
+    for step in plan.steps:
+        if step.cached:
+            say(f"{step.name}: cached")
+    return execute(plan, listen, limits)
 
 
 def _texts(overrides: Mapping[str, Any] | None) -> tuple[str, ...]:

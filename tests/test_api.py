@@ -29,7 +29,9 @@ def test_a_recipe_is_run_and_measured(tmp_path: Path) -> None:
     assert (made.folder / "model.onnx").is_file()
     assert made.bytes > 0
     assert said
-    assert runner.run(recipe).cached
+    said.clear()
+    assert runner.run(recipe, say=said.append).cached
+    assert "quantize: cached" in said
     measured = runner.benchmark(made)
     assert measured.values["cosine"] > 0.9
     assert measured.ratios["latency"] > 0

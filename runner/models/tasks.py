@@ -82,6 +82,9 @@ _HEADS = {
     "SiglipModel": "zero-shot-image-classification",
     "T5ForConditionalGeneration": "text2text-generation",
     "BartForConditionalGeneration": "text2text-generation",
+    "PegasusForConditionalGeneration": "text2text-generation",
+    "M2M100ForConditionalGeneration": "text2text-generation",
+    "MarianMTModel": "text2text-generation",
     "WhisperForConditionalGeneration": "automatic-speech-recognition",
 }
 IMAGE_ONLY = tuple(name for name, task in TASKS.items() if task.reads == ("image",))
@@ -106,5 +109,9 @@ def task_of(model: ModelHandle) -> str:
     """Returns the model's task: the one that was named, or what the head of its architecture is for."""
     if model.task:
         return model.task
-    architecture = str(model.attributes.get("architecture") or "")
-    return next((task for head, task in _HEADS.items() if architecture.endswith(head)), "feature-extraction")
+    return task_of_architecture(str(model.attributes.get("architecture") or "")) or "feature-extraction"
+
+
+def task_of_architecture(name: str) -> str | None:
+    """Returns the task that the head of an architecture is for; None for a base model and for a head that is not known."""
+    return next((task for head, task in _HEADS.items() if name.endswith(head)), None)

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.errors import InvalidRecipe, ModelUnavailable, Problem, did_you_mean
 from runner.models.checkpoint import read_json
+from runner.models.tasks import WITH_PAST, task_of_architecture
 from runner.models.twin_table import LANGUAGE_MODELS, Twin
 from runner.models.twin_table_media import MEDIA_MODELS
 from runner.models.twin_vocabulary import Style, Vocabulary
@@ -174,17 +175,6 @@ def _family(name: str) -> str | None:
 
 # --- a local folder --------------------------------------------------------------------------------------------------
 
-_TASK_OF_HEAD = {
-    "ForCausalLM": "text-generation",
-    "WhisperForConditionalGeneration": "automatic-speech-recognition",
-    "T5ForConditionalGeneration": "text2text-generation",
-    "ForConditionalGeneration": "image-text-to-text",
-    "ForMaskedLM": "fill-mask",
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForImageClassification": "image-classification",
-}
 _IMAGE_TYPES = ("resnet", "vit", "dinov2")
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 _NOT_SHAPE = (
@@ -207,9 +197,10 @@ _NOT_SHAPE = (
 def task_of(config: Mapping[str, Any]) -> str:
     """Returns the Hugging Face task that the architecture named in a config.json serves."""
     named = (config.get("architectures") or [""])[0]
-    for head, task in _TASK_OF_HEAD.items():
-        if named.endswith(head):
-            return task
+    if task := task_of_architecture(named):
+        return task.removesuffix(WITH_PAST)
+    if named.endswith("ForConditionalGeneration"):
+        return "image-text-to-text" if "vision_config" in config else "text2text-generation"
     return "image-feature-extraction" if config.get("model_type") in _IMAGE_TYPES else "feature-extraction"
 
 

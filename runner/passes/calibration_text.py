@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WINDOW = 256  # tokens that the model reads at a time
 WINDOWS = 32  # read at most; 8 000 tokens
-_BATCH = 8
+_BATCH = 2  # windows at a time: enough to keep the cores busy
 _LEAST_TOKENS = 256
 _TOY_PARAMETERS, _TOY_WINDOW, _TOY_WINDOWS = (
     10_000_000,

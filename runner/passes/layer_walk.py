@@ -1,12 +1,13 @@
 """Walks a language model's decoder layer by layer over a few windows of text, so that a pass can change each on its way.
 
-A layer's inputs come from the layers before it as the pass has left them.
+A layer's inputs come from the layers before it as the pass has left them, unless the pass keeps what they gave before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # The names of modules that see the same input, and the sum of x xᵀ over its tokens, [columns, columns].
 Hessians = Sequence[tuple[tuple[str, ...], "torch.Tensor"]]
+
+_STRIP = 256  # rows of a Hessian that are added to at a time
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class LayerAt:
         run: gives the hidden states after the layer for those before it.
         inputs: the hidden states before the layer, each [batch, tokens, width].
         call: arguments and keyword arguments that it is called with besides the hidden states.
+        outputs: the hidden states that the next layer gets, where the caller puts them there; else the layer is run once
+            more, as the caller has left it.
     """
 
     at: int
@@ -41,6 +46,7 @@ class LayerAt:
     run: Callable[[torch.Tensor], torch.Tensor]
     inputs: Sequence[torch.Tensor]
     call: tuple[tuple[Any, ...], Mapping[str, Any]]
+    outputs: list[torch.Tensor] = field(default_factory=list)
 
     @property
     def place(self) -> str:
@@ -48,8 +54,8 @@ class LayerAt:
         return f"layer {self.at + 1} of {self.count}"
 
 
-class _FirstLayerReached(Exception):
-    """Ends a forward pass where the first decoder layer would begin."""
+class _Seen(Exception):
+    """Ends a forward pass where all that was asked of it has been seen."""
 
 
 def walk_layers(module: torch.nn.Module, batches: Sequence[torch.Tensor]) -> Iterator[LayerAt]:
@@ -68,8 +74,10 @@ def walk_layers(module: torch.nn.Module, batches: Sequence[torch.Tensor]) -> Ite
     hidden = [_first_input(module, layers[0], batch) for batch in batches]
     for at, layer in enumerate(layers):
         run = partial(_run, layer, *arguments[at])
-        yield LayerAt(at, len(layers), f"{name}.{at}", layer, run, hidden, arguments[at])
-        hidden = [run(states) for states in hidden]
+        here = LayerAt(at, len(layers), f"{name}.{at}", layer, run, hidden, arguments[at])
+        yield here
+        if at + 1 < len(layers):
+            hidden = here.outputs or [run(states) for states in hidden]
 
 
 def _layer_arguments(
@@ -81,11 +89,14 @@ def _layer_arguments(
     def note(at: int) -> Callable[..., None]:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             found[at] = (args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"})
+            if at == len(layers) - 1:
+                raise _Seen
 
         return hook
 
     hooks = [layer.register_forward_pre_hook(note(at), with_kwargs=True) for at, layer in enumerate(layers)]
-    module(ids, use_cache=False)
+    with suppress(_Seen):
+        module(ids, use_cache=False)
     for hook in hooks:
         hook.remove()
     return [found[at] for at in range(len(layers))]
@@ -97,12 +108,12 @@ def _first_input(module: Any, layer: torch.nn.Module, ids: torch.Tensor) -> torc
 
     def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append(args[0] if args else kwargs["hidden_states"])
-        raise _FirstLayerReached
+        raise _Seen
 
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         module(ids, use_cache=False)
-    except _FirstLayerReached:
+    except _Seen:
         return found[0]
     finally:
         handle.remove()
@@ -116,27 +127,52 @@ def _run(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
 
 
 def input_hessians(
-    modules: Mapping[str, torch.nn.Module], run: Callable[[torch.Tensor], Any], inputs: Sequence[torch.Tensor]
+    modules: Mapping[str, torch.nn.Module],
+    run: Callable[[torch.Tensor], Any],
+    inputs: Sequence[torch.Tensor],
+    outputs: list[Any] | None = None,
 ) -> Hessians:
-    """Runs over the inputs and returns the Hessians of the modules."""
+    """Runs over the inputs and returns the Hessians of the modules.
+
+    What the runs give is added to `outputs`; without that, nothing behind the last of the modules is run.
+    """
     sums: dict[str, torch.Tensor] = {}
     leader_of: dict[str, str] = {}
     seen: dict[int, tuple[str, torch.Tensor]] = {}  # inputs of this run, kept so that no other gets their identity
+    called: set[str] = set()
 
     def note(name: str) -> Callable[..., None]:
         def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
             leader_of[name] = seen.setdefault(id(args[0]), (name, args[0]))[0]
             if leader_of[name] == name:
                 tokens = args[0].reshape(-1, args[0].shape[-1])
-                sums[name] = sums[name].addmm_(tokens.T, tokens) if name in sums else tokens.T @ tokens
+                if name not in sums:
+                    sums[name] = tokens.new_zeros(tokens.shape[1], tokens.shape[1])
+                _add_above(sums[name], tokens)
+            called.add(name)
+            if outputs is None and len(called) == len(modules):
+                raise _Seen
 
         return hook
 
     hooks = [module.register_forward_pre_hook(note(name)) for name, module in modules.items()]
     for one in inputs:
         seen.clear()
-        run(one)
+        called.clear()
+        with suppress(_Seen):
+            given = run(one)
+            if outputs is not None:
+                outputs.append(given)
     seen.clear()
     for hook in hooks:
         hook.remove()
+    for total in sums.values():
+        total.copy_(total.triu() + total.triu(1).T)
     return [(tuple(name for name in leader_of if leader_of[name] == leader), total) for leader, total in sums.items()]
+
+
+def _add_above(total: torch.Tensor, tokens: torch.Tensor) -> None:
+    """Adds the upper triangle of the tokens' x xᵀ in strips: what lies below follows from symmetry."""
+    for start in range(0, total.shape[0], _STRIP):
+        stop = start + _STRIP
+        total[start:stop, start:].addmm_(tokens[:, start:stop].T, tokens[:, start:])

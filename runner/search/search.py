@@ -195,7 +195,7 @@ class _Stop:
         strategy, aims = self.search.strategy, self.search.aims
         if strategy.stop_when_goals_met and any(trial.done and not aims.missed(trial.figures) for trial in study.trials):
             self.reason = "a point meets all goals"
-        elif strategy.max_time is not None and time.monotonic() - self.began > strategy.max_time:
+        elif study.trials and strategy.max_time is not None and time.monotonic() - self.began > strategy.max_time:
             self.reason = f"{strategy.max_time:g} s are over"
         elif len(study.trials) >= samples:
             self.reason = f"{samples} points were tried"

@@ -138,3 +138,47 @@ def test_a_dry_run_shows_the_space(config: Path, capsys: pytest.CaptureFixture[s
     told = json.loads(capsys.readouterr().out)
     assert (told["size"], told["samples"], len(told["first"])) == (8, 6, 5)
     assert not Path("out-search").exists()
+
+
+def test_one_pass_after_the_other_and_more_than_one_model(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right = f'passes.fix.dim_param={{"choices": [{json.dumps(AXES)}]}}'
+    asked = ["search", "--config", str(config), "--space", right, "--minimize", "size", "--order", "pass-by-pass"]
+    asked += ["--space", "passes.convert.target_opset=17,18", "--models", "2", "--samples", "8"]
+    assert run_command(asked) == 0
+    trials = record(Path("out-search"))["trials"]
+    opsets = [one["point"]["convert.target_opset"] for one in trials]
+    assert opsets[:2] == [17, 18]  # the first step varies with the first values of the others
+    assert trials[0]["point"].keys() == trials[1]["point"].keys()
+    best_opset = min(trials[:2], key=lambda one: one["figures"]["size"]["value"])["point"]["convert.target_opset"]
+    assert set(opsets[2:]) == {best_opset}  # and stays while the last one varies
+    assert (Path("out") / "model.onnx").is_file()
+    assert (Path("out-2") / "model.onnx").is_file()
+    first, second = (json.loads((Path(name) / "receipt.json").read_text("utf-8")) for name in ("out", "out-2"))
+    assert first["fingerprint"] != second["fingerprint"]
+    capsys.readouterr()
+
+
+def test_no_point_is_begun_when_the_time_is_over(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["search", "--config", str(config), "--minimize", "size", "--max-time", "0.01"]
+    asked += ["--set", f"passes.fix.dim_param={json.dumps(AXES)}"]
+    assert run_command(asked) == 0
+    assert len(record(Path("out-search"))["trials"]) == 1
+    assert "done: 0.01 s are over" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to one process there")
+def test_ctrl_c_keeps_the_points(config: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", "search", "--config", str(config)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    file = Path("out-search/search.json")
+    deadline = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+    assert record(Path("out-search"))["trials"]

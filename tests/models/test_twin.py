@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InvalidRecipe, ModelUnavailable
-from runner.models.twin import KNOWN, architecture_of
+from runner.models.twin import KNOWN, architecture_of, task_of
 from runner.models.twin_shrink import shrink
 from runner.models.twin_tokenizer import train_tokenizer
 from runner.passes.export.tiny_twin import make_twin
@@ -199,3 +199,20 @@ def test_image_twins_classify_at_the_real_size(model_id: str, tmp_path: Path):
     assert torch.isfinite(logits).all()
     assert 0.05 < float(logits.detach().std()) < 50
     assert (tmp_path / "preprocessor_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "text-generation"),
+        ({"architectures": ["MBartForConditionalGeneration"]}, "text2text-generation"),
+        ({"architectures": ["MarianMTModel"]}, "text2text-generation"),
+        ({"architectures": ["ProphetNetForConditionalGeneration"]}, "text2text-generation"),
+        ({"architectures": ["LlavaForConditionalGeneration"], "vision_config": {}}, "image-text-to-text"),
+        ({"architectures": ["WhisperForConditionalGeneration"]}, "automatic-speech-recognition"),
+        ({"model_type": "vit"}, "image-feature-extraction"),
+        ({"architectures": ["BertModel"], "model_type": "bert"}, "feature-extraction"),
+    ],
+)
+def test_the_task_of_an_architecture(config: dict[str, object], task: str) -> None:
+    assert task_of(config) == task

@@ -146,3 +146,26 @@ def test_wrong_options_are_errors(tiny_llama: ModelHandle, apply_pass: ApplyPass
         apply_pass("Gptq", tiny_llama, overrides={"model.layers.0.mlp.dwn_proj": {"bits": 8}})
     with pytest.raises(InvalidRecipe, match="choose 64 or 32 or 16"):
         apply_pass("Gptq", tiny_llama, data=tokens(30), data_config="calibration", group_size=256)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_fitted_grid_errs_less_than_the_whole_range(symmetric: bool):
+    scheme = Scheme(4, 32, symmetric)
+    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(2))
+    weight[0] = 0  # a row of nothing
+    importance = torch.logspace(-2, 2, 128)
+
+    def error(scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+        codes = nearest_codes(weight, scales, zeros, scheme.levels)
+        back = QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte()).dequantized()
+        return ((back - weight).square() * importance).sum(1)
+
+    eight = Scheme(8, 32, symmetric)
+    scales, zeros = fit_grid(weight, eight)  # takes the whole range
+    ratio = eight.levels / scheme.levels
+    whole = error(scales * ratio, torch.full_like(zeros, scheme.middle) if symmetric else (zeros / ratio).round())
+    fitted = error(*fit_grid(weight, scheme, importance))
+    assert fitted[0] < 1e-6
+    assert fitted.sum() < 0.92 * whole.sum()
+    flat = error(*fit_grid(weight, scheme))
+    assert fitted.sum() < flat.sum()

@@ -71,12 +71,14 @@ def _apply(model: ModelHandle, options: GptqOptions, context: PassContext) -> Mo
 def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOptions) -> Iterator[tuple[str, Hessians]]:
     """Yields what is quantised next: a decoder layer at a time, then the head where it is asked for.
 
-    The caller quantises the modules before it goes on, so that a layer's inputs come from quantised layers.
+    A layer's inputs come from layers that are not quantised: their outputs fall out of the run that sums up the Hessians.
+    With quantised ones the layers run twice, and the model comes out no better (SmolLM2-135M in 4 bits, published weights
+    and moved ones: KL divergence 1 and 4 % lower with these, where the order of summation alone moves it by 3 %).
     """
     linears = subject.linears()
     for layer in walk_layers(subject.module, batches):
         inner = {one: module for one, module in linears.items() if one.startswith(f"{layer.name}.")}
-        yield layer.place, input_hessians(inner, layer.run, layer.inputs)
+        yield layer.place, input_hessians(inner, layer.run, layer.inputs, layer.outputs)
     if options.lm_head and HEAD not in subject.matrices:
         head = subject.module.get_submodule(HEAD)
         yield "head", input_hessians({HEAD: head}, lambda ids: subject.module(ids, use_cache=False), batches)
@@ -143,17 +145,18 @@ def gptq(
 
 
 def _inverse_factor(hessian: torch.Tensor, damp: torch.Tensor) -> torch.Tensor:
-    """Returns the upper Cholesky factor of the damped Hessian's inverse; damps more where that fails in fp32."""
+    """Returns the upper Cholesky factor of the damped Hessian's inverse; damps more where that fails in fp32.
+
+    With H = R Rᵀ for an upper R, which is the lower factor of the Hessian read backwards, R⁻¹ is the factor that is wanted.
+    """
     import torch
 
     for _ in range(6):
         damped = hessian.clone()
         damped.diagonal().add_(damp)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        backwards, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                return upper
+            return torch.linalg.solve_triangular(backwards.flip(0, 1), torch.eye(len(hessian)), upper=True)
         damp = damp * 10
     raise RunFailed(
         "gptq-singular", "the inputs of a layer have no usable Hessian", "calibrate on a longer and more varied text"
@@ -165,20 +168,20 @@ def _solve(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, uppe
     import torch
 
     columns, rows = weight.shape
-    pivots = upper.diagonal().tolist()
-    codes = torch.empty(columns, rows, dtype=torch.uint8)
+    passed_on = upper / upper.diagonal()[:, None]
+    codes = torch.empty(columns, rows)  # less their zeros, so that few and short operations fall on a column
     errors = torch.empty(_COLUMNS, rows)
+    each = [one.unbind() for one in (weight, codes, scales, scales.reciprocal(), -zeros, levels - zeros)]
+    error_of = errors.unbind()
     for start in range(0, columns, _COLUMNS):
         stop = min(start + _COLUMNS, columns)
         for at in range(start, stop):
-            column, scale, zero = weight[at], scales[at], zeros[at]
-            code = (column / scale).add_(zero).round_().clamp_(0, levels)
-            codes[at] = code
-            error = errors[at - start]
-            torch.sub(column, code.sub_(zero).mul_(scale), out=error).div_(pivots[at])
-            weight[at + 1 : stop].addr_(upper[at, at + 1 : stop], error, alpha=-1)
-        weight[stop:].addmm_(upper[start:stop, stop:].T, errors[: stop - start], alpha=-1)
-    return codes.T
+            column, code, scale, inverse, least, most = (one[at] for one in each)
+            torch.mul(column, inverse, out=code).round_().clamp_(least, most)
+            error = torch.addcmul(column, code, scale, value=-1, out=error_of[at - start])
+            weight[at + 1 : stop].addr_(passed_on[at, at + 1 : stop], error, alpha=-1)
+        weight[stop:].addmm_(passed_on[start:stop, stop:].T, errors[: stop - start], alpha=-1)
+    return codes.add_(zeros).to(torch.uint8).T
 
 
 PASS = Pass(
@@ -190,4 +193,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
     data_options=("data_config",),
+    version=2,
 )

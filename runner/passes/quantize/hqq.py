@@ -99,4 +99,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("torch", "onnx"),
+    version=2,
 )

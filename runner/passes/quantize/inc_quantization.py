@@ -163,5 +163,5 @@ PASS = Pass(
     gives=None,
     packages=("onnxruntime", "onnx", "torch"),
     data_options=("data_config",),
-    version=2,
+    version=3,
 )

@@ -65,4 +65,5 @@ PASS = Pass(
     takes=("hf",),
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
+    version=2,
 )

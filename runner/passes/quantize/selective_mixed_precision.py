@@ -224,4 +224,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers"),
     data_options=("data_config",),
+    version=2,
 )
