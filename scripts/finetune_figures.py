@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from runner import finetune, run
-from runner.compose.finetune import Training
+from runner.compose.training import Training
 from runner.models.generation import GenerationSession
 from runner.targets.target import session_threads
 

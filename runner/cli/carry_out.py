@@ -9,7 +9,7 @@ import click
 
 from runner.cli.run_progress import Progress, show_outcome, show_plan
 from runner.engine.locked import check_source
-from runner.engine.plan import Request
+from runner.engine.plan import Plan, Request
 from runner.engine.run import Outcome, execute, plan_run
 from runner.engine.supervise import Limits
 from runner.models.lock import Lock
@@ -22,9 +22,10 @@ class Way:
     Attributes:
         dry_run: say what would be done, and do nothing.
         force: run even where memory or disk will not suffice by the estimate.
-        as_json: print JSON.
+        as_json: print JSON, and nothing else.
         limits: what the worker may use.
         lock: the source model must be the one that it names.
+        quiet: no lines of how far it is.
     """
 
     dry_run: bool = False
@@ -32,6 +33,7 @@ class Way:
     as_json: bool = False
     limits: Limits = field(default_factory=Limits)
     lock: Lock | None = None
+    quiet: bool = False
 
 
 def carry_out(request: Request, way: Way) -> Outcome | None:
@@ -40,14 +42,7 @@ def carry_out(request: Request, way: Way) -> Outcome | None:
     Raises:
         RecipeError: whatever stands in the way, see `plan_run` and `execute`.
     """
-    outcome = None
-    with Progress(request.name) as progress:
-        plan = plan_run(request, progress.say, fetch=not way.dry_run, force=way.force, max_memory=way.limits.memory)
-        if way.lock is not None:
-            check_source(plan, way.lock)
-        if not way.dry_run:
-            progress.begin(plan)
-            outcome = execute(plan, progress.listen, way.limits)
+    plan, outcome = run_watched(request, way)
     if outcome is None:
         show_plan(plan, way.limits.memory, way.as_json)
     elif way.as_json:
@@ -56,6 +51,23 @@ def carry_out(request: Request, way: Way) -> Outcome | None:
     else:
         show_outcome(outcome)
     return outcome
+
+
+def run_watched(request: Request, way: Way) -> tuple[Plan, Outcome | None]:
+    """Runs a request, or plans it only, with a live bar; returns the plan and the outcome, None of a dry run.
+
+    Raises:
+        RecipeError: whatever stands in the way, see `plan_run` and `execute`.
+    """
+    outcome = None
+    with Progress(request.name, quiet=way.quiet or way.as_json) as progress:
+        plan = plan_run(request, progress.say, fetch=not way.dry_run, force=way.force, max_memory=way.limits.memory)
+        if way.lock is not None:
+            check_source(plan, way.lock)
+        if not way.dry_run:
+            progress.begin(plan)
+            outcome = execute(plan, progress.listen, way.limits)
+    return plan, outcome
 
 
 def limits_of(max_memory: float | None, timeout: float | None = None) -> Limits:

@@ -18,8 +18,13 @@ _QUIET = 2  # from this log level on only the result is told
 
 def say_at(log_level: int, text: str) -> None:
     """Tells what is being done, unless the log level asks for less."""
-    if log_level <= _QUIET:
+    if not is_quiet(log_level):
         click.echo(text, err=True)
+
+
+def is_quiet(log_level: int) -> bool:
+    """Says whether only the result is to be told."""
+    return log_level > _QUIET
 
 
 def show_decisions(composed: Composed) -> None:

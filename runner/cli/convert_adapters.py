@@ -28,19 +28,24 @@ _FORMATS = {"onnx_adapter": "onnx_adapter", "safetensors": "safetensors", "npz":
     ),
     flag("file_format", "--adapter_format", type=click.Choice(list(_FORMATS)), default="onnx_adapter", help="onnx_adapter."),
     flag(
-        "dtype", "--dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the graph's inputs; float32."
+        "dtype", "--dtype", type=click.Choice(["float32", "float16"]), help="Of the graph's inputs; that of --base, or float32."
     ),
+    flag("base", "--base", type=click.Path(path_type=Path), help="Folder of the model that takes it: the adapter must fit."),
 )
-def convert_adapters(adapter: Path, output: Path, file_format: str, dtype: str) -> None:
+def convert_adapters(adapter: Path, output: Path, file_format: str, dtype: str | None, base: Path | None) -> None:
     """Turn a LoRA adapter into a file for models that take adapters.
 
-    Such a model comes of ModelBuilder on the model with an adapter of the same layers, and ExtractAdapters behind it.
+    'recipe finetune --multi_lora' makes such a model.
     """
     from runner.errors import StoreError
-    from runner.models.adapter_conversion import genai_adapter
+    from runner.models.adapter_conversion import adapter_inputs_of, check_fit, genai_adapter
     from runner.models.adapter_weights import save_weights
 
-    weights = genai_adapter(adapter.expanduser(), dtype)
+    taken = adapter_inputs_of(base.expanduser()) if base else {}
+    of_base = next((type_ for type_, _ in taken.values()), "float32")
+    weights = genai_adapter(adapter.expanduser(), dtype or of_base)
+    if base:
+        check_fit(weights, taken, base)
     goal = output.expanduser().absolute()
     chosen = cast("Format", _FORMATS[file_format])
     stem = goal.name.removesuffix(f".{file_format}")

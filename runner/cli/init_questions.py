@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.init_training import chats, check_template, columns_of, proposed_template
+from runner.cli.init_training import chat_column, check_template, proposed_template
 from runner.cli.options import catalog
 from runner.cli.wizard import Answers, Option, Question, Wizard, choose, is_back
+from runner.data.row_files import columns_of
 from runner.errors import RecipeError, UsageError
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Interview:
             columns_of(Path(answer).expanduser())
 
     def _needs_template(self, answers: Answers) -> bool:
-        return bool(answers.get("train")) and not chats(columns_of(Path(answers["train"]).expanduser()))
+        return bool(answers.get("train")) and chat_column(columns_of(Path(answers["train"]).expanduser())) is None
 
     # --- the output
 
@@ -356,7 +357,11 @@ class Interview:
         best = self._offers({"target": "cpu", **answers}).best(wish.precision, wish.trade)
         precision = best.precision if best else wish.precision
         words = ["recipe", "finetune", "--model_name_or_path", wish.subject.word, "--data_files", answers["train"]]
-        words += ["--text_template", answers["template"]] if answers.get("template") else []
+        if answers.get("template"):
+            words += ["--text_template", answers["template"]]
+        else:
+            column = chat_column(columns_of(Path(answers["train"]).expanduser())) or "messages"
+            words += ["--chat_template", *(["--messages", column] if column != "messages" else [])]
         words += ["--precision", precision] if precision else []
         words += ["--output_path", str(wish.output)] if wish.output else []
         words += [f"--{name}" for name in ("offline", "trust") if self._how[name]]

@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import string
 from collections.abc import Sequence
-from pathlib import Path
 
 from runner.errors import UsageError, did_you_mean
 
 _ASKED = ("instruction", "question", "prompt", "input", "query")
 _ANSWERED = ("response", "answer", "output", "completion", "target")
 _MESSAGES = ("messages", "conversations")
-_ROWS = (".json", ".jsonl", ".csv", ".parquet")
 
 
-def columns_of(file: Path) -> Sequence[str]:
-    """Returns the columns of a file of rows: json (a list, or an object a line), jsonl, csv or parquet.
-
-    Raises:
-        UsageError: there is no such file, or no rows can be read from it.
-    """
-    if not file.is_file() or file.suffix.lower() not in _ROWS:
-        cause = f"there is no file '{file}'" if not file.is_file() else f"{file.name} holds no rows"
-        raise UsageError("no-data", cause, f"name a file that ends in {', '.join(_ROWS)}")
-    try:
-        columns = _read(file)
-    except (OSError, ValueError, LookupError) as error:
-        raise UsageError(
-            "bad-data", f"{file}: no rows can be read from it: {error}", "a list of objects, or one a line"
-        ) from None
-    if not columns:
-        raise UsageError("bad-data", f"{file}: its rows have no columns", "a list of objects, or one a line")
-    return columns
-
-
-def _read(file: Path) -> list[str]:
-    if file.suffix.lower() == ".parquet":
-        from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
-
-        return [str(name) for name in parquet.read_schema(file).names]
-    with file.open(encoding="utf-8", newline="") as stream:
-        if file.suffix.lower() == ".csv":
-            return next(csv.reader(stream), [])
-        first = stream.readline()
-        row = json.loads(first if first.strip().startswith("{") else first + stream.read())
-    row = row[0] if isinstance(row, list) else row
-    return list(row) if isinstance(row, dict) else []
-
-
-def chats(columns: Sequence[str]) -> bool:
-    """Returns whether rows are conversations, which the model's chat template turns into text."""
-    return any(name in _MESSAGES for name in columns)
+def chat_column(columns: Sequence[str]) -> str | None:
+    """Returns the column of conversations, which the model's chat template turns into text; None where there is none."""
+    return next((name for name in _MESSAGES if name in columns), None)
 
 
 def proposed_template(columns: Sequence[str]) -> str:

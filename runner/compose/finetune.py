@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import string
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from runner.catalog.scaffold import Decision
-from runner.compose.calibration import DataWish, located
+from runner.compose.calibration import DataWish
 from runner.compose.folder import Composed
-from runner.compose.known import look_up
+from runner.compose.known import Known, look_up
 from runner.compose.optimise import Decided, decide
 from runner.compose.optimise import Wish as OptimiseWish
-from runner.compose.single_step import Chain, Steps, Wish, compose
+from runner.compose.single_step import Chain, Wish, compose
 from runner.compose.subject import Subject, subject_of
+from runner.compose.training import METHODS, TRAIN, Training, data_configs, training_decisions, training_steps
 from runner.engine.events import Event
 from runner.engine.plan import Request
 from runner.engine.run import Outcome, execute, plan_run
@@ -27,55 +26,28 @@ from runner.errors import RunFailed, StoreError, UsageError, did_you_mean
 from runner.models.adapter import ADAPTER_FOLDER
 from runner.models.digest import DigestMemo
 from runner.passes.finetune.training import TRAINING_FILE
-from runner.targets.target import TARGETS
+from runner.targets.target import TARGETS, Target
 
-METHODS = {"lora": "LoRA", "qlora": "QLoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
-_LOW_RANK = ("lora", "qlora", "dora")  # methods with a dropout of their own
-_TRAIN, _HELD_OUT = "train", "held_out"
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a model is trained; what is None is left to the pass.
-
-    Attributes:
-        method: `METHODS`.
-        r, alpha, dropout, target_modules: the adapter.
-        max_steps, epochs, batch_size, gradient_accumulation_steps, learning_rate, seed: the training.
-        torch_dtype: type of the frozen weights on a GPU.
-        eval_split: split that is held out.
-        eval_share: share of the training split that is held out where no split is named, from its end; 0 for none.
-        messages: column of conversations.
-        packing: rows joined to windows of `max_seq_len` tokens.
-        answers_only: the loss counts the answer alone; None where the data says what the answer is.
-    """
-
-    method: str = "lora"
-    r: int = 16
-    alpha: float = 32
-    dropout: float | None = None
-    target_modules: Sequence[str] = ()
-    max_steps: int | None = None
-    epochs: float | None = None
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 2e-4
-    seed: int = 42
-    torch_dtype: str | None = None
-    eval_split: str | None = None
-    eval_share: float = 0.1
-    messages: str = "messages"
-    packing: bool = False
-    answers_only: bool | None = None
+_AS_INPUTS = ("lora", "qlora")  # methods whose factors the graphs of onnxruntime-genai's builder take as inputs
+MULTI_LORA = "multi-lora"  # folder of the base model that takes adapters
+ADAPTER_FILE = "adapter_weights.onnx_adapter"  # the trained one in it
+_UNQUANTISED = ("fp32", "fp16")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training that can be run: its recipe, the run, and the folder for the results."""
+    """A training that can be run: its recipe, the run, and the folder for the results.
+
+    Attributes:
+        composed, request: the training.
+        output: the folder.
+        multi_lora: the run behind it that makes the base model whose graph takes adapters; None where that was not asked for.
+    """
 
     composed: Composed
     request: Request
     output: Path
+    multi_lora: Request | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +59,10 @@ class FineTuned:
         model: folder of the merged model, in transformers' format.
         recipe: folder of the recipe that makes it ONNX.
         onnx: the run that makes it.
+        multi_lora: folder of the base model whose graph takes adapters, with the file of this one; None without.
         steps: optimiser steps.
+        examples: examples that it trained on.
+        left_out: examples left out, since the same text is held out.
         loss: mean loss of the training.
         held_out_before, held_out_after: loss on the held-out examples; None where none were held out.
         seconds: wall time.
@@ -98,10 +73,13 @@ class FineTuned:
     recipe: Path
     onnx: Decided = field(repr=False)
     steps: int
+    examples: int
+    left_out: int
     loss: float
     held_out_before: float | None
     held_out_after: float | None
     seconds: float
+    multi_lora: Path | None = None
 
 
 def finetune(
@@ -114,6 +92,7 @@ def finetune(
     max_seq_len: int = 512,
     training: Training | None = None,
     precision: str | None = None,
+    multi_lora: str | None = None,
     offline: bool = False,
     trust: bool = False,
     smoke: bool = False,
@@ -131,6 +110,7 @@ def finetune(
         max_seq_len: tokens of an example.
         training: how to train.
         precision: of the ONNX recipe; int4 when None.
+        multi_lora: make an ONNX base model as well whose graph takes adapters: ``fp32``, ``fp16``, or ``auto``.
         offline, trust, smoke, threads: see `runner.engine.plan.Request`.
         say: told what is being done.
 
@@ -139,42 +119,82 @@ def finetune(
     """
     wanted = DataWish(str(data), text_template=text_template, use_chat_template=chat, max_seq_len=max_seq_len)
     wish = Wish(TARGETS["cpu"], Path(output), offline=offline, trust=trust, smoke=smoke, threads=threads)
-    prepared = prepare(subject_of(str(model)), wanted, training or Training(), wish, say)
+    prepared = prepare(subject_of(str(model)), wanted, training or Training(), wish, multi_lora, say)
 
     def listen(event: Event) -> None:
         if event.text:
             say(event.text)
 
-    return finish(execute(plan_run(prepared.request, say), listen), prepared, wish, precision, say)
+    made = finish(execute(plan_run(prepared.request, say), listen), prepared, wish, precision, say)
+    if prepared.multi_lora is not None:
+        execute(plan_run(prepared.multi_lora, say), listen)
+    return made
 
 
 def prepare(
-    subject: Subject, data: DataWish, training: Training, wish: Wish, say: Callable[[str], None] = lambda _: None
+    subject: Subject,
+    data: DataWish,
+    training: Training,
+    wish: Wish,
+    multi_lora: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Writes the recipe of the training to OUTPUT/model-recipe and returns it with its run.
 
+    Args:
+        subject: the model.
+        data: the rows.
+        training: how to train.
+        wish: where to, and what for.
+        multi_lora: precision of a base model that takes adapters, ``auto`` for the target's own; None for no such model.
+        say: told what is asked for.
+
     Raises:
-        UsageError: there is no such method, model or data.
+        UsageError: there is no such method, model or data, or graphs of this model take no adapters of the method.
         InvalidRecipe: an option does not fit.
-    """
+    """  # fmt: skip
     if training.method not in METHODS:
         raise UsageError("unknown-method", f"there is no method '{training.method}'", did_you_mean(training.method, METHODS))
     if not data.names_data:
         raise UsageError("no-data", "no data to train on was named", "give --data_name or --data_files")
     if subject.kind != "hf":
         raise UsageError("wrong-kind", "only Hugging Face language models are trained", "name an id or a folder of one")
-    known = look_up(subject, wish.catalog, wish.offline, say)
-    output = (wish.output or Path("models") / f"{known.subject.name}-{training.method}").expanduser().absolute()
     configs = data_configs(data, training)
-    chain = Chain(
-        training.method, "fp32", _steps(training, held_out=len(configs) > 1), configs, _decisions(data, training, configs)
-    )
-    inner = Wish(
-        wish.target, output / "model", wish.overrides, wish.catalog, wish.command, wish.offline, wish.trust, wish.smoke,
-        wish.threads, wish.no_cache,
-    )  # fmt: skip
-    composed, request = compose(known, chain, inner, f"{known.subject.name}, fine-tuned")
-    return Prepared(composed, request, output)
+    known = look_up(subject, wish.catalog, wish.offline, say)
+    weights = None if multi_lora is None else _multi_lora_precision(known, training, wish.target, multi_lora)
+    output = (wish.output or Path("models") / f"{known.subject.name}-{training.method}").expanduser().absolute()
+    train, decisions = training_steps(training, held_out=len(configs) > 1), training_decisions(data, training, configs)
+    if weights is not None:
+        decisions += (Decision("multi-LoRA", weights, "an ONNX base model that takes this adapter and others as inputs"),)
+    merging = Chain(training.method, "fp32", {**train, "merge": {"type": "MergeAdapterWeights"}}, configs, decisions)
+    title = f"{known.subject.name}, fine-tuned"
+    composed, request = compose(known, merging, replace(wish, output=output / "model"), title)
+    if weights is None:
+        return Prepared(composed, request, output)
+    steps = {**train, "build": {"type": "ModelBuilder", "precision": weights}, "extract": {"type": "ExtractAdapters"}}
+    taking = Chain("multi-lora", weights, steps, configs, decisions)
+    behind = replace(wish, output=output / MULTI_LORA, no_cache=False)  # the training was made a moment ago
+    return Prepared(composed, request, output, compose(known, taking, behind, f"{title}, with its adapter apart")[1])
+
+
+def _multi_lora_precision(known: Known, training: Training, target: Target, asked: str) -> str:
+    """Returns the precision of a base model that takes adapters.
+
+    Raises:
+        UsageError: there is none for this method, model or target.
+    """
+    rule, merged = "multi-lora-unsupported", "leave --multi_lora out: the merged model becomes ONNX"
+    if training.method not in _AS_INPUTS:
+        cause = f"graphs take the factors of LoRA as inputs, and this is {METHODS[training.method]}"
+        raise UsageError(rule, cause, f"--method {' or '.join(_AS_INPUTS)}, or {merged}")
+    if known.kind is None or known.kind.name != "genai":
+        told = f"'{known.architecture}'" if known.architecture else "this architecture"
+        raise UsageError(rule, f"onnxruntime-genai's builder makes no language model of {told}", merged)
+    served = [one for one in _UNQUANTISED if one in target.precisions]
+    precision = served[-1 if target.device == "gpu" else 0] if asked == "auto" else asked
+    if precision not in served:
+        raise UsageError(rule, f"{target.provider} runs no {precision} model", f"--multi_lora {' or '.join(served)}")
+    return precision
 
 
 def finish(
@@ -188,7 +208,7 @@ def finish(
     """
     adapter = prepared.output / ADAPTER_FOLDER
     with DigestMemo(outcome.plan.places.digests) as memo:
-        trained = next(step for step in outcome.plan.steps if step.name == _TRAIN)
+        trained = next(step for step in outcome.plan.steps if step.name == TRAIN)
         entry = Store(outcome.plan.places, memo).get(trained.fingerprint or "")
         if entry is None:
             raise RunFailed("result-missing", "the store has no adapter", "run again with --no-cache")
@@ -206,8 +226,9 @@ def finish(
     )  # fmt: skip
     losses: Mapping[str, float | None] = told["held_out_loss"]
     return FineTuned(
-        adapter, outcome.plan.output, onnx.composed.folder, onnx, told["steps"], told["loss"], losses["before"],
-        losses["after"], outcome.seconds,
+        adapter, outcome.plan.output, onnx.composed.folder, onnx, told["steps"], told["examples"],
+        told["left_out"], told["loss"], losses["before"], losses["after"], outcome.seconds,
+        prepared.output / MULTI_LORA if prepared.multi_lora else None,
     )  # fmt: skip
 
 
@@ -218,89 +239,3 @@ def _replace(source: Path, goal: Path) -> None:
     shutil.copytree(source, fresh)
     shutil.rmtree(goal, ignore_errors=True)
     fresh.rename(goal)
-
-
-def data_configs(data: DataWish, training: Training) -> list[dict[str, Any]]:
-    """Returns the data config to train on, and the one that is held out where there is one."""
-    name, files = located(data)
-    split, held_out = data.split or "train", training.eval_split
-    if held_out is None and training.eval_share:
-        kept = 100 - max(1, round(100 * training.eval_share))
-        split, held_out = f"{split}[:{kept}%]", f"{split}[{kept}%:]"
-    load = {
-        "data_name": name,
-        **({"subset": data.subset} if data.subset else {}),
-        **({"data_files": files[0] if len(files) == 1 else list(files)} if files else {}),
-    }
-    return [
-        {
-            "name": which,
-            "type": "HuggingfaceContainer",
-            "load_dataset_config": {**load, "split": part},
-            "pre_process_data_config": _prepared(data, training),
-            "dataloader_config": {"batch_size": 1},
-        }
-        for which, part in ((_TRAIN, split), (_HELD_OUT, held_out))
-        if part
-    ]
-
-
-def _prepared(data: DataWish, training: Training) -> dict[str, Any]:
-    if data.use_chat_template and data.text_template:
-        raise UsageError("bad-usage", "--text_template and --chat_template do not go together", "give one of them")
-    text = {"text_template": data.text_template} if data.text_template else {"text_cols": data.text_field or "text"}
-    named = _fields(data.text_template)
-    if data.text_template and not named:
-        raise UsageError("bad-template", "--text_template names no column", "write a column as {name}")
-    answers = training.answers_only
-    if answers is None:
-        answers = not training.packing and (data.use_chat_template or len(named) > 1)
-    return {
-        "type": "text_generation_huggingface_pre_process",
-        "strategy": "join" if training.packing else "line-by-line",
-        **({"chat_template": True, "message_col": training.messages} if data.use_chat_template else text),
-        **({"completion_only_loss": True} if answers else {}),
-        "max_seq_len": data.max_seq_len or 512,
-        **({"max_samples": data.max_samples} if data.max_samples else {}),
-        **({} if training.packing else {"pad_to_max_len": False}),
-        **({"joiner": None} if training.packing else {}),
-    }
-
-
-def _fields(template: str | None) -> list[str]:
-    try:
-        return [name for _, name, _, _ in string.Formatter().parse(template or "") if name]
-    except ValueError as error:
-        raise UsageError("bad-template", f"--text_template: {error}", "write a brace that is no column as {{ or }}") from None
-
-
-def _steps(training: Training, held_out: bool) -> Steps:
-    given = {
-        "max_steps": training.max_steps, "num_train_epochs": training.epochs, "seed": training.seed,
-        "per_device_train_batch_size": training.batch_size, "per_device_eval_batch_size": training.batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps, "learning_rate": training.learning_rate,
-        "logging_steps": 10 if (training.max_steps or 100) >= 10 else 1,
-    }  # fmt: skip
-    train = {
-        "type": METHODS[training.method],
-        "train_data_config": _TRAIN,
-        **({"eval_data_config": _HELD_OUT} if held_out else {}),
-        "r": training.r,
-        "alpha": training.alpha,
-        **({"lora_dropout": training.dropout} if training.dropout is not None and training.method in _LOW_RANK else {}),
-        **({"target_modules": list(training.target_modules)} if training.target_modules else {}),
-        **({"torch_dtype": training.torch_dtype} if training.torch_dtype else {}),
-        "training_args": {key: value for key, value in given.items() if value is not None},
-    }
-    return {_TRAIN: train, "merge": {"type": "MergeAdapterWeights"}}
-
-
-def _decisions(data: DataWish, training: Training, configs: Sequence[Mapping[str, Any]]) -> tuple[Decision, ...]:
-    answers = "completion_only_loss" in configs[0]["pre_process_data_config"]
-    held = configs[1]["load_dataset_config"]["split"] if len(configs) > 1 else "none"
-    return (
-        Decision("method", training.method, METHODS[training.method]),
-        Decision("data", data.data_name or ", ".join(data.data_files), str(configs[0]["load_dataset_config"]["split"])),
-        Decision("held out", str(held), "its loss is told before and after"),
-        Decision("loss", "on the answer" if answers else "on the whole text", "the last column or message is the answer"),
-    )

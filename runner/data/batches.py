@@ -6,8 +6,8 @@ stage's `type` names a component that the configuration's `user_script` register
 
     stage         ours
     load          ``sentences`` (path, labels), ``images`` (path, labels), ``huggingface_dataset`` (data_name, subset, split,
-                  data_files, data_dir, col_filters), ``local_dataset`` and ``simple_dataset`` (data_dir, handed on as it is),
-                  ``raw_dataset``, ``dummy_dataset`` (input_shapes, input_names, input_types),
+                  data_files, data_dir, col_filters, train_test_split), ``local_dataset`` and ``simple_dataset`` (data_dir,
+                  handed on as it is), ``raw_dataset``, ``dummy_dataset`` (input_shapes, input_names, input_types),
                   ``transformers_dummy_dataset`` and its prompt and token forms (seq_len, past_seq_len)
     pre-process   ``tokenize`` (max_length, padding, truncation), ``process_images``, ``huggingface_pre_process`` and
                   ``tokenizer_pre_process`` (input_cols, label_col, max_samples, and those of ``tokenize``),

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
 
 from runner.data.local import Raw
-from runner.errors import DataUnavailable
+from runner.errors import DataUnavailable, InvalidRecipe, Problem
+from runner.recipe.config import Model
 
 # What `datasets` reads without anything from the hub, when the files are named.
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "audiofolder")
 _SMOKE_REMEDY = "use --smoke for made-up data of the same shape, or a data set beside the recipe"
+
+
+class TrainTestSplit(Model):
+    """Rows that are drawn at random to be held out; the same ones in every data config that says the same but `take`."""
+
+    test_size: int | float = Field(gt=0, description="rows that are held out, or below 1 the share of them")
+    seed: int = Field(42, ge=0, description="decides which")
+    take: Literal["train", "test"] = Field(description="the rows that are left, or those that are held out")
 
 
 def hub_dataset(
@@ -21,6 +33,7 @@ def hub_dataset(
     data_dir: str | None = None,
     data_files: Any = None,
     col_filters: Mapping[str, Any] | None = None,
+    train_test_split: Mapping[str, Any] | None = None,
     folder: Path | None = None,
     **load: Any,
 ) -> Any:
@@ -33,11 +46,13 @@ def hub_dataset(
         data_dir: folder of the data set's files.
         data_files: files of the data set, wildcards allowed: one, several, or by split.
         col_filters: values that a row's columns must have for the row to count.
+        train_test_split: see `TrainTestSplit`; all rows when None.
         folder: what files are relative to; the current folder when None.
         load: passed to `datasets.load_dataset`.
 
     Raises:
         DataUnavailable: `datasets` is not installed, or the data set cannot be had.
+        InvalidRecipe: `train_test_split` is wrong.
     """
     try:
         import datasets  # type: ignore[import-not-found,unused-ignore]
@@ -56,10 +71,33 @@ def hub_dataset(
         data_files, data_dir = _beside(folder, data_files), _beside(folder, data_dir)
     try:
         rows = datasets.load_dataset(data_name, name=subset, split=split, data_dir=data_dir, data_files=data_files, **load)
-        return rows.filter(lambda row: all(row[name] == value for name, value in col_filters.items())) if col_filters else rows
+        if col_filters:
+            rows = rows.filter(lambda row: all(row[name] == value for name, value in col_filters.items()))
     except Exception as error:  # the HTTP library under huggingface_hub changes with its releases
         remedy = "name the files as they lie beside the configuration" if local else _SMOKE_REMEDY
-        raise DataUnavailable(f"the data set '{data_name}' cannot be had: {error}", remedy) from error
+        told = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ else error
+        raise DataUnavailable(f"the data set '{data_name}' cannot be had: {told}", remedy) from error
+    return _part_of(rows, train_test_split) if train_test_split else rows
+
+
+def _part_of(rows: Any, asked: Mapping[str, Any]) -> Any:
+    """Returns the rows that are held out, or the others; both in the order in which they were drawn."""
+    try:
+        split = TrainTestSplit.model_validate(dict(asked))
+    except ValidationError as error:
+        raise InvalidRecipe(
+            *(
+                Problem("bad-value", f"train_test_split: {'.'.join(map(str, one['loc']))}: {one['msg']}")
+                for one in error.errors()
+            )
+        ) from None
+    count = len(rows)
+    held_out = int(split.test_size) if split.test_size >= 1 else math.ceil(split.test_size * count)
+    if held_out >= count:
+        raise DataUnavailable(
+            f"{held_out} of {count} rows are held out, which leaves none to train on", "hold out fewer, or add rows"
+        )
+    return rows.train_test_split(test_size=held_out, seed=split.seed)[split.take]
 
 
 def _beside(folder: Path, named: Any) -> Any:

@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any, Literal
 
-EventKind = Literal["step-started", "said", "step-finished", "evaluation-started", "evaluation-finished", "failed", "done"]
+EventKind = Literal[
+    "step-started", "said", "counted", "step-finished", "evaluation-started", "evaluation-finished", "failed", "done"
+]
 
 
 @dataclass(frozen=True)
@@ -14,16 +16,22 @@ class Event:
     """Something that happened in the worker.
 
     Attributes:
-        kind: what.
+        kind: what; `counted` moves a bar and says nothing.
         step: name of the step it belongs to; empty for the run as a whole.
         text: for people.
-        data: for the parent: seconds, record, metrics, or the failure's parts.
+        data: for the parent: seconds, record, metrics, or the failure's parts; of what was counted `done`, `total` and `news`.
     """
 
     kind: EventKind
     step: str = ""
     text: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_progress(cls, step: str, done: int, total: int, news: str) -> Event:
+        """Returns what tells that so many of a total are done, with what is new, if anything is."""
+        data = {"done": done, "total": total, "news": news}
+        return cls("said", step, f"{done} of {total}: {news}", data) if news else cls("counted", step, "", data)
 
     def send(self, pipe: IO[str]) -> None:
         """Writes the event as one line."""

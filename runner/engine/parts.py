@@ -164,6 +164,7 @@ class Parts:
             scratch=folder / "scratch",
             data=partial(self._job.open_data, part.model),
             say=lambda text: context.say(f"{part.name}: {text}"),
+            counted=None,  # several components may count at once
         )
         try:
             return make(pass_, part, own)

@@ -92,13 +92,19 @@ class Walk:
             said.append(text)
             self.emit(Event("said", step.name, text))
 
+        def count(done: int, total: int, news: str) -> None:
+            event = Event.of_progress(step.name, done, total, news)
+            if event.text:
+                said.append(event.text)
+            self.emit(event)
+
         with self.store.workspace() as folder:
             output, scratch = folder / "output", folder / "scratch"
             output.mkdir()
             scratch.mkdir()
             kept = self.job.places.kept / key
             context = PassContext(
-                output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept
+                output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept, count
             )
             started = time.perf_counter()
             made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)

@@ -31,6 +31,7 @@ class PassContext:
         say: tells the person what is happening, in a few words.
         kept: a folder, there or not, that outlives an interruption and is removed when the result is stored; None where the
             caller has none.
+        counted: is told what `progress` was; None where the caller shows no bar.
     """
 
     output: Path
@@ -40,6 +41,20 @@ class PassContext:
     data: Callable[[str], Batches]
     say: Callable[[str], None]
     kept: Path | None = None
+    counted: Callable[[int, int, str], None] | None = None
+
+    def progress(self, done: int, total: int, news: str = "") -> None:
+        """Tells how far a long action has come: so many of a total, of steps, layers and the like.
+
+        Args:
+            done: what is done, from 0 to `total`.
+            total: what there is to do.
+            news: what is worth a line; the bar alone moves where there is none.
+        """
+        if self.counted is not None:
+            self.counted(done, total, news)
+        elif news:
+            self.say(f"{done} of {total}: {news}")
 
 
 @dataclass(frozen=True)

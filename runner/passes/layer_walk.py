@@ -48,11 +48,6 @@ class LayerAt:
     call: tuple[tuple[Any, ...], Mapping[str, Any]]
     outputs: list[torch.Tensor] = field(default_factory=list)
 
-    @property
-    def place(self) -> str:
-        """Returns where it is, in words."""
-        return f"layer {self.at + 1} of {self.count}"
-
 
 class _Seen(Exception):
     """Ends a forward pass where all that was asked of it has been seen."""

@@ -157,6 +157,9 @@ def test_data_to_train_on_leads_to_finetune(tiny_llama: ModelHandle, tmp_path: P
     wrong = _init(tmp_path, *asked, "--template", "{anser}")
     assert wrong.returncode == 2
     assert "did you mean 'answer'" in wrong.stderr
+    (tmp_path / "rows.jsonl").write_text('{"conversations": [{"from": "human", "value": "Who?"}]}\n')
+    words = shlex.split(_init(tmp_path, *asked).stdout)
+    assert words[words.index("--chat_template") :][:3] == ["--chat_template", "--messages", "conversations"]
 
 
 def test_a_recipe_of_the_catalogue_and_text_of_ones_own(tmp_path: Path) -> None:

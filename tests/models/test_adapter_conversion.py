@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
+from runner.cli import run_command
 from runner.cli.convert_adapters import convert_adapters
 from runner.errors import ModelUnavailable, RunFailed
 from runner.models.adapter_conversion import genai_adapter
@@ -68,6 +70,57 @@ def test_what_cannot_be_converted_is_named(adapter: Path, tmp_path: Path) -> Non
     (tmp_path / "adapter_model.safetensors").write_bytes((adapter / "adapter_model.safetensors").read_bytes())
     with pytest.raises(RunFailed, match="DORA"):
         genai_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"r": None}, "says no r and lora_alpha"),
+        ({"peft_type": "LOHA"}, "this is LOHA"),
+        ({"rank_pattern": {"q": 2}}, "ranks of"),
+    ],
+)
+def test_a_strange_configuration_is_named(
+    adapter: Path, tmp_path: Path, change: dict[str, object], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    (tmp_path / "adapter_model.safetensors").write_bytes((adapter / "adapter_model.safetensors").read_bytes())
+    assert run_command(["convert-adapters", "-a", str(tmp_path), "-o", str(tmp_path / "made")]) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "made.onnx_adapter").exists()
+
+
+@pytest.mark.parametrize("layer", ["self_attn.qkv_proj", "mlp.gate_up_proj", "feed_forward.w1"])
+def test_layers_that_a_graph_calls_otherwise_are_named(adapter: Path, tmp_path: Path, layer: str) -> None:
+    (tmp_path / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    names = [f"base_model.model.model.layers.0.{layer}.lora_{one}.weight" for one in "AB"]
+    save_file({name: np.zeros((4, 4), np.float32) for name in names}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(RunFailed, match=layer):
+        genai_adapter(tmp_path)
+
+
+def test_an_adapter_must_fit_the_model_that_takes_it(
+    tiny_llama: ModelHandle, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapted = tiny_llama.with_attributes(adapter_path=str(adapter), adapter_type="lora")
+    built = _apply("ModelBuilder", adapted, tmp_path / "built", precision="fp32")
+    base = _apply("ExtractAdapters", built, tmp_path / "extracted").folder
+
+    def convert(folder: Path, onto: Path) -> int:
+        return run_command(["convert-adapters", "-a", str(folder), "-o", str(tmp_path / "made"), "--base", str(onto)])
+
+    assert convert(adapter, base) == 0
+    assert convert(adapter, built.folder) == 1
+    assert "takes no adapters" in capsys.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    name = "base_model.model.model.layers.0.self_attn.{}_proj.lora_A.weight"
+    for layer, told in (("k", "has no input"), ("q", "is [32, 4] in the adapter and [64, r] in the graph")):
+        save_file({name.format(layer): np.zeros((4, 32), np.float32)}, other / "adapter_model.safetensors")
+        assert convert(other, base) == 1
+        assert told in capsys.readouterr().err
 
 
 def test_genai_answers_with_it_as_the_merged_model_does(tiny_llama: ModelHandle, adapter: Path, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ class FinetuneOptions(PassOptions):
 
     train_data_config: str | DataConfig = Field(description="data to train on")
     eval_data_config: str | DataConfig | None = Field(None, description="data whose loss is told before and after the training")
+    drop_held_out: bool = Field(False, description="do not train on examples that eval_data_config has as well")
     training_args: TrainingArguments = Field(TrainingArguments(), description="how to train")
     r: int = Field(64, ge=1, description="rank of the adapter")
     alpha: float = Field(16, gt=0, description="the adapter's product is scaled by alpha / r")

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 IGNORED = -100  # label of positions that have no part in the loss
-TRAINING_FILE = "adapter_training.json"  # beside the adapter: steps, mean loss, held-out loss before and after
+TRAINING_FILE = "adapter_training.json"  # beside the adapter: steps, examples, losses; see `train_adapter`
 _CHECKPOINT_END = "complete"  # a file that is written when all the others of a checkpoint are
+_TWIN = "twin_of"  # attribute of a tiny twin
 _TWIN_STEPS = 2
 _SEQUENCE_LABELS = ("text-classification", "sequence-classification")
 # Hugging Face task -> peft's name of what is trained.
@@ -105,7 +106,8 @@ def train_adapter(
 
     Returns:
         The base model with the adapter. The adapter's first values, the dropout and the order of the examples follow
-        `training_args.seed`; a tiny twin trains two steps only.
+        `training_args.seed`; a tiny twin trains two steps only. Beside the adapter lies `TRAINING_FILE`, a JSON
+        object: steps, examples, how many were left out, mean loss, held-out loss before and after.
 
     Raises:
         DataUnavailable: the data has no examples, no token ids or no labels.
@@ -120,6 +122,9 @@ def train_adapter(
         context.say(sentence)
     examples = _examples(model, options.train_data_config, context)
     held_out = _examples(model, options.eval_data_config, context) if options.eval_data_config else None
+    all_examples = len(examples)
+    if held_out and options.drop_held_out and _TWIN not in model.attributes:  # whose made-up rows are all the same
+        examples = _others(examples, held_out, context)
     transformers.set_seed(arguments.seed)
     try:
         trained = peft.get_peft_model(module, config)
@@ -132,8 +137,6 @@ def train_adapter(
     trainer = _trainer(trained, model, examples, held_out, options, context)
     checkpoint = _last_checkpoint(options, context)
     before = _loss_before(trainer, context) if held_out else None
-    if checkpoint is not None:
-        context.say(f"going on from step {checkpoint.name.rpartition('-')[2]}")
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if result.training_loss != result.training_loss:
         raise RunFailed("training-diverged", "the training loss is not a number", "lower training_args.learning_rate")
@@ -142,7 +145,13 @@ def train_adapter(
     if before is not None:
         context.say(f"loss on {len(held_out or ())} held-out examples: {before:.3f} -> {after:.3f}")
     _save(trained, context)
-    told = {"steps": result.global_step, "loss": result.training_loss, "held_out_loss": {"before": before, "after": after}}
+    told = {
+        "steps": result.global_step,
+        "examples": len(examples),
+        "left_out": all_examples - len(examples),
+        "loss": result.training_loss,
+        "held_out_loss": {"before": before, "after": after},
+    }
     (context.output / ADAPTER_FOLDER / TRAINING_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     kind = trained.peft_config["default"].peft_type.lower()
     return ModelHandle(
@@ -197,12 +206,22 @@ def _trainer(
 ) -> Any:
     import transformers
 
+    latest: dict[str, str] = {}
+
     class Teller(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            begun = state.global_step
+            context.progress(begun, state.max_steps, f"going on from step {begun}" if begun else "the training begins")
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            context.progress(state.global_step, state.max_steps)
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-            told = {"loss": "loss", "eval_loss": "held-out loss"}
-            for key, name in told.items():
-                if state.global_step and logs and key in logs:
-                    context.say(f"step {state.global_step} of {state.max_steps}: {name} {float(logs[key]):.3f}")
+            named = {"loss": "loss", "eval_loss": "held-out loss"}
+            new = {name: f"{name} {float(logs[key]):.3f}" for key, name in named.items() if logs and key in logs}
+            if new and state.global_step:
+                latest.update(new)
+                context.progress(state.global_step, state.max_steps, ", ".join(latest.values()))
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _CHECKPOINT_END).touch()
@@ -230,7 +249,7 @@ def _trainer_arguments(
     }
     ratio = given.pop("warmup_ratio")
     given.setdefault("warmup_steps", ratio)  # a number below one is a share of all steps
-    if "twin_of" in model.attributes:
+    if _TWIN in model.attributes:
         context.say(f"training {_TWIN_STEPS} steps only: the model is a tiny twin")
         given["max_steps"] = min(asked.max_steps or _TWIN_STEPS, _TWIN_STEPS)
     if not evaluates:
@@ -263,6 +282,17 @@ def _examples(model: ModelHandle, named: str | DataConfig | None, context: PassC
             f"the data to train on ({_told(named)}) has no examples", "check the data config's split or files"
         )
     return found
+
+
+def _others(examples: list[Example], held_out: Sequence[Example], context: PassContext) -> list[Example]:
+    """Returns the examples whose tokens are not those of a held-out one."""
+    known = {one["input_ids"].tobytes() for one in held_out}
+    kept = [one for one in examples if one["input_ids"].tobytes() not in known]
+    if not kept:
+        raise DataUnavailable("every example to train on is held out as well", "name another split, or hold out fewer")
+    if len(kept) < len(examples):
+        context.say(f"{len(examples) - len(kept)} examples are left out, since the same text is held out")
+    return kept
 
 
 def _told(named: str | DataConfig | None) -> str:

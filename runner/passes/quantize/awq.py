@@ -80,8 +80,8 @@ def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> Mod
         batches = calibration_windows(subject.module, options.data_config, context)
         context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")
         for layer in walk_layers(subject.module, batches):
-            context.say(layer.place)
             _treat_layer(subject, layer, options)
+            context.progress(layer.at + 1, layer.count)
         if options.export_compatible:
             write_whole(subject.module, model.folder, context.output)
             return replace(model, folder=context.output)

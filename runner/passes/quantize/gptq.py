@@ -19,7 +19,7 @@ from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.layer_walk import Hessians, input_hessians, walk_layers
 from runner.passes.quantize.grid import Parts, fit_grid, over_rows
-from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject
+from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, decoder_layers, leave, open_subject
 from runner.recipe.config import DataConfig
 
 if TYPE_CHECKING:
@@ -59,29 +59,31 @@ def _apply(model: ModelHandle, options: GptqOptions, context: PassContext) -> Mo
         batches = calibration_windows(subject.module, options.data_config, context)
         tokens = sum(batch.numel() for batch in batches)
         context.say(f"calibrating on {tokens} tokens")
-        for place, hessians in _hessians(subject, batches, options):
-            context.say(place)
+        for done, total, hessians in _hessians(subject, batches, options):
             _quantize(subject, hessians, options)
+            context.progress(done, total)
     return leave(subject, context.output)
 
 
 # --- Hessians --------------------------------------------------------------------------------------------------------
 
 
-def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOptions) -> Iterator[tuple[str, Hessians]]:
-    """Yields what is quantised next: a decoder layer at a time, then the head where it is asked for.
+def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOptions) -> Iterator[tuple[int, int, Hessians]]:
+    """Yields what is quantised next, with its number of how many: decoder layers, then the head where it is asked for.
 
     A layer's inputs come from layers that are not quantised: their outputs fall out of the run that sums up the Hessians.
     With quantised ones the layers run twice, and the model comes out no better (SmolLM2-135M in 4 bits, published weights
     and moved ones: KL divergence 1 and 4 % lower with these, where the order of summation alone moves it by 3 %).
     """
     linears = subject.linears()
+    head_too = int(options.lm_head and HEAD not in subject.matrices)
+    total = len(decoder_layers(subject.module)[1]) + head_too
     for layer in walk_layers(subject.module, batches):
         inner = {one: module for one, module in linears.items() if one.startswith(f"{layer.name}.")}
-        yield layer.place, input_hessians(inner, layer.run, layer.inputs, layer.outputs)
-    if options.lm_head and HEAD not in subject.matrices:
+        yield layer.at + 1, total, input_hessians(inner, layer.run, layer.inputs, layer.outputs)
+    if head_too:
         head = subject.module.get_submodule(HEAD)
-        yield "head", input_hessians({HEAD: head}, lambda ids: subject.module(ids, use_cache=False), batches)
+        yield total, total, input_hessians({HEAD: head}, lambda ids: subject.module(ids, use_cache=False), batches)
 
 
 # --- solving ---------------------------------------------------------------------------------------------------------

@@ -76,10 +76,10 @@ def _apply(model: ModelHandle, options: SparseGptOptions, context: PassContext) 
         for layer in walk_layers(module, batches):
             if not (options.min_layer or 0) <= layer.at < (layer.count if options.max_layer is None else options.max_layer):
                 continue
-            context.say(layer.place)
             for weight in _prune_layer(layer, options):
                 zeros += int((weight == 0).sum())
                 total += weight.numel()
+            context.progress(layer.at + 1, layer.count)
     if not total:
         raise InvalidRecipe(
             Problem(

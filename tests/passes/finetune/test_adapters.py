@@ -41,7 +41,7 @@ def test_the_loss_falls_and_the_saved_adapter_has_it(adapted: Adapted, kind: str
     model, said = adapted(kind)
     before, after = told_losses(said)
     assert after < before - 0.1
-    assert any(re.fullmatch(r"step 20 of 20: loss [\d.]+", line) for line in said)
+    assert any(re.fullmatch(r"20 of 20: loss [\d.]+", line) for line in said)
     (held_out,) = counting(1, 1)
     ids, mask = torch.from_numpy(held_out["input_ids"]), torch.from_numpy(held_out["attention_mask"])
     with torch.inference_mode():
@@ -115,6 +115,19 @@ def test_a_twin_trains_two_steps(tiny_llama: ModelHandle, tmp_path: Path) -> Non
     twin = tiny_llama.with_attributes(twin_of="meta-llama/Llama-3.2-1B")
     _, said = train(tmp_path, twin, "LoRA", training_args={"max_steps": 1000})
     assert "trained 2 steps" in "\n".join(said)
+
+
+def test_what_is_held_out_is_not_trained_on_where_that_is_asked_for(tiny_llama: ModelHandle, tmp_path: Path) -> None:
+    held_out = counting(1, 1)
+    data = {"train": [*counting(0, 1), *held_out], "eval": held_out}
+    asked = {"drop_held_out": True, "training_args": {**TRAINING, "max_steps": 1}}
+    _, said = train(tmp_path, tiny_llama, "LoRA", data, **asked)
+    left_out = next(int(line.split()[0]) for line in said if "the same text is held out" in line)
+    assert left_out >= 8
+    assert any(line.endswith(f"on {16 - left_out} examples") for line in said)
+    (tmp_path / "all").mkdir()
+    with pytest.raises(DataUnavailable, match="every example to train on is held out"):
+        train(tmp_path / "all", tiny_llama, "LoRA", {"train": held_out, "eval": held_out}, **asked)
 
 
 def test_a_classifier_learns_its_labels(tiny_classifier: ModelHandle, tmp_path: Path) -> None:

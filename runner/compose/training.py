@@ -1,0 +1,209 @@
+"""What a training is told: how to train, on which rows, and which rows are held out; and the passes that follow from it."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.catalog.scaffold import Decision
+from runner.compose.calibration import DataWish, located
+from runner.compose.single_step import Steps
+from runner.data.row_files import ROW_FILES, columns_of
+from runner.errors import InvalidRecipe, Problem, UsageError, did_you_mean
+
+METHODS = {"lora": "LoRA", "qlora": "QLoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
+TRAIN, HELD_OUT = "train", "held_out"
+_LOW_RANK = ("lora", "qlora", "dora")  # methods with a dropout of their own
+_PROSE = (".txt", ".md")  # a line is a row, whose one column is `text`
+_OF_FILES = ("train", "all")  # splits of files that are named one by one
+_SLICE = re.compile(r"\[[^\]]*\](?:\([^)]*\))?")  # in the notation of `datasets`: train[:10%](closest)
+_ON_ANSWERS = "on the answer", "the last column or message is the answer"
+_ON_EVERYTHING = "on the whole text", "nothing tells an answer from the rest, or --packing or --whole_text asks for it"
+_LOSSES = 0.05  # share of the steps between two losses that are told
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained; what is None is left to the pass.
+
+    Attributes:
+        method: `METHODS`.
+        r, alpha, dropout, target_modules: the adapter.
+        max_steps, epochs, batch_size, gradient_accumulation_steps, learning_rate, seed: the training; the seed also draws
+            the rows that are held out.
+        torch_dtype: type of the frozen weights on a GPU.
+        eval_split: split that is held out.
+        eval_rows: rows that are held out, drawn from `eval_split`, or from the training split where that is not named.
+        eval_share: share of the training split that is held out where neither is given; 0 for none.
+        messages: column of conversations.
+        packing: rows joined to windows of `max_seq_len` tokens.
+        answers_only: the loss counts the answer alone; None where the data says what the answer is.
+    """
+
+    method: str = "lora"
+    r: int = 16
+    alpha: float = 32
+    dropout: float | None = None
+    target_modules: Sequence[str] = ()
+    max_steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 4
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 2e-4
+    seed: int = 42
+    torch_dtype: str | None = None
+    eval_split: str | None = None
+    eval_rows: int | None = None
+    eval_share: float = 0.1
+    messages: str = "messages"
+    packing: bool = False
+    answers_only: bool | None = None
+
+
+def data_configs(data: DataWish, training: Training) -> list[dict[str, Any]]:
+    """Returns the data config to train on, and the one that is held out where there is one.
+
+    Raises:
+        UsageError: the flags do not go together, or a file is not there.
+        InvalidRecipe: local files have no such column or split.
+    """
+    name, files = located(data)
+    prepared = _prepared(data, training)
+    _check(files, _columns_read(data, training), [data.split, training.eval_split])
+    load = {
+        "data_name": name,
+        **({"subset": data.subset} if data.subset else {}),
+        **({"data_files": files[0] if len(files) == 1 else list(files)} if files else {}),
+    }
+    return [
+        {
+            "name": which,
+            "type": "HuggingfaceContainer",
+            "load_dataset_config": {**load, **part},
+            "pre_process_data_config": prepared,
+            "dataloader_config": {"batch_size": 1},
+        }
+        for which, part in _parts(data.split or "train", training)
+    ]
+
+
+def _parts(split: str, training: Training) -> list[tuple[str, dict[str, Any]]]:
+    """Returns which rows each data config takes; the same seed draws the same rows in both, so that none is in both."""
+    size = training.eval_rows or training.eval_share
+    drawn = {"test_size": size, "seed": training.seed}
+    if training.eval_split:
+        rows = {"train_test_split": {**drawn, "take": "test"}} if training.eval_rows else {}
+        return [(TRAIN, {"split": split}), (HELD_OUT, {"split": training.eval_split, **rows})]
+    if not size:
+        return [(TRAIN, {"split": split})]
+    return [
+        (TRAIN, {"split": split, "train_test_split": {**drawn, "take": "train"}}),
+        (HELD_OUT, {"split": split, "train_test_split": {**drawn, "take": "test"}}),
+    ]
+
+
+def _prepared(data: DataWish, training: Training) -> dict[str, Any]:
+    if data.use_chat_template and data.text_template:
+        raise UsageError("bad-usage", "--text_template and --chat_template do not go together", "give one of them")
+    text = {"text_template": data.text_template} if data.text_template else {"text_cols": data.text_field or "text"}
+    named = _fields(data.text_template)
+    if data.text_template and not named:
+        raise UsageError("bad-template", "--text_template names no column", "write a column as {name}")
+    answers = training.answers_only
+    if answers is None:
+        answers = not training.packing and (data.use_chat_template or len(named) > 1)
+    return {
+        "type": "text_generation_huggingface_pre_process",
+        "strategy": "join" if training.packing else "line-by-line",
+        **({"chat_template": True, "message_col": training.messages} if data.use_chat_template else text),
+        **({"completion_only_loss": True} if answers else {}),
+        "max_seq_len": data.max_seq_len or 512,
+        **({"max_samples": data.max_samples} if data.max_samples else {}),
+        **({} if training.packing else {"pad_to_max_len": False}),
+        **({"joiner": None} if training.packing else {}),
+    }
+
+
+def _fields(template: str | None) -> list[str]:
+    """Returns the columns that a template names; of {row.key} and {row[0]} it is row."""
+    try:
+        named = [name for _, name, _, _ in string.Formatter().parse(template or "") if name]
+    except ValueError as error:
+        raise UsageError("bad-template", f"--text_template: {error}", "write a brace that is no column as {{ or }}") from None
+    return [re.split(r"[.\[]", name)[0] for name in named]
+
+
+def _columns_read(data: DataWish, training: Training) -> Mapping[str, str]:
+    """Returns the columns that the training reads, each with the flag that names it."""
+    if data.use_chat_template:
+        return {training.messages: "--messages"}
+    if data.text_template:
+        return dict.fromkeys(_fields(data.text_template), "--text_template")
+    return {data.text_field or "text": "--text_field"}
+
+
+def _check(files: Sequence[str], columns: Mapping[str, str], splits: Sequence[str | None]) -> None:
+    """Refuses columns and splits that local files cannot have. Of the hub and of folders nothing is known here."""
+    local = [Path(one) for one in files if "://" not in one and "*" not in one]
+    problems = []
+    for file in local:
+        if file.suffix.lower() in (*ROW_FILES, *_PROSE):
+            there = ["text"] if file.suffix.lower() in _PROSE else columns_of(file, columns)
+            problems += [
+                Problem("unknown-column", f"{file} has no column '{name}' ({flag})", remedy=did_you_mean(name, there))
+                for name, flag in columns.items()
+                if name not in there
+            ]
+    for split in filter(None, splits) if local else ():
+        for name in re.sub(_SLICE, "", split).split("+"):
+            if name not in _OF_FILES:
+                cause = f"files that are named have one split, 'train', and '{name}' was asked for"
+                remedy = "--eval_dataset_size and --eval_fraction hold rows out; a folder has a split for each of its files"
+                problems.append(Problem("unknown-split", cause, remedy=remedy))
+    if problems:
+        raise InvalidRecipe(*problems)
+
+
+def training_steps(training: Training, held_out: bool) -> Steps:
+    """Returns the pass that trains."""
+    given = {
+        "max_steps": training.max_steps, "num_train_epochs": training.epochs, "seed": training.seed,
+        "per_device_train_batch_size": training.batch_size, "per_device_eval_batch_size": training.batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps, "learning_rate": training.learning_rate,
+        "logging_steps": _LOSSES,
+    }  # fmt: skip
+    train = {
+        "type": METHODS[training.method],
+        "train_data_config": TRAIN,
+        **({"eval_data_config": HELD_OUT, "drop_held_out": True} if held_out else {}),
+        "r": training.r,
+        "alpha": training.alpha,
+        **({"lora_dropout": training.dropout} if training.dropout is not None and training.method in _LOW_RANK else {}),
+        **({"target_modules": list(training.target_modules)} if training.target_modules else {}),
+        **({"torch_dtype": training.torch_dtype} if training.torch_dtype else {}),
+        "training_args": {key: value for key, value in given.items() if value is not None},
+    }
+    return {TRAIN: train}
+
+
+def training_decisions(data: DataWish, training: Training, configs: Sequence[Mapping[str, Any]]) -> tuple[Decision, ...]:
+    """Returns what was decided of a training, and why."""
+    answers = "completion_only_loss" in configs[0]["pre_process_data_config"]
+    split = str(configs[0]["load_dataset_config"]["split"])
+    held, why = "none", "asked for"
+    if len(configs) > 1:
+        load = configs[1]["load_dataset_config"]
+        size = load.get("train_test_split", {}).get("test_size")
+        drawn = "" if size is None else f"{size} rows of " if size >= 1 else f"{size:.0%} of "
+        held, why = f"{drawn}{load['split']}", "its loss is told before and after"
+        why = f"drawn by the seed {training.seed}; {why}" if drawn else why
+    return (
+        Decision("method", training.method, METHODS[training.method]),
+        Decision("data", data.data_name or ", ".join(data.data_files), split),
+        Decision("held out", held, why),
+        Decision("loss", *(_ON_ANSWERS if answers else _ON_EVERYTHING)),
+    )
