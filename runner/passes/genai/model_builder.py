@@ -23,6 +23,7 @@ from runner.passes.declaration import Pass, PassContext
 from runner.passes.genai.architectures import mended
 from runner.passes.genai.quantized_source import write_for_builder
 from runner.passes.genai.shared_embedding import look_up_in_codes, look_up_in_head
+from runner.passes.genai.streamed_weights import streamed
 from runner.recipe.config import Model
 from runner.recipe.options import PassOptions
 from runner.targets.target import Target
@@ -389,7 +390,7 @@ def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: Pas
         config = prepared["hf_details"]["hf_config"]
         _prepare(config)
         try:
-            with mended(builder, config):
+            with mended(builder, config), streamed(builder, context.threads):
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(

@@ -1,0 +1,387 @@
+"""Lets onnxruntime-genai's builder quantise each weight while it is written, so that memory does not grow with the model.
+
+The builder (0.18) hands its whole graph, all weights in fp32, as one proto to ONNX Runtime's MatMulNBitsQuantizer. Here a graph
+gets its MatMulNBits nodes first, and their tensors are made when the file is written, a few rows of the memory-mapped
+checkpoint at a time; the pages that were read are given back. What the first rows of a weight become is asked of
+MatMulNBitsQuantizer itself: names, attributes and values. A method that is computed here must give the same bits for them.
+Where it does not, and for methods that are not computed here, MatMulNBitsQuantizer gets all rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
+from runner.targets.target import installed_wheels
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnx_ir as ir
+    import torch
+
+SERVED = ("0.18",)  # releases of onnxruntime-genai whose builder this was written for and tested with
+_ASKED_ROWS = 16  # that MatMulNBitsQuantizer quantises of each weight in any case; whole bytes of zero points
+_WEIGHTS_AT_ONCE = 2**20  # that a thread works on
+_PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4: gives pages back, never their content
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A weight, [outputs, inputs], as it lies in the checkpoint: one matrix, or several below one another."""
+
+    parts: tuple[torch.Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Returns how many outputs and inputs it has."""
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def T(self) -> Columns:  # noqa: N802  # the builder asks for it by this name
+        """Returns it as the product takes it."""
+        return Columns(self)
+
+    def take(self, start: int, stop: int) -> torch.Tensor:
+        """Returns the rows from `start` up to `stop`."""
+        import torch
+
+        taken, at = [], 0
+        for part in self.parts:
+            low, high = max(start - at, 0), min(stop - at, part.shape[0])
+            if low < high:
+                taken.append(part[low:high])
+            at += part.shape[0]
+        return taken[0] if len(taken) == 1 else torch.cat(taken)
+
+    def release(self) -> None:
+        """Gives back the memory of what was read."""
+        for part in self.parts:
+            _release(part)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The transpose of rows."""
+
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Returns how many inputs and outputs the weight has."""
+        outputs, inputs = self.rows.shape
+        return inputs, outputs
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Several products with one input, as the builder passes a product around."""
+
+    weight: Rows
+
+
+def _release(tensor: torch.Tensor) -> None:
+    """Tells the kernel that the pages of a tensor are not needed soon; only a hint, and only on Linux."""
+    if sys.platform != "linux" or not tensor.numel():
+        return
+    page = 4096
+    start = -(-tensor.data_ptr() // page) * page
+    length = (tensor.data_ptr() + tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()) - start
+    length = min(length, tensor.numel() * tensor.element_size()) // page * page
+    if length > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _PAGEOUT)
+
+
+@contextmanager
+def streamed(builder: Any, threads: int) -> Iterator[None]:
+    """Streams the weights of what the builder makes within the block; a release that is not known builds in its own way.
+
+    Args:
+        builder: the builder's module.
+        threads: threads to quantise with.
+    """
+    releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
+    if not all(release.startswith(SERVED) for release in releases):
+        yield
+        return
+    model = _base_of_models(builder)
+    stream = _Stream(model, threads)
+    replaced = {
+        "make_initializer": stream.make_initializer,
+        "make_packed_matmul_float_class": stream.make_packed_matmul,
+        "to_nbits": stream.to_nbits,
+    }
+    kept = {name: getattr(model, name) for name in replaced}
+    stream.originals = kept
+    for name, function in replaced.items():
+        setattr(model, name, lambda self, *given, _function=function, **named: _function(self, *given, **named))
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(model, name, function)
+
+
+def _base_of_models(builder: Any) -> Any:
+    """Returns the class that all of the builder's decoders derive from."""
+    return next(one for one in builder.LlamaModel.__mro__ if one.__name__ == "Model")
+
+
+@dataclass
+class _Stream:
+    """What stands in for three of the builder's methods.
+
+    Attributes:
+        model: the class that they belong to.
+        threads: threads to quantise with.
+        originals: the methods themselves.
+        rows: weights by the names of their initializers.
+    """
+
+    model: Any
+    threads: int
+    originals: Mapping[str, Any] = field(default_factory=dict)
+    rows: dict[str, Rows] = field(default_factory=dict)
+
+    def make_initializer(self, made: Any, tensor: Any, /, name: str, *, to: Any = None, raw: bool = False) -> None:
+        """Registers a weight, and remembers where it lies."""
+        import onnx_ir as ir
+        import torch
+
+        if isinstance(tensor, Columns):
+            rows = tensor.rows
+        elif to is None or raw or not isinstance(tensor, torch.Tensor) or tensor.ndim != 2:
+            self.originals["make_initializer"](made, tensor, name, to=to, raw=raw)
+            return
+        else:
+            rows = Rows((tensor.detach().T,))
+        self.rows[name] = rows
+        lazy = _float_tensor(rows, ir.DataType(to), name)
+        value = made.make_value(name, lazy.dtype, lazy.shape)
+        value.const_value = lazy
+        made.model.graph.register_initializer(value)
+
+    def make_packed_matmul(self, made: Any, q: Any, k: Any, v: Any, **_: Any) -> _Packed:
+        """Puts the projections of queries, keys and values below one another without a copy of them."""
+        return _Packed(Rows(tuple(one.weight.detach() for one in (q, k, v))))
+
+    def to_nbits(self, made: Any) -> Any:
+        """Puts MatMulNBits into the graph, and returns it; the builder's own way for what is not served here."""
+        attributes, excluded = made.quant_attrs, set(made.quant_attrs["nodes_to_exclude"])
+        config = getattr(made, "int4_customized_weight_config", None) or {}
+        products, tables = (
+            [one for one in made.model.graph if one.op_type == kind and one.name not in excluded]
+            for kind in ("MatMul", "Gather")
+        )
+        constant = [one for one in products if one.inputs[1].is_initializer()]
+        names = [one.inputs[1].name for one in constant]
+        own_way = (
+            attributes["use_qdq"]
+            or "MatMul" not in attributes["op_types_to_quantize"]
+            or ("Gather" in attributes["op_types_to_quantize"] and any(one.inputs[0].name in self.rows for one in tables))
+            or any(name not in self.rows for name in names)
+            or len(set(names)) < len(names)
+            or getattr(made, "exact_quant_overrides", None)
+            or made.matmul_attrs["weights_prepacked"]
+        )
+        if own_way:
+            return self.originals["to_nbits"](made)
+        for node in constant:
+            bits = (config.get(node.name) or {}).get("bits", attributes["bits"])
+            self._quantise(made, node, int(bits))
+        return made.model
+
+    def _quantise(self, made: Any, node: ir.Node, bits: int) -> None:
+        """Replaces a product by that of a quantised weight, whose tensors are made later."""
+        import onnx_ir as ir
+
+        weight = node.inputs[1]
+        rows = self.rows[weight.name]
+        product = _Product.of(made, node, bits)
+        quantised, first = product.asked(rows.take(0, min(_ASKED_ROWS, rows.shape[0])))
+        source = _Quantised(rows, product.kernel(rows, first), self.threads)
+        inputs: list[ir.Value] = [node.inputs[0]]
+        for at, (name, values) in enumerate(first.items()):
+            value = made.make_value(name, ir.DataType.from_numpy(values.dtype), (rows.shape[0], *values.shape[1:]))
+            make = partial(source.part, at, name)
+            value.const_value = ir.LazyTensor(make, dtype=value.dtype, shape=ir.Shape(value.shape), name=name)
+            made.model.graph.register_initializer(value)
+            inputs.append(value)
+        told = {one.name: one.i for one in quantised.attribute} | {"N": rows.shape[0]}
+        fresh = ir.node("MatMulNBits", inputs, told, domain="com.microsoft", num_outputs=1, name=quantised.name)
+        _replace(made, node, fresh)
+        if not weight.uses():
+            del made.model.graph.initializers[weight.name]
+
+
+def _replace(made: Any, node: ir.Node, fresh: ir.Node) -> None:
+    """Puts a node in the place of another one; its output takes the other's name, by which the builder knows it."""
+    import onnx_ir as ir
+
+    old, new = node.outputs[0], fresh.outputs[0]
+    made.model.graph.insert_after(node, fresh)
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    new.name, new.dtype, new.shape = old.name, old.dtype, old.shape
+    made.values[old.name] = new
+    made.model.graph.remove(node, safe=True)
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A product of the graph before it is quantised.
+
+    Attributes:
+        name, input, weight, output: names of the node and of its values.
+        dtype: ONNX type of the weight.
+        bits: of a code.
+        method: the builder's name of how it is quantised.
+        settings: what MatMulNBitsQuantizer is told.
+    """
+
+    name: str
+    input: str
+    weight: str
+    output: str
+    dtype: Any
+    bits: int
+    method: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, made: Any, node: ir.Node, bits: int) -> _Product:
+        """Returns the product that a node stands for, quantised as the builder is told."""
+        (given, weight), output = (str(one.name) for one in node.inputs), str(node.outputs[0].name)
+        method, told = getattr(made, "quantization_algo", "default"), made.quant_attrs
+        settings = {
+            "bits": bits,
+            "block_size": told["matmul_block_size"],
+            "is_symmetric": told["is_symmetric"],
+            "accuracy_level": told["accuracy_level"],
+            "op_types_to_quantize": ("MatMul",),
+            "algo_config": made.make_algo_config(method, {node.name: {"bits": bits}}),
+        }
+        return cls(str(node.name), given, weight, output, node.inputs[1].dtype, bits, method, settings)
+
+    def asked(self, rows: torch.Tensor) -> tuple[onnx.NodeProto, dict[str, np.ndarray[Any, Any]]]:
+        """Returns the node and the tensors that MatMulNBitsQuantizer makes of a product with these rows."""
+        from onnx import helper, numpy_helper
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+        from onnxruntime.quantization.quant_utils import QuantFormat
+
+        weight = numpy_helper.from_array(_as(rows.T.contiguous(), self.dtype), self.weight)
+        weight.data_type = int(self.dtype)  # bf16 is no type of numpy's own
+        outputs, inputs = rows.shape
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", [self.input, self.weight], [self.output], name=self.name)],
+            "product",
+            [helper.make_tensor_value_info(self.input, weight.data_type, ["batch", "sequence", inputs])],
+            [helper.make_tensor_value_info(self.output, weight.data_type, ["batch", "sequence", outputs])],
+            [weight],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+        quantiser = MatMulNBitsQuantizer(model=model, quant_format=QuantFormat.QOperator, **self.settings)
+        quantiser.process()
+        (quantised,) = quantiser.model.model.graph.node
+        values = {one.name: one for one in quantiser.model.model.graph.initializer}
+        return quantised, {name: numpy_helper.to_array(values[name]) for name in quantised.input[1:]}
+
+    def kernel(self, rows: Rows, first: Mapping[str, np.ndarray[Any, Any]]) -> Quantise:
+        """Returns what quantises rows: our own rounding where it gives what was asked for the first ones."""
+        import numpy as np
+        import onnx_ir as ir
+
+        own = rounding_of(self.method, self.bits, self.settings["block_size"], self.settings["is_symmetric"])
+        expected = list(first.values())
+        if own is not None and self.dtype == ir.DataType.FLOAT:
+            tried = own(rows.take(0, len(expected[0])))
+            if len(tried) == len(expected) and all(map(np.array_equal, tried, expected)):
+                return own
+        return lambda some: list(self.asked(some)[1].values())
+
+
+def _as(tensor: torch.Tensor, dtype: ir.DataType) -> np.ndarray[Any, Any]:
+    """Returns the values in an ONNX type, as the builder casts them."""
+    from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
+
+    array: np.ndarray[Any, Any] = TorchTensor(tensor.to(to_torch_dtype(dtype))).numpy()
+    return array
+
+
+# --- tensors that are made when they are written ---------------------------------------------------------------------
+
+
+class _Quantised:
+    """A weight that is quantised when the first of its tensors is asked for, and forgotten behind the last one."""
+
+    def __init__(self, rows: Rows, kernel: Quantise, threads: int) -> None:
+        self._rows, self._kernel, self._threads = rows, kernel, threads
+        self._lock = threading.Lock()
+        self._left: dict[int, np.ndarray[Any, Any]] = {}
+
+    def part(self, at: int, name: str) -> ir.Tensor:
+        """Returns the tensor at a place among codes, scales and zero points."""
+        import onnx_ir as ir
+
+        with self._lock:
+            if at not in self._left:
+                self._left = dict(enumerate(self._all()))
+            return ir.Tensor(self._left.pop(at), name=name)
+
+    def _all(self) -> list[np.ndarray[Any, Any]]:
+        """Quantises a few rows at a time on every thread; PyTorch itself splits no operation meanwhile."""
+        import numpy as np
+        import torch
+
+        count, width = self._rows.shape
+        step = max(_ASKED_ROWS, _WEIGHTS_AT_ONCE // width // _ASKED_ROWS * _ASKED_ROWS)
+        starts = range(0, count, step)
+        whole: list[np.ndarray[Any, Any]] = []
+        threads = torch.get_num_threads()
+
+        def some(start: int) -> tuple[int, Parts]:
+            with torch.inference_mode():
+                return start, list(self._kernel(self._rows.take(start, min(start + step, count))))
+
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(self._threads) as pool:
+                for start, parts in pool.map(some, starts):
+                    if not whole:
+                        whole = [np.empty((count, *part.shape[1:]), part.dtype) for part in parts]
+                    for goal, part in zip(whole, parts, strict=True):
+                        goal[start : start + len(part)] = part
+        finally:
+            torch.set_num_threads(threads)
+        self._rows.release()
+        return whole
+
+
+def _float_tensor(rows: Rows, dtype: ir.DataType, name: str) -> ir.LazyTensor:
+    """Returns the transpose of rows in a float type, made when it is written, some of it at a time."""
+    import onnx_ir as ir
+    import torch
+
+    outputs, inputs = rows.shape
+    step = max(1, _WEIGHTS_AT_ONCE * 16 // outputs)
+
+    def piece(start: int, stop: int) -> np.ndarray[Any, Any]:
+        return _as(torch.cat([part[:, start:stop] for part in rows.parts]).T.contiguous(), dtype)
+
+    class Streamed(ir.LazyTensor):  # type: ignore[misc]
+        def tofile(self, file: Any) -> None:
+            for start in range(0, inputs, step):
+                file.write(piece(start, min(start + step, inputs)).tobytes())
+            rows.release()
+
+    def whole() -> ir.TensorProtocol:
+        return ir.Tensor(piece(0, inputs), dtype=dtype, name=name)
+
+    return Streamed(whole, dtype=dtype, shape=ir.Shape((inputs, outputs)), name=name)

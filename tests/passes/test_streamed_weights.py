@@ -1,0 +1,104 @@
+"""Weights that are quantised while they are written are those of the builder itself, bit for bit, in less memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from runner.models.handle import ModelHandle
+from runner.models.twin import architecture_of
+from runner.passes.declaration import PassContext
+from runner.passes.export.tiny_twin import make_twin
+from runner.passes.genai import streamed_weights
+from runner.passes.genai.model_builder import PASS, ModelBuilderOptions
+from runner.passes.genai.nbits_rounding import rounding_of
+from runner.passes.genai.streamed_weights import Rows
+from runner.targets.target import TARGETS
+
+TIED, OWN_HEAD = "HuggingFaceTB/SmolLM2-135M-Instruct", "microsoft/Phi-3-mini-4k-instruct"
+
+
+@pytest.fixture(scope="module", params=[TIED, OWN_HEAD])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    twin = architecture_of(request.param)
+    return make_twin(twin, twin.task, tmp_path_factory.mktemp("source"))
+
+
+def built(model: ModelHandle, folder: Path, target: str, **options: Any) -> onnx.ModelProto:
+    output, scratch = folder / "output", folder / "scratch"
+    output.mkdir(parents=True)
+    scratch.mkdir()
+    context = PassContext(output, scratch, TARGETS[target], 2, lambda _: iter(()), lambda _: None)
+    PASS.apply(model, ModelBuilderOptions.model_validate(options), context)
+    return onnx.load(output / "model.onnx")
+
+
+def tensors(model: onnx.ModelProto) -> dict[str, np.ndarray[Any, Any]]:
+    return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+
+
+def nodes(model: onnx.ModelProto) -> list[str]:
+    for node in model.graph.node:
+        attributes = sorted(node.attribute, key=lambda one: one.name)
+        del node.attribute[:]
+        node.attribute.extend(attributes)
+    return sorted(str(node) for node in model.graph.node)
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("cpu", {"precision": "int4"}),
+        ("cpu", {"precision": "int4", "is_symmetric": False, "algo_config": "rtn", "block_size": 16}),
+        ("cpu", {"precision": "int4", "algo_config": "k_quant_mixed", "accuracy_level": 4}),
+        ("cpu", {"precision": "int8"}),
+        ("cpu", {"precision": "fp32"}),
+        ("cuda", {"precision": "int4", "matmul_mixed_precision": {"last_matmul": "int8"}}),
+    ],
+)
+def test_the_graph_is_that_of_the_builder(
+    source: ModelHandle, target: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = built(source, tmp_path / "ours", target, **options)
+    monkeypatch.setattr(streamed_weights, "SERVED", ())  # as with a release that is not known
+    theirs = built(source, tmp_path / "theirs", target, **options)
+    assert nodes(ours) == nodes(theirs)
+    one, other = tensors(ours), tensors(theirs)
+    assert one.keys() == other.keys()
+    assert not [name for name in one if one[name].dtype != other[name].dtype or not np.array_equal(one[name], other[name])]
+
+
+def test_rows_of_several_matrices_are_taken_across_them() -> None:
+    parts = tuple(torch.randn(rows, 4) for rows in (5, 3, 8))
+    rows, whole = Rows(parts), torch.cat(parts)
+    assert rows.shape == (16, 4)
+    assert rows.T.shape == (4, 16)
+    for start, stop in ((0, 16), (0, 3), (4, 9), (5, 8), (15, 16)):
+        assert torch.equal(rows.take(start, stop), whole[start:stop])
+    rows.release()  # only a hint: nothing is lost
+    assert torch.equal(rows.take(0, 16), whole)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("columns", [64, 80, 96])
+def test_rounding_is_that_of_onnxruntime(bits: int, symmetric: bool, columns: int) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+
+    rows = torch.randn(64, columns, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    rows[3] = 0
+    rows[5, :40] = 0
+    rows[7].abs_()
+    rows[9, :32] = 0.5
+    kernel = DefaultWeightOnlyQuantizer(DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=symmetric, bits=bits))
+    codes, scales, zeros = kernel.qbits_block_quant(np.ascontiguousarray(rows.numpy().T))
+    expected = [codes, scales] if symmetric else [codes, scales, zeros]
+    own = rounding_of("default", bits, 32, symmetric)
+    assert own is not None
+    for one, other in zip(own(rows), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
