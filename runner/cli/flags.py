@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from runner.cli.options import GIGABYTES
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Olive's numbers, and the words that Python's logging has for them.
@@ -69,9 +71,7 @@ script_flags = (
 )
 adapter_flag = flag("adapter", "--adapter_path", "-a", metavar="FOLDER", help="Adapter in peft's format, to be merged in.")
 dry_run_flag = flag("dry_run", "--dry_run", is_flag=True, help="Write the recipe, say what would be done, and stop.")
-max_memory_flag = flag(
-    "max_memory", "--max_memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Memory that the run may use."
-)
+max_memory_flag = flag("max_memory", "--max_memory", type=GIGABYTES, metavar="GB", help="Memory that the run may use.")
 smoke_flag = flag("smoke", "--smoke", is_flag=True, help="Use a tiny random-weight twin of the model and synthetic data.")
 threads_flag = flag("threads", "--threads", type=click.IntRange(min=1), help="Threads to compute with; one a core by default.")
 set_flag = flag("overrides", "--set", multiple=True, metavar="PATH=VALUE", help="Override in the config. Repeatable.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,26 @@ def _size(_: click.Context, parameter: click.Parameter, value: str | None) -> Si
         return Size(value, size_of(value))
     except ValueError as error:
         raise UsageError("bad-size", f"{parameter.opts[0]}: {error}", "give a number and its unit") from None
+
+
+class _Gigabytes(click.ParamType[float]):
+    """Gigabytes as a plain number, or a size with its unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Returns gigabytes."""
+        if isinstance(value, float):
+            return value
+        from runner.recipe.quantities import size_of
+
+        try:
+            return size_of(f"{value}GB" if re.fullmatch(r"\s*[\d.]+\s*", str(value)) else str(value)) / 1e9
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+GIGABYTES = _Gigabytes()
 
 
 def _target(_: click.Context, __: click.Parameter, value: str | None) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from runner.cli.options import (
+    GIGABYTES,
     catalog_option,
     config_option,
     json_option,
@@ -27,7 +28,7 @@ from runner.cli.options import (
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @no_cache_option
 @click.option("--locked", is_flag=True, help="Only with the source model that recipe.lock.json names.")
-@click.option("--max-memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Stop the worker above this.")
+@click.option("--max-memory", type=GIGABYTES, metavar="GB", help="Stop the worker above this.")
 @click.option("--force", is_flag=True, help="Run even where memory or disk will not suffice by the estimate.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop the worker after this.")
 @json_option

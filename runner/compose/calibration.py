@@ -147,6 +147,8 @@ def _absolute(files: Sequence[str]) -> list[str]:
         path = Path(one).expanduser()
         if "://" not in one and "*" not in one and not path.is_file():
             raise UsageError("no-data", f"there is no data file '{one}'", "check the path")
+        if path.is_file() and not path.stat().st_size:
+            raise UsageError("no-data", f"the data file '{one}' is empty", "name one with rows")
         found.append(one if "://" in one else str(path.absolute()))
     return found
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runner.catalog.scaffold import Decision
+from runner.compose.arguments import check_count, check_is, check_threads
 from runner.compose.calibration import DataWish
 from runner.compose.folder import Composed
 from runner.compose.known import Known, look_up
@@ -24,6 +25,7 @@ from runner.engine.run import Outcome, execute, plan_run
 from runner.engine.store import Store
 from runner.errors import RunFailed, StoreError, UsageError, did_you_mean
 from runner.models.adapter import ADAPTER_FOLDER
+from runner.models.checkpoint import read_json
 from runner.models.digest import DigestMemo
 from runner.passes.finetune.training import TRAINING_FILE
 from runner.targets.target import TARGETS, Target
@@ -115,8 +117,12 @@ def finetune(
         say: told what is being done.
 
     Raises:
+        UsageError: an argument is none that is taken.
         RecipeError: whatever stands in the way.
     """
+    check_count("max_seq_len", max_seq_len)
+    check_threads(threads)
+    check_is("training", training, Training, "training=Training(max_steps=100)")
     wanted = DataWish(str(data), text_template=text_template, use_chat_template=chat, max_seq_len=max_seq_len)
     wish = Wish(TARGETS["cpu"], Path(output), offline=offline, trust=trust, smoke=smoke, threads=threads)
     prepared = prepare(subject_of(str(model)), wanted, training or Training(), wish, multi_lora, say)
@@ -161,6 +167,9 @@ def prepare(
         raise UsageError("wrong-kind", "only Hugging Face language models are trained", "name an id or a folder of one")
     configs = data_configs(data, training)
     known = look_up(subject, wish.catalog, wish.offline, say)
+    if data.use_chat_template and known.subject.folder is not None and not _has_chat_template(known.subject.folder):
+        cause = f"the tokenizer in {known.subject.folder} has no chat template"
+        raise UsageError("no-chat-template", cause, "say with --text_template how a row reads as text")
     weights = None if multi_lora is None else _multi_lora_precision(known, training, wish.target, multi_lora)
     output = (wish.output or Path("models") / f"{known.subject.name}-{training.method}").expanduser().absolute()
     train, decisions = training_steps(training, held_out=len(configs) > 1), training_decisions(data, training, configs)
@@ -175,6 +184,14 @@ def prepare(
     taking = Chain("multi-lora", weights, steps, configs, decisions)
     behind = replace(wish, output=output / MULTI_LORA, no_cache=False)  # the training was made a moment ago
     return Prepared(composed, request, output, compose(known, taking, behind, f"{title}, with its adapter apart")[1])
+
+
+def _has_chat_template(folder: Path) -> bool:
+    """Says whether a tokenizer tells how a conversation reads as text; a folder without a tokenizer is refused elsewhere."""
+    told = folder / "tokenizer_config.json"
+    if not told.is_file() or any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    return bool(read_json(told).get("chat_template"))
 
 
 def _multi_lora_precision(known: Known, training: Training, target: Target, asked: str) -> str:

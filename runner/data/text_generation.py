@@ -151,6 +151,10 @@ def _text(
 ) -> str:
     if options.chat_template:
         require_columns(row, [options.message_col])
+        if not isinstance(options.chat_template, str) and not tokenizer.chat_template:
+            raise DataUnavailable(
+                "the model's tokenizer has no chat template", "say with text_template how a row reads as text"
+            )
         template = options.chat_template if isinstance(options.chat_template, str) else None
         return str(tokenizer.apply_chat_template(_messages(row, options), tokenize=False, chat_template=template))
     if formatted is not None:

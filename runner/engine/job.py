@@ -16,6 +16,8 @@ from runner.passes.declaration import Batches
 from runner.recipe.config import DataConfig, RunConfig
 from runner.targets.target import TARGETS, Target
 
+_PLAIN = ("name", "threads", "evaluation", "structure", "smoke", "no_cache", "scripts_allowed", "memory", "offline")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -36,6 +38,7 @@ class Job:
     scripts_allowed: bool
     log: Path
     memory: int | None = None
+    offline: bool = False
 
     @classmethod
     def of_plan(cls, plan: Plan, log: Path, memory: int | None = None) -> Job:
@@ -65,6 +68,7 @@ class Job:
             request.inside_catalogue or request.trust,
             log,
             memory,
+            request.offline,
         )
 
     def open_data(self, model: ModelHandle, name: str | dict[str, Any]) -> Batches:
@@ -81,10 +85,7 @@ class Job:
     def to_line(self) -> str:
         """Returns the job as one line of JSON."""
         data: dict[str, Any] = {
-            **{
-                key: getattr(self, key)
-                for key in ("name", "threads", "evaluation", "structure", "smoke", "no_cache", "scripts_allowed", "memory")
-            },
+            **{key: getattr(self, key) for key in _PLAIN},
             "source": self.source.to_json(),
             "steps": [asdict(step) for step in self.steps],
             "config": self.config.model_dump(mode="json"),

@@ -5,6 +5,7 @@ See `runner.engine.child` for its streams, and `runner.engine.parts` for steps o
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -171,6 +172,8 @@ def main() -> int:
     lines, events = take_jobs()
     job = Job.parse(next(lines))
     write_to_log(job.log)
+    if job.offline:  # before anything imports the hub's libraries, which try it for half a minute
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     current = ""
 
     def emit(event: Event) -> None:

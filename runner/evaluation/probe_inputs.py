@@ -52,7 +52,7 @@ def probe_inputs(source: ModelHandle, wanted: Mapping[str, Shape] | None = None)
     """
     shapes = dict(wanted or {})
     if source.kind == "pytorch":
-        return {name: _sized(array, shapes.get(name, ())) for name, array in _scripted(source).items()}
+        return {name: _sized(array, shapes.get(name, ())) for name, array in _scripted(source, list(shapes)).items()}
     if source.kind == "diffusers":
         return component_inputs(source, shapes)
     if source.task == TASK and "input_ids" not in shapes:
@@ -60,6 +60,8 @@ def probe_inputs(source: ModelHandle, wanted: Mapping[str, Shape] | None = None)
     if any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
         text = _text(source, shapes.get("input_ids", ()))
         return {**text, **_images(source.folder, shapes["pixel_values"])} if "pixel_values" in shapes else text
+    if "input_ids" in shapes:
+        raise NoProbe("no tokenizer lies beside the source model")
     if (source.folder / "preprocessor_config.json").is_file() or "pixel_values" in shapes:
         return _images(source.folder, shapes.get("pixel_values", ()))
     raise NoProbe("neither a tokenizer nor image settings lie beside the source model")
@@ -91,7 +93,7 @@ def _text(source: ModelHandle, shape: Shape) -> Arrays:
 
     tokenizer = load_tokenizer(source)
     length = _fixed(shape, 1)
-    if task_of(source).startswith(GENERATES):
+    if task_of(source).startswith(GENERATES) or (source.folder / "genai_config.json").is_file():
         tokens = tokenizer(PASSAGE)["input_ids"]
         wanted = length or min(PROMPT_TOKENS, len(tokens))
         repeated = (tokens * (wanted // len(tokens) + 1))[:wanted]
@@ -99,6 +101,8 @@ def _text(source: ModelHandle, shape: Shape) -> Arrays:
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     wanted = _fixed(shape, 0) or len(PAIR)
     texts = (list(PAIR) * wanted)[:wanted]
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # what the mask hides needs a number only
     padding = {"padding": "max_length", "max_length": length, "truncation": True} if length else {"padding": True}
     encoded = tokenizer(texts, return_tensors="np", **padding)
     return {name: np.asarray(array, dtype=np.int64) for name, array in encoded.items()}
@@ -133,14 +137,14 @@ def _image_size(folder: Path) -> tuple[int, int]:
     return (int(size[0]), int(size[1])) if isinstance(size, list) else (int(size), int(size))
 
 
-def _scripted(source: ModelHandle) -> Arrays:
+def _scripted(source: ModelHandle, wanted: Sequence[str] = ()) -> Arrays:
     """Inputs of a scripted model: what its own function gives, or random ones by its io_config."""
     from runner.data.scripted_model import example_inputs, io_config
 
     config = io_config(source)
     given = example_inputs(source)
     if given is not None:
-        return _named_arrays(given, config.input_names)
+        return _named_arrays(given, config.input_names, wanted)
     if not config.input_shapes:
         raise NoProbe("the script names neither dummy_inputs_func nor an io_config with input_shapes")
     types = dict(zip(config.input_names, config.input_types, strict=False))
@@ -156,9 +160,11 @@ def _sized(array: NDArray[Any], shape: Shape) -> NDArray[Any]:
     return array
 
 
-def _named_arrays(given: Any, names: Sequence[str]) -> Arrays:
+def _named_arrays(given: Any, names: Sequence[str], wanted: Sequence[str] = ()) -> Arrays:
+    """Returns inputs by name; unnamed ones stand in the order of io_config's names, or of the graph's inputs."""
     if not isinstance(given, Mapping):
         values = list(given) if isinstance(given, (tuple, list)) else [given]
+        names = list(wanted) if len(names) < len(values) and len(wanted) == len(values) else names
         if len(names) < len(values):
             raise NoProbe("dummy_inputs_func gives unnamed inputs, and io_config names fewer of them")
         given = dict(zip(names, values, strict=False))

@@ -73,6 +73,11 @@ class Embedder:
         encoded = self._tokenizer(list(texts), truncation=True, max_length=self._longest)
         return sum(map(len, encoded["input_ids"]))
 
+    @property
+    def vocabulary(self) -> int:
+        """Returns the number of tokens that the tokenizer has."""
+        return len(self._tokenizer)
+
     def text_of(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))

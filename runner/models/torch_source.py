@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InvalidRecipe, ModelUnavailable, Problem
 from runner.models.adapter import adapter_folder, lay_over
+from runner.models.checkpoint import read_json
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
 from runner.models.tasks import task_named, task_of
@@ -85,6 +86,10 @@ def _load_hf(model: ModelHandle) -> torch.nn.Module:
             return _load_dequantized(model, auto, options)
         module: torch.nn.Module = auto.from_pretrained(model.folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        if "Unrecognized configuration class" in str(error):
+            kind = read_json(model.folder / "config.json").get("model_type", "model")
+            cause = f"a {kind} is no model for '{task_of(model)}': transformers has no {auto.__name__} of it"
+            raise InvalidRecipe(Problem("wrong-task", cause, remedy="name the task that it was made for, or none")) from None
         raise ModelUnavailable(
             "damaged-model",
             f"the weights in {model.folder} cannot be loaded: {_first_line(error)}",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runner.models.sound_windows import Samples
 
 START, NO_TIMESTAMPS, NO_SPEECH = "<|startoftranscript|>", "<|notimestamps|>", ("<|nospeech|>", "<|nocaptions|>")
+_ENGLISH = "en"
 _TIMESTAMPS = 1501  # tokens of 0.00 to 30.00 s; they are the last of Whisper's own
 _ENGLISH_ONLY_END = 50256  # number of the last token of Whisper's models for English; in the others it is one higher
 
@@ -89,25 +90,26 @@ class TranscriptionSession:
             cause = f"the tokenizer in {folder} has no {START}: a fine-tune needs the tokenizer of the model it comes from"
             raise RunFailed("no-tokenizer", cause, "copy them into its folder and run again")
 
-    def transcribe(self, samples: Samples, most: int | None = None) -> Iterator[Passage]:
+    def transcribe(self, samples: Samples, most: int | None = None, language: str | None = None) -> Iterator[Passage]:
         """Yields what is said, window by window; a multilingual model finds the language in the first that is not silent.
 
         Args:
             samples: mono at 16 kHz, fp32 [n], of any length.
             most: tokens of all passages together; those behind them are not heard. As many as are said by default.
+            language: one of `languages`; found out, or as generation_config.json says, when None.
 
         Raises:
             RunFailed: the model stops with an error.
         """
-        language: int | None = None
+        spoken = self._language_named(language) if language and self._languages else None
         at = 0
         for window in windows(samples):
             start, at = at, at + len(window)
             runs: list[list[int]] = []
             if not is_silent(window):
                 generator = self._begin(window)
-                language = self._language(generator) if language is None else language
-                runs = self._runs(window, self._heard(generator, language, most), language, most)
+                spoken = self._language(generator) if spoken is None else spoken
+                runs = self._runs(window, self._heard(generator, spoken, most), spoken, most)
             texts = (str(self._tokenizer.decode(run)).strip() for run in runs)
             yield Passage(start / SAMPLE_RATE, at / SAMPLE_RATE, " ".join(filter(None, texts)))
             if most is not None:
@@ -199,15 +201,29 @@ class TranscriptionSession:
         logits = self._logits(generator)
         return max(self._languages, key=lambda token: float(logits[token]))
 
+    @cached_property
+    def languages(self) -> Sequence[str]:
+        """The codes of the languages that the model writes down, sorted."""
+        if not self._languages:
+            return (_ENGLISH,)
+        if named := self._facts.get("lang_to_id"):
+            return sorted(token.strip("<|>") for token in named)
+        from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+        return sorted(code for code in LANGUAGES if set(self._numbers(f"<|{code}|>")) & set(self._languages))
+
+    def language_code(self, name: str) -> str | None:
+        """Returns which of `languages` has this token, code or English name, in capitals or not; None where none has."""
+        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+        code = name.strip().strip("<|>").lower()
+        code = TO_LANGUAGE_CODE.get(code, code)
+        return code if code in self.languages else None
+
     def _language_named(self, name: str) -> int:
         """Returns the token of a language by its token, its code or its English name."""
-        code = name.strip("<|>").lower()
-        if not self._numbers(f"<|{code}|>"):
-            from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-            code = TO_LANGUAGE_CODE.get(code, code)
-        if found := self._numbers(f"<|{code}|>"):
-            return found[0]
+        if code := self.language_code(name):
+            return self._numbers(f"<|{code}|>")[0]
         raise RunFailed("unknown-language", f"generation_config.json: the model has no language '{name}'", "give its code")
 
     @property

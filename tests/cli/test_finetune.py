@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -175,4 +176,24 @@ def test_adapters_as_inputs_are_refused_of_an_architecture_that_has_none(
     told = capsys.readouterr().err
     assert "multi-lora-unsupported" in told
     assert "'gpt2'" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_conversations_need_is_checked_first(
+    tiny_llama: ModelHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama.folder, model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    told = json.loads((model / "tokenizer_config.json").read_text())
+    told.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(told))
+    rows, nothing = tmp_path / "chats.jsonl", tmp_path / "nothing.jsonl"
+    rows.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}\n')
+    nothing.touch()
+    asked = ["finetune", "-m", str(model), "-o", str(tmp_path / "out"), "--offline", "--chat_template", "--data_files"]
+    assert run_command([*asked, str(rows)]) == 2
+    assert "no-chat-template" in capsys.readouterr().err
+    assert run_command([*asked, str(nothing)]) == 2
+    assert "is empty" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli import run_command
+from runner.models.handle import ModelHandle
 
 SMOLLM = (
     "auto-opt --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --output_path {out} --device cpu "
@@ -71,3 +72,27 @@ def test_a_device_and_a_provider_that_do_not_go_together_are_refused(
     command = SMOLLM.format(out=tmp_path / "made").replace("--device cpu", "--device gpu")
     assert run_command(shlex.split(command)) == 2
     assert "do not go together" in capsys.readouterr().err
+
+
+def test_a_task_that_the_architecture_does_not_serve_is_refused(
+    tiny_bert: ModelHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        "optimize",
+        "-m",
+        str(tiny_bert.folder),
+        "--task",
+        "image-classification",
+        "-o",
+        str(tmp_path / "out"),
+        "--offline",
+    ]
+    assert run_command(asked) == 2
+    assert "wrong-task" in capsys.readouterr().err
+    assert tiny_bert.folder.is_dir()
+
+
+@pytest.mark.parametrize(("text", "code"), [("8GB", 0), ("8", 0), ("7.5GiB", 0), ("0", 2), ("-1GB", 2), ("much", 2)])
+def test_memory_is_gigabytes_or_a_size(text: str, code: int, tmp_path: Path) -> None:
+    asked = ["optimize", "-m", "sentence-transformers/all-MiniLM-L6-v2", "-o", str(tmp_path / "out"), "--dry-run", "--offline"]
+    assert run_command([*asked, "--smoke", "--max-memory", text]) == code
