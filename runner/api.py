@@ -6,12 +6,12 @@ Everything here starts worker processes for what is heavy and imports no ML libr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.compose.arguments import check_count, check_is, check_threads, check_timeout, memory_bytes, override_texts
 from runner.compose.contest import Judged, measure
 from runner.compose.finetune import FineTuned, finetune
 from runner.compose.optimise import Decided, Wish, decide
@@ -21,6 +21,7 @@ from runner.engine.events import Event
 from runner.engine.plan import Plan, Request
 from runner.engine.run import Outcome, execute, plan_run
 from runner.engine.supervise import Limits
+from runner.errors import UsageError
 from runner.recipe.config import RunConfig
 from runner.targets.target import target_named
 
@@ -211,15 +212,16 @@ def load_recipe(
         catalog: folder of recipes; $RECIPE_CATALOG or the nearest recipes/ when None.
 
     Raises:
-        UsageError: nothing has that name.
+        UsageError: nothing has that name, or an argument is none that is taken.
         InvalidRecipe: the configuration has problems; all of them are told.
     """
+    check_threads(threads)
     request = make_request(
         str(word),
         catalog=Path(catalog) if catalog else None,
         variant=variant,
         target=target_named(target) if target else None,
-        overrides=_texts(overrides),
+        overrides=override_texts(overrides),
         model_path=str(model) if model else None,
         smoke=smoke,
         offline=offline,
@@ -234,7 +236,7 @@ def load_recipe(
 def run(
     recipe: Recipe | str | Path,
     *,
-    max_memory: int | None = None,
+    max_memory: int | str | None = None,
     timeout: float | None = None,
     say: Say = _silent,
     **options: Any,
@@ -243,16 +245,20 @@ def run(
 
     Args:
         recipe: a loaded recipe, or what `load_recipe` takes; then `options` are its further arguments.
-        max_memory: bytes that the worker may hold.
+        max_memory: bytes that the worker may hold, or a text such as ``8GB``.
         timeout: seconds that it may take.
         say: told what is being done.
         options: see `load_recipe`.
 
     Raises:
+        UsageError: an argument is none that is taken, or the configuration describes a search, which `recipe run` and
+            `recipe search` carry out.
         GateMissed: the model was made, but a goal of its evaluator is not met.
         RecipeError: whatever else stands in the way. Finished steps are kept.
     """
-    return RunResult(_execute(_loaded(recipe, options).request, Limits(max_memory, timeout), say))
+    check_timeout(timeout)
+    limits = Limits(memory_bytes(max_memory), timeout)
+    return RunResult(_execute(_loaded(recipe, options).request, limits, say))
 
 
 def optimize(
@@ -266,7 +272,7 @@ def optimize(
     adapter: str | Path | None = None,
     model_script: str | Path | None = None,
     script_dir: str | Path | None = None,
-    max_memory: int | None = None,
+    max_memory: int | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     smoke: bool = False,
     offline: bool = False,
@@ -288,7 +294,8 @@ def optimize(
         adapter: folder of an adapter in peft's format, to be merged in.
         model_script: Python file with the functions of a PyTorch model.
         script_dir: folder of modules that it imports.
-        max_memory: bytes that the run may use; a pipeline that needs less is chosen where there is one.
+        max_memory: bytes that the run may use, or a text such as ``8GB``; a pipeline that needs less is chosen where there
+            is one.
         overrides: dotted path to value, laid over the configuration.
         smoke, offline, trust, threads, use_cache, catalog: see `load_recipe`.
         say: told what is being done.
@@ -297,6 +304,8 @@ def optimize(
         UsageError: something that was asked for does not exist, or does not go together.
         RecipeError: whatever else stands in the way. Finished steps are kept.
     """
+    check_threads(threads)
+    limits, texts = Limits(memory_bytes(max_memory)), override_texts(overrides)
     subject = subject_of(
         str(model) if model else None,
         task=task,
@@ -310,8 +319,8 @@ def optimize(
         target_named(target) if target else None,
         precision,
         trade,
-        max_memory,
-        _texts(overrides),
+        limits.memory,
+        texts,
         Path(catalog) if catalog else None,
         offline=offline,
         trust=trust,
@@ -320,7 +329,7 @@ def optimize(
         no_cache=not use_cache,
     )
     decided = decide(wish, say)
-    return Optimized(_execute(decided.request, Limits(max_memory), say), decided)
+    return Optimized(_execute(decided.request, limits, say), decided)
 
 
 def benchmark(
@@ -341,8 +350,11 @@ def benchmark(
         options: see `load_recipe`.
 
     Raises:
+        UsageError: an argument is none that is taken.
         RecipeError: a model cannot be made or measured. Gates are told by `Benchmark.passed`, not raised.
     """
+    check_count("rounds", rounds)
+    check_is("judged", judged, Judged, "judged=Judged(batch=(1, 8))")
     made = subject if isinstance(subject, RunResult) else run(subject, say=say, **options)
     results = measure(made.outcome, rounds, judged or Judged(), lambda text, done, total: say(text))
     return Benchmark(results, made)
@@ -357,6 +369,14 @@ def _loaded(recipe: Recipe | str | Path, options: Mapping[str, Any]) -> Recipe:
 
 
 def _execute(request: Request, limits: Limits, say: Say) -> Outcome:
+    if request.loaded.varies:
+        axes = ", ".join(axis.name for axis in request.loaded.axes)
+        raise UsageError(
+            "describes-a-search",
+            f"{request.name}: {axes} can have several values, and this makes one model",
+            "search on the command line, with 'recipe search' or 'recipe run', or choose one value by overrides",
+        )
+
     def listen(event: Event) -> None:
         if event.text:
             say(f"{event.step}: {event.text}" if event.step else event.text)
@@ -366,7 +386,3 @@ def _execute(request: Request, limits: Limits, say: Say) -> Outcome:
         if step.cached:
             say(f"{step.name}: cached")
     return execute(plan, listen, limits)
-
-
-def _texts(overrides: Mapping[str, Any] | None) -> tuple[str, ...]:
-    return tuple(f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items())

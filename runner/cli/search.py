@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from runner.cli.flags import flag
 from runner.cli.options import (
+    GIGABYTES,
     catalog_option,
     config_option,
     json_option,
     no_cache_option,
-    output_dir_option,
     recipe_argument,
     request_options,
 )
@@ -23,7 +24,10 @@ from runner.cli.options import (
 @recipe_argument
 @config_option
 @request_options
-@output_dir_option
+@flag(
+    "output_dir", "--output-dir", "--output_path", "-o", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Where the model goes; models/ID-VARIANT by default.",
+)  # fmt: skip
 @click.option("--goal", "goals", multiple=True, metavar="'FIGURE BAR'", help="Must be met: 'perplexity <= 1.03x'. Repeatable.")
 @click.option("--minimize", "minimise", multiple=True, metavar="FIGURE", help="Make it small; the first decides. Repeatable.")
 @click.option("--maximize", "maximise", multiple=True, metavar="FIGURE", help="Make it great. Repeatable.")
@@ -39,7 +43,7 @@ from runner.cli.options import (
 @click.option("--fresh", is_flag=True, help="Forget what an earlier search of this found.")
 @click.option("--dry-run", is_flag=True, help="Show the space, its size and the first points, and do nothing.")
 @no_cache_option
-@click.option("--max-memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Stop a point above this.")
+@click.option("--max-memory", type=GIGABYTES, metavar="GB", help="Stop a point above this.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop a point after this.")
 @click.option("--force", is_flag=True, help="Run even where memory or disk will not suffice by the estimate.")
 @json_option
@@ -69,9 +73,9 @@ def search(
 ) -> None:
     """Try values of a recipe's options and keep the best model.
 
-    What is tried: options that have several values in the configuration or by --space; else a built-in space for the
-    recipe's passes. An interrupted search goes on with the same command. Ends with exit code 4 where no point meets
-    all goals; the nearest one is kept.
+    What is tried: the values that the configuration or --space lists for options; where neither lists any, a built-in space
+    for the recipe's passes. What --set says stays. An interrupted search goes on with the same command. Ends with exit code 4
+    where no point meets all goals; the nearest one is kept.
     """
     from runner.cli.carry_out import limits_of
     from runner.cli.request import make_request
@@ -79,9 +83,9 @@ def search(
     from runner.search.builtin_spaces import builtin_space
 
     request = make_request(word, configs, space=space, **chosen)
-    builtin = not request.loaded.varies
+    builtin = not request.loaded.axes  # a list of one value says something, too: that it stays
     if builtin:
-        texts = builtin_space(request.config)
+        texts = builtin_space(request.loaded)
         request = make_request(word, configs, space=[*space, *texts], **chosen) if texts else request
     strategy = {
         "max_samples": samples,

@@ -16,8 +16,10 @@ from rich.console import Console
 
 from runner.cli.run_progress import live_bars
 from runner.cli.tables import print_table
+from runner.compose.folder import recipe_beside
 from runner.engine.events import Event
 from runner.engine.plan import Request
+from runner.engine.publish import check_writable
 from runner.engine.run import execute, plan_run
 from runner.engine.supervise import Limits
 from runner.errors import GateMissed, Interrupted, Problem, UsageError
@@ -30,8 +32,10 @@ from runner.search.search import Found, Search, check_space, run_search
 from runner.search.space import text_of, told
 from runner.search.study import Study, Trial, locked
 from runner.search.summary import notes_of, rows_of
+from runner.search.task_figures import check_task_has, task_of
 
 _FIRST_POINTS = 5
+_ONE_POINT = "one point: every option has one value"
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def carry_out_search(request: Request, asked: Asked) -> None:
             progress.stop()
             _show_space(search, asked)
             return
+        _check_outputs(search)
         with locked(search.folder):
             known = 0 if asked.fresh else len(Study.open(search.folder, search.key, fresh=False).trials)
             progress.begin(search, asked, known)
@@ -95,7 +100,10 @@ def carry_out_search(request: Request, asked: Asked) -> None:
 
 def _search(request: Request, asked: Asked, progress: _Progress) -> Search:
     info = request.info.variant(request.variant) if request.info else None
-    aims = aims_of(request.config, info.gates if info else {}, asked.goals, asked.minimise, asked.maximise)
+    task = task_of(request)
+    aims = aims_of(request.config, info.gates if info else {}, asked.goals, asked.minimise, asked.maximise, task)
+    if task is not None:
+        check_task_has(aims, request, task)
     if request.smoke:
         aims = replace(aims, goals=())
     given = request.config.search_strategy
@@ -103,6 +111,8 @@ def _search(request: Request, asked: Asked, progress: _Progress) -> Search:
     strategy = SearchStrategy.model_validate({**strategy.model_dump(), **asked.strategy})
     way = way_of(aims, request, asked.rounds, asked.limits, asked.force)
     plan = plan_run(request, progress.say, fetch=not asked.dry_run, force=asked.force, max_memory=asked.limits.memory)
+    if task is None and plan.source.handle is not None and plan.source.handle.task is not None:
+        check_task_has(aims, request, plan.source.handle.task)
     folder = plan.output.with_name(f"{plan.output.name}-search")
     search = Search(request, strategy, aims, way, plan, folder)
     if strategy.sampler == "sequential" and search.space.size() is None:
@@ -111,6 +121,18 @@ def _search(request: Request, asked: Asked, progress: _Progress) -> Search:
             "range-without-step", f"'{endless}' has no step: its points cannot be tried in order", "give it a step"
         )
     return search
+
+
+def _check_outputs(search: Search) -> None:
+    """Makes sure, before the first point, that everything that comes of the search can be written."""
+    for output in (*_outputs(search), recipe_beside(search.plan.output), search.folder):
+        check_writable(output)
+
+
+def _outputs(search: Search) -> list[Path]:
+    """Returns the folders of the models to keep, the best one's first."""
+    first = search.plan.output
+    return [first, *(first.with_name(f"{first.name}-{at}") for at in range(2, search.strategy.output_model_num + 1))]
 
 
 def _tried(search: Search, asked: Asked, progress: _Progress) -> Found:
@@ -123,8 +145,7 @@ def _tried(search: Search, asked: Asked, progress: _Progress) -> Found:
 def _keep(search: Search, found: Found, progress: _Progress) -> list[Path]:
     """Puts the best models into their folders; they come from the store."""
     outputs = []
-    for at, trial in enumerate(found.ranked[: search.strategy.output_model_num]):
-        output = search.plan.output if not at else search.plan.output.with_name(f"{search.plan.output.name}-{at + 1}")
+    for trial, output in zip(found.ranked, _outputs(search), strict=False):
         progress.say(f"writing {output.name}")
         request = replace(search.at(trial.point, output), no_cache=False)
         execute(plan_run(request, progress.say, force=True), progress.listen, search.way.limits)
@@ -183,7 +204,12 @@ def _show_space(search: Search, asked: Asked) -> None:
     print_table(("option", "values"), rows)
     strategy = search.strategy
     told_size = "points without number" if size is None else f"{size} points"
-    click.echo(f"{told_size}; {search.samples} are tried, {strategy.execution_order}, {strategy.sampler}, seed {strategy.seed}")
+    if size == 1:
+        click.echo(_ONE_POINT)
+    else:
+        click.echo(
+            f"{told_size}; {search.samples} are tried, {strategy.execution_order}, {strategy.sampler}, seed {strategy.seed}"
+        )
     for point in first:
         click.echo(f"  {told(point, search.request.loaded.axes)}")
     click.echo(f"into {search.plan.output}")
@@ -220,7 +246,7 @@ class _Progress:
             self._print(f"an earlier search goes on: {known} points are known; --fresh begins anew")
         of = "" if size is None else f" of {size}"
         aims = ", ".join(str(one) for one in (*search.aims.objectives, *search.aims.goals))
-        self._print(f"searching {search.samples}{of} points: {aims}")
+        self._print(f"{_ONE_POINT}: {aims}" if size == 1 else f"searching {search.samples}{of} points: {aims}")
         if asked.builtin:
             self._print("the configuration has one value an option: a built-in space for its passes is searched")
             for axis in search.request.loaded.axes:

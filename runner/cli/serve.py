@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from runner.serving.models import Offer
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_BACKLOG = 2048  # connections that wait to be taken, as uvicorn has it
 
 
 @click.command()
@@ -75,7 +77,7 @@ def _offers(folders: Sequence[str], threads: int | None) -> list[Offer]:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens, before any model is loaded.
+    """Returns a socket of the address, before any model is loaded.
 
     Raises:
         UsageError: the address cannot be had.
@@ -86,18 +88,28 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
-        cause = f"{host}:{port} cannot be listened at: {error.strerror or error}"
-        raise UsageError("port-taken", cause, "choose another --port; 0 takes a free one") from None
+        told = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                "port-taken", f"{host}:{port} cannot be listened at: {told}", "choose another --port; 0 takes a free one"
+            ) from None
+        if isinstance(error, PermissionError):
+            cause = f"port {port} cannot be listened at: {told}"
+            raise UsageError("port-not-allowed", cause, "choose a --port from 1024 on; 0 takes a free one") from None
+        raise UsageError(
+            "host-not-here",
+            f"--host {host} cannot be listened at: {told}",
+            "give an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all its networks",
+        ) from None
     return listener
 
 
 def _run(offers: Sequence[Offer], listener: socket.socket, host: str, api_key: str | None) -> None:
     try:
-        import uvicorn
-
         from runner.serving.app import app_of
+        from runner.serving.server import serve_until_stopped
     except ImportError as error:
         from runner.errors import PackageMissing, Problem
 
@@ -113,6 +125,7 @@ def _run(offers: Sequence[Offer], listener: socket.socket, host: str, api_key: s
     told = f"[{host}]" if ":" in host else host
     for model in models:
         click.echo(f"{model.name}: {model.does}", err=True)
+    listener.listen(_BACKLOG)
     click.echo(f"listening at http://{told}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)")
     sys.stdout.flush()
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+    serve_until_stopped(app, models, listener)

@@ -25,6 +25,7 @@ from runner.compose.subject import Subject
 from runner.engine.capacity import memory
 from runner.engine.estimate import estimate_config
 from runner.engine.plan import Request
+from runner.engine.publish import check_writable
 from runner.errors import DoesNotFit, Problem, UsageError
 from runner.recipe.info import Info
 from runner.recipe.quantities import short_size
@@ -107,6 +108,7 @@ def decide(wish: Wish, say: Callable[[str], None] = lambda _: None) -> Decided:
         UsageError: something that was asked for does not exist, or does not go together.
         DoesNotFit: nothing that was asked for fits the memory.
         InvalidRecipe: an override does not fit.
+        StoreError: the output cannot be written.
     """
     if wish.trade is not None and wish.trade not in TRADES:
         raise UsageError("unknown-trade", f"there is no trade '{wish.trade}'", f"there are: {', '.join(TRADES)}")
@@ -193,7 +195,14 @@ def _tell(choice: Choice, wish: Wish, passed: Sequence[str], told: _Told) -> Non
 
 
 def _output(wish: Wish, subject: Subject, scheme: str) -> Path:
-    return wish.output or Path("models") / f"{subject.name}-{scheme}"
+    """Returns where the model goes.
+
+    Raises:
+        StoreError: it cannot be written; nothing was, so far.
+    """
+    output = wish.output or Path("models") / f"{subject.name}-{scheme}"
+    check_writable(output.expanduser().absolute())
+    return output
 
 
 def _from_recipe(wish: Wish, known: Known, entry: Entry, choice: Choice, told: _Told, clone: Clone) -> tuple[Composed, Request]:

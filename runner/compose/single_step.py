@@ -16,6 +16,7 @@ from runner.compose.known import Known
 from runner.compose.request import make_request
 from runner.compose.subject import Subject
 from runner.engine.plan import Request
+from runner.engine.publish import check_writable
 from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
 from runner.passes.declaration import Pass
 from runner.passes.table import get, options_of
@@ -88,6 +89,7 @@ def compose(known: Known, chain: Chain, wish: Wish, title: str) -> tuple[Compose
     subject, target = known.subject, wish.target
     output = (wish.output or Path("models") / f"{subject.name}-{chain.scheme}").expanduser().absolute()
     output = output.with_name(f"{output.name}-smoke") if wish.smoke and wish.output is None else output
+    check_writable(output)
     config = overridden(config_of(subject, chain.steps, target, output, chain.data), wish.overrides)
     _check(config)
     folder = recipe_beside(output)

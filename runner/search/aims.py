@@ -19,6 +19,10 @@ FREE = {"size": ("bytes", False), "parity": ("", True)}
 DECODE_LATENCY = "decode_latency"
 _ALIASES = {"size_on_disk": "size", "decode_speed": "decode", "first_token": "ttft", "memory": "peak_rss", "speed": "decode"}
 SPEEDS = ("decode", "rtf", "image_time", "latency", "throughput", "ttft")
+# No model can be beyond these; a figure that compares two models has no value of the original to be a multiple of.
+_MOST = dict.fromkeys(("cosine", "cosine_min", "parity", "spearman", "pearson", "accuracy", "agreement"), 1.0)
+_LEAST = {"perplexity": 1.0}
+_OF_BOTH = ("cosine", "cosine_min", "parity", "agreement", "psnr")
 QUALITIES = ("perplexity", "wer", "accuracy", "spearman", "psnr", "cosine", "agreement", "parity")
 
 
@@ -138,13 +142,18 @@ class Aims:
 
 def known_figures(config: RunConfig) -> dict[str, bool | None]:
     """Returns the figures that a search of a configuration can name, and whether more is better where that is known."""
-    own = {name: higher for name, higher, _, _ in _evaluated(config)}
+    own = {name: higher for name, higher, _, _ in evaluated_figures(config)}
     named = {name: figure.higher_is_better for name, figure in FIGURES.items()}
     return {**named, **{name: higher for name, (_, higher) in FREE.items()}, DECODE_LATENCY: False, **own}
 
 
 def aims_of(
-    config: RunConfig, gates: Mapping[str, str], goals: Iterable[str], minimise: Sequence[str], maximise: Sequence[str]
+    config: RunConfig,
+    gates: Mapping[str, str],
+    goals: Iterable[str],
+    minimise: Sequence[str],
+    maximise: Sequence[str],
+    task: str | None,
 ) -> Aims:
     """Returns what a search is for.
 
@@ -156,14 +165,15 @@ def aims_of(
         goals: texts such as ``perplexity <= 1.03x``.
         minimise: figures to make small.
         maximise: figures to make great.
+        task: the model's; None where only its files tell.
 
     Raises:
-        UsageError: a figure or a bar that cannot be read, or that is asked for the wrong way round.
+        UsageError: a figure or a bar that cannot be read, that is asked for the wrong way round, or that no model can reach.
     """
     known = known_figures(config)
     typed_goals = tuple(_goal(text, known) for text in goals)
     objectives = [_objective(name, False, known) for name in minimise] + [_objective(name, True, known) for name in maximise]
-    evaluated = sorted(_evaluated(config), key=lambda one: one[2] if one[2] > 0 else 1_000)
+    evaluated = sorted(evaluated_figures(config), key=lambda one: one[2] if one[2] > 0 else 1_000)
     if not typed_goals:
         typed_goals = tuple(Goal(name, goal=goal) for name, _, _, goal in evaluated if goal is not None)
     if not typed_goals and not evaluated:
@@ -172,7 +182,7 @@ def aims_of(
         chosen = [one for one in evaluated if one[2] > 0] or evaluated[:1]
         objectives = [Objective(name, bool(higher)) for name, higher, _, _ in chosen]
     if not objectives:
-        speed = _speed_of(config.input_model.task)
+        speed = _speed_of(task)
         objectives = [Objective(speed, FIGURES[speed].higher_is_better)]
     return Aims(tuple(objectives), typed_goals)
 
@@ -182,8 +192,8 @@ def _speed_of(task: str | None) -> str:
     return "decode" if (task or "").startswith("text-generation") else known.get(task or "", "latency")
 
 
-def _evaluated(config: RunConfig) -> list[tuple[str, bool | None, int, MetricGoal | None]]:
-    """The evaluator's figures: name, direction, priority, goal."""
+def evaluated_figures(config: RunConfig) -> list[tuple[str, bool | None, int, MetricGoal | None]]:
+    """Returns the evaluator's figures: name, whether more is better, priority, goal."""
     evaluator = config.evaluators.get(config.evaluator or "")
     if evaluator is None:
         return []
@@ -214,11 +224,29 @@ def _goal(text: str, known: Mapping[str, bool | None]) -> Goal:
         raise UsageError("bad-goal", f"--goal '{text}' is not a figure and its bar", "for example 'perplexity <= 1.03x'")
     name = _named(found[1], known)
     try:
-        return Goal(name, Gate.parse(name, found[2]))
+        gate = Gate.parse(name, found[2])
     except ValueError:
         raise UsageError(
             "bad-goal", f"--goal '{text}': '{found[2].strip()}' is no bar", "for example '<= 1.03x' of the source, or '>= 0.99'"
         ) from None
+    _refuse_unreachable(text, gate)
+    return Goal(name, gate)
+
+
+def _refuse_unreachable(text: str, gate: Gate) -> None:
+    """Refuses a bar that no model can reach."""
+    most, least, name = _MOST.get(gate.metric), _LEAST.get(gate.metric), gate.metric
+    cause = remedy = ""
+    if gate.relative and name in _OF_BOTH:
+        cause, remedy = f"{name} is itself a comparison with the original model", "leave out the x"
+    elif gate.relative:
+        return
+    elif not gate.at_most and most is not None and gate.bar > most:
+        cause, remedy = f"{name} is {most:g} at most", f"a bar of {most:g} or below"
+    elif gate.at_most and least is not None and gate.bar < least:
+        cause, remedy = f"{name} is {least:g} at least", f"a bar of {least:g} or above"
+    if cause:
+        raise UsageError("unreachable-goal", f"--goal '{text}' can never be met: {cause}", remedy)
 
 
 def _objective(name: str, maximise: bool, known: Mapping[str, bool | None]) -> Objective:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.recipe.config import RunConfig
+from runner.recipe.load import LoadedConfig
 
 # Pass -> option -> values. A recipe's own value comes first, whether it stands here or not.
 _AXES: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -39,15 +39,15 @@ _AXES: Mapping[str, Mapping[str, Sequence[Any]]] = {
 _WEIGHTS = ("Gptq", "Awq", "Rtn")  # behind them, the builder keeps their scheme and block size
 
 
-def builtin_space(config: RunConfig) -> list[str]:
+def builtin_space(loaded: LoadedConfig) -> list[str]:
     """Returns `--space` texts for the passes of a configuration; empty where none of them is known.
 
-    An encoder's fusions are varied only where nothing is quantised.
+    An encoder's fusions are varied only where nothing is quantised. What `--set` says keeps its one value.
 
     Args:
-        config: the configuration, with one pass a step.
+        loaded: the configuration, with one pass a step.
     """
-    steps = list(config.passes.items())
+    steps = list(loaded.config.passes.items())
     kinds = [step.type for _, step in steps]
     quantised = any(kind in _AXES and kind != "OrtTransformersOptimization" for kind in kinds)
     texts = []
@@ -63,5 +63,13 @@ def builtin_space(config: RunConfig) -> list[str]:
                 continue  # the recipe says it where it wins over the option
             listed = [value for value in values if value != own]
             listed = listed if own is None else [own, *listed]
+            listed = [own] if _is_set(loaded, name, option) else listed
             texts.append(f"passes.{name}.{option}={json.dumps({'choices': listed})}")
     return texts
+
+
+def _is_set(loaded: LoadedConfig, step: str, option: str) -> bool:
+    """Says whether the command line, and not a file, gave the value of an option."""
+    options = loaded.tree.members["passes"].members[step].members.get("options")
+    node = options.members.get(option) if options else None
+    return node is not None and node.origin.text.startswith("--set ")

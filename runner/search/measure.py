@@ -60,10 +60,12 @@ def way_of(aims: Aims, request: Request, rounds: int | None, limits: Limits, for
         limits, force: see `Way`.
     """
     benched = [name for name in aims.metrics if (name in FIGURES and name not in FREE) or name == DECODE_LATENCY]
+    # Without a benchmark there is no size of the original to be a multiple of.
+    of_source = any(goal.metric in FREE and goal.gate is not None and goal.gate.relative for goal in aims.goals)
     timed = any(name not in _UNTIMED for name in benched)
     if rounds is None:
         rounds = (1 if request.smoke else 2) if timed else 0
-    return Way(rounds, bool(benched) or rounds > 0, limits, force)
+    return Way(rounds, bool(benched) or of_source or rounds > 0, limits, force)
 
 
 @dataclass

@@ -110,12 +110,14 @@ class Found:
         ranked: those that were measured, the best first.
         front: numbers of those that no other one beats.
         stopped: why no further point was tried.
+        further: how the points that are left can be tried; empty where none is.
     """
 
     study: Study
     ranked: list[Trial] = field(default_factory=list)
     front: tuple[int, ...] = ()
     stopped: str = ""
+    further: str = ""
 
 
 Listen = Callable[[Event], None]
@@ -146,7 +148,7 @@ def run_search(search: Search, fresh: bool, listen: Listen, tell: Tell) -> Found
         found.study = found.study.with_trial(trial)
         record(search, found)
         tell(trial, search)
-    found.stopped = stop.reason or "every point was tried"
+    found.stopped, found.further = stop.told(found.study)
     record(search, found)
     shutil.rmtree(search.folder / "trials", ignore_errors=True)
     if not found.ranked:
@@ -184,31 +186,53 @@ def _trial_json(trial: Trial, search: Search) -> dict[str, Any]:
 
 @dataclass
 class _Stop:
-    """Says when enough was tried, and remembers why."""
+    """Says when enough was tried, and remembers why.
+
+    Attributes:
+        reason: why the search stopped before its budget was spent; empty where it did not.
+        further: what goes on from there.
+        left: whether points are left that this order of the search would try.
+    """
 
     search: Search
     began: float
     reason: str = ""
+    further: str = ""
+    left: bool = False
 
     def now(self, study: Study, samples: int) -> bool:
         """Returns whether no further point is begun, with so many samples allowed."""
         strategy, aims = self.search.strategy, self.search.aims
         if strategy.stop_when_goals_met and any(trial.done and not aims.missed(trial.figures) for trial in study.trials):
-            self.reason = "a point meets all goals"
+            self.reason, self.further = "a point meets all goals", "without stop_when_goals_met the same search goes on"
         elif study.trials and strategy.max_time is not None and time.monotonic() - self.began > strategy.max_time:
-            self.reason = f"{strategy.max_time:g} s are over"
-        elif len(study.trials) >= samples:
-            self.reason = f"{samples} points were tried"
-        else:
-            return False
-        return True
+            self.reason, self.further = f"{strategy.max_time:g} s are over", "the same command goes on from here"
+        return bool(self.reason) or len(study.trials) >= samples
+
+    def after(self, space: Space, study: Study) -> None:
+        """Notes whether a space that is left for good has points that were not tried."""
+        size = space.size()
+        self.left = self.left or size is None or sum(space.holds(trial.point) for trial in study.trials) < size
+
+    def told(self, study: Study) -> tuple[str, str]:
+        """Returns why the search stopped, and how it can be gone on with; the latter is empty where every point was tried."""
+        size, tried = self.search.space.size(), len(study.trials)
+        if size is not None and tried >= size:
+            return ("the only point was tried" if size == 1 else "every point was tried"), ""
+        if self.reason:
+            return self.reason, self.further
+        if self.left:
+            return f"{tried} points were tried", "the same command with more --samples goes on from here"
+        together = "pass-by-pass varies one step at a time; --order joint goes on with the other combinations"
+        return "every step was varied on the best of the others", together
 
 
 def _points(search: Search, found: Found, stop: _Stop) -> Iterator[dict[str, Any]]:
     """Yields points; `found.study` has the trial of a point before the next is asked for."""
     whole = search.space
     best: dict[str, Any] = {}
-    stages: Sequence[str | None] = whole.steps if search.strategy.execution_order == "pass-by-pass" else (None,)
+    by_step = search.strategy.execution_order == "pass-by-pass" and whole.steps
+    stages: Sequence[str | None] = whole.steps if by_step else (None,)
     for at, step in enumerate(stages):
         space = whole if step is None else whole.of_step(step, best)
         allowed = _allowed(search, at, len(stages))
@@ -217,6 +241,7 @@ def _points(search: Search, found: Found, stop: _Stop) -> Iterator[dict[str, Any
             if point is None:
                 break
             yield point
+        stop.after(space, found.study)
         inside = [trial for trial in ranked(found.study.trials, search.aims) if space.holds(trial.point)]
         if inside:
             best = dict(inside[0].point)
@@ -257,9 +282,9 @@ def check_space(search: Search) -> None:
     """Refuses a search that has nothing to vary.
 
     Raises:
-        InvalidRecipe: every axis has one value.
+        InvalidRecipe: there is no axis; one of a single value is one, and makes a search of a single point.
     """
-    if not search.space.steps:
+    if not search.space.varied:
         raise InvalidRecipe(
             Problem(
                 "no-space",

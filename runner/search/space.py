@@ -111,8 +111,8 @@ def key_of(point: Point) -> str:
 
 
 def told(point: Point, axes: Sequence[Axis]) -> str:
-    """Returns what tells a point from others, for people: its values on the axes that have several."""
-    several = {axis.name for axis in axes if axis.values is None or len(axis.values) > 1}
+    """Returns what tells a point from others, for people: its values on the axes that have several; all where none has."""
+    several = {axis.name for axis in axes if axis.values is None or len(axis.values) > 1} or set(point)
     return ", ".join(f"{name}={text_of(value)}" for name, value in point.items() if name in several)
 
 

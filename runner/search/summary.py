@@ -72,6 +72,6 @@ def notes_of(search: Search, found: Found) -> list[str]:
         notes.append("--smoke: tiny random-weight twins; goals are not judged, and figures say nothing about the real model")
     size = search.space.size()
     tried = len(found.study.trials)
-    if size is not None and tried < size:
-        notes.append(f"{tried} of {size} points were tried: the same command with more --samples goes on from here")
+    if size is not None and found.further:
+        notes.append(f"{tried} of {size} points were tried: {found.further}")
     return notes

@@ -15,9 +15,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from runner.errors import RecipeError, did_you_mean
-from runner.serving.models import Listener, Served, TextEncoder, Writer
+from runner.serving.models import SERVER_ENDS, Listener, Served, TextEncoder, Writer
 from runner.serving.protocol import ChatBody, CompletionBody, EmbeddingBody, Refused, error_body
-from runner.serving.speech import transcribe
+from runner.serving.speech import Way, transcribe
 from runner.serving.writing import chat, complete
 
 Kind = TypeVar("Kind", bound=Served)
@@ -62,7 +62,12 @@ def _tell_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RecipeError)
     async def failed(_: Request, error: RecipeError) -> Response:
-        return JSONResponse(error_body(500, str(error), error.problems[0].rule), 500)
+        status = 503 if error.problems[0].rule == SERVER_ENDS else 500
+        return JSONResponse(error_body(status, str(error), error.problems[0].rule), status)
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        return JSONResponse(error_body(500, f"this is a bug of the server: {error!r}", "internal_error"), 500)
 
 
 def _ask_key(app: FastAPI, api_key: str) -> None:
@@ -120,7 +125,7 @@ def _answer(app: FastAPI, models: Sequence[Served]) -> None:
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingBody) -> dict[str, Any]:
         encoder = chosen(body.model, TextEncoder)
-        vectors, tokens = await encoder.alone(encoder.embed, body.inputs())
+        vectors, tokens = await encoder.alone(encoder.embed, body.inputs(encoder.vocabulary))
         told = [_vector(row, body.encoding_format) for row in vectors]
         data = [{"object": "embedding", "index": at, "embedding": one} for at, one in enumerate(told)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -132,9 +137,12 @@ def _answer(app: FastAPI, models: Sequence[Served]) -> None:
         file: Annotated[UploadFile, File()],
         response_format: Annotated[str, Form()] = "json",
         stream: Annotated[bool, Form()] = False,
+        language: Annotated[str | None, Form()] = None,
+        temperature: Annotated[float, Form(ge=0, le=1)] = 0,  # the likeliest token is taken whatever it is
     ) -> Response:
         listener = chosen(model, Listener)
-        return await transcribe(listener, await file.read(), file.filename or "sound.wav", response_format, stream)
+        way = Way(response_format, stream, language)
+        return await transcribe(listener, await file.read(), file.filename or "sound.wav", way)
 
 
 def _vector(row: Any, form: str) -> list[float] | str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 
-from runner.errors import UsageError
-from runner.models.generation import GenerationSession
+from runner.errors import RunFailed, UsageError
+from runner.models.generation import GenerationSession, genai_config
 from runner.models.handle import ModelHandle
 from runner.models.transcription import Passage, TranscriptionSession, hears
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHAT, EMBEDDINGS, SPEECH = "chat and completions", "embeddings", "audio transcriptions"
+SERVER_ENDS = "server-ends"
 _EMBEDS = ("feature-extraction", "sentence-similarity")
 _TEXTS_AT_ONCE = 16
 _END = object()
@@ -60,30 +61,55 @@ class Served:
         self.name = offer.name
         self.folder: Path = offer.handle.folder
         self._turn = asyncio.Lock()
+        self._ends = False
+
+    def end(self) -> None:
+        """Ends the answer that is being made behind its current step, and those that wait for it."""
+        self._ends = True
+
+    def _go_on(self) -> None:
+        if self._ends:
+            raise RunFailed(SERVER_ENDS, "the server is being stopped", "ask again when it runs")
 
     async def each(self, steps: Iterator[T]) -> AsyncGenerator[T, None]:
         """Yields the steps of a computation, each made on a thread of its own, while no other request uses the model.
 
         Who closes it early (a client that is gone) ends the computation behind the current step.
+
+        Raises:
+            RunFailed: the server is being stopped.
         """
         async with self._turn:
+            self._go_on()
             while (step := await to_thread.run_sync(next, steps, _END)) is not _END:
                 yield step  # type: ignore[misc]
+                self._go_on()
 
     async def alone(self, compute: Any, *arguments: Any) -> Any:
-        """Returns what a function computes on a thread, while no other request uses the model."""
+        """Returns what a function computes on a thread, while no other request uses the model.
+
+        Raises:
+            RunFailed: the server is being stopped.
+        """
         async with self._turn:
+            self._go_on()
             return await to_thread.run_sync(compute, *arguments)
 
 
 class Writer(Served):
-    """A language model of onnxruntime-genai."""
+    """A language model of onnxruntime-genai.
+
+    Attributes:
+        session: the loaded model.
+        vocabulary: number of tokens that its embedding has.
+    """
 
     does = CHAT
 
     def __init__(self, offer: Offer) -> None:
         super().__init__(offer)
         self.session = GenerationSession(offer.handle.folder, offer.threads)
+        self.vocabulary = int(genai_config(offer.handle.folder)["model"]["vocab_size"])
 
 
 class TextEncoder(Served):
@@ -97,7 +123,12 @@ class TextEncoder(Served):
         super().__init__(offer)
         self._embedder: Embedder = Embedder(offer.handle, offer.threads, offer.provider)
 
-    def embed(self, inputs: Sequence[str] | Sequence[list[int]]) -> tuple[np.ndarray[Any, Any], int]:
+    @property
+    def vocabulary(self) -> int:
+        """Returns the number of tokens that its tokenizer has."""
+        return self._embedder.vocabulary
+
+    def embed(self, inputs: Sequence[str | list[int]]) -> tuple[np.ndarray[Any, Any], int]:
         """Returns vectors of length 1, float32 [inputs, width], and the number of tokens that were read."""
         texts = [one if isinstance(one, str) else self._embedder.text_of(one) for one in inputs]
         return self._embedder.embed(texts, _TEXTS_AT_ONCE), self._embedder.count(texts)
@@ -113,9 +144,18 @@ class Listener(Served):
         on_cpu = offer.provider == "CPUExecutionProvider"
         self._session = TranscriptionSession(offer.handle.folder, offer.threads, on_cpu=on_cpu)
 
-    def passages(self, sound: Any) -> Iterator[Passage]:
-        """Yields what is said in a sound, mono at 16 kHz, fp32 [n]."""
-        return self._session.transcribe(sound)
+    def language(self, name: str) -> str | None:
+        """Returns the code of a language that the model knows by this code or English name; None where it knows none."""
+        return self._session.language_code(name)
+
+    @property
+    def languages(self) -> Sequence[str]:
+        """Returns the codes of the languages that the model writes down."""
+        return self._session.languages
+
+    def passages(self, sound: Any, language: str | None = None) -> Iterator[Passage]:
+        """Yields what is said in a sound, mono at 16 kHz, fp32 [n], in the language of a code; found out when None."""
+        return self._session.transcribe(sound, language=language)
 
 
 def load(offer: Offer) -> Served:

@@ -6,6 +6,8 @@ servers of that interface do; what would change the answer and cannot be served 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -150,7 +152,7 @@ class ChatBody(Sampling):
 class CompletionBody(Sampling):
     """A request to go on with a text."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[Any]
     echo: bool = False
     suffix: str | None = None
     logprobs: int | None = None
@@ -162,40 +164,79 @@ class CompletionBody(Sampling):
             if getattr(self, name):
                 raise Refused(400, f"'{name}' is not served", "unsupported_parameter", name)
 
-    def only_prompt(self) -> str | list[int]:
+    def only_prompt(self, vocabulary: int) -> str | list[int]:
         """Returns the one prompt, as text or as tokens.
 
         Raises:
-            Refused: there are none, or several.
+            Refused: there are none, or several, or a token is none of the model's.
         """
-        given: Any = self.prompt
-        if isinstance(given, list) and (not given or not isinstance(given[0], int)):
-            if len(given) != 1:
-                raise Refused(400, "one prompt at a time is served", "several_prompts", "prompt")
-            given = given[0]
-        return given  # type: ignore[no-any-return]
+        given = _texts_or_tokens(self.prompt, "prompt", vocabulary)
+        if len(given) > 1:
+            raise Refused(400, "one prompt at a time is served", "several_prompts", "prompt")
+        if not given or not given[0]:
+            raise Refused(400, "the prompt is empty", "empty_prompt", "prompt")
+        return given[0]
 
 
 class EmbeddingBody(Body):
     """A request for vectors."""
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[Any]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
 
-    def inputs(self) -> list[str] | list[list[int]]:
+    def inputs(self, vocabulary: int) -> list[str | list[int]]:
         """Returns the inputs, one text or one list of tokens each.
 
         Raises:
-            Refused: there are none, one is empty, or fewer dimensions are asked for.
+            Refused: there are none, one is empty, a token is none of the model's, or fewer dimensions are asked for.
         """
         if self.dimensions is not None:
             raise Refused(
                 400, "vectors have the model's own length: leave out 'dimensions'", "unsupported_parameter", "dimensions"
             )
-        given: Any = [self.input] if isinstance(self.input, str) else self.input
-        if given and isinstance(given[0], int):
-            given = [given]
+        given = _texts_or_tokens(self.input, "input", vocabulary)
         if not given or not all(given):
             raise Refused(400, "'input' is empty, or one of its texts is", "empty_input", "input")
-        return given  # type: ignore[no-any-return]
+        return given
+
+
+def _texts_or_tokens(given: str | list[Any], field: str, vocabulary: int) -> list[str | list[int]]:
+    """Returns texts and lists of tokens, from one text, one list of tokens, or a list of either.
+
+    Args:
+        given: what the client sent.
+        field: where.
+        vocabulary: tokens are whole numbers from 0 to below this.
+
+    Raises:
+        Refused: something in it is neither text nor such a token; tells where.
+    """
+    if isinstance(given, str) or not given:
+        return [given] if given else []
+    if any(isinstance(one, str | list) for one in given):
+        return [_text_or_tokens(one, f"{field}[{at}]", field, vocabulary) for at, one in enumerate(given)]
+    return [_tokens(given, field, field, vocabulary)]
+
+
+def _text_or_tokens(given: Any, place: str, field: str, vocabulary: int) -> str | list[int]:
+    if isinstance(given, list):
+        return _tokens(given, place, field, vocabulary)
+    if not isinstance(given, str):
+        raise Refused(400, f"{place} is a text or a list of tokens, not {_shown(given)}", "invalid_input", field)
+    if any("\ud800" <= letter <= "\udfff" for letter in given):
+        raise Refused(400, f"{place} is no text: half of a surrogate pair is in it", "invalid_input", field)
+    return given
+
+
+def _tokens(given: Sequence[Any], place: str, field: str, vocabulary: int) -> list[int]:
+    for at, token in enumerate(given):
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocabulary:
+            told = f"tokens of this model are whole numbers from 0 to {vocabulary - 1}, not {_shown(token)}"
+            raise Refused(400, f"{place}[{at}]: {told}", "invalid_token", field)
+    return list(given)
+
+
+def _shown(given: Any) -> str:
+    text = json.dumps(given)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,40 @@ from runner.serving.protocol import Refused, error_body
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 
 
-async def transcribe(listener: Listener, content: bytes, name: str, form: str, stream: bool) -> Response:
+@dataclass(frozen=True)
+class Way:
+    """How a sound is to be written down.
+
+    Attributes:
+        form: one of `FORMATS`.
+        stream: tell passages as they are heard.
+        language: code or English name of what is spoken; found out when None.
+    """
+
+    form: str = "json"
+    stream: bool = False
+    language: str | None = None
+
+
+async def transcribe(listener: Listener, content: bytes, name: str, way: Way) -> Response:
     """Answers with what is said in a sound file.
 
     Args:
         listener: the model.
         content: bytes of the file: wav, flac, mp3 or ogg.
         name: what the client calls it.
-        form: one of `FORMATS`.
-        stream: tell passages as they are heard.
+        way: how.
 
     Raises:
-        Refused: the form is not served, or the file is no sound.
+        Refused: the form is not served, the model does not know the language, or the file is no sound.
     """
+    form = way.form
     if form not in FORMATS:
         raise Refused(400, f"response_format is one of {', '.join(FORMATS)}, not '{form}'", "bad_format", "response_format")
+    language = _language(listener, way.language) if way.language else None
     sound = _sound(content, name)
-    passages = listener.each(listener.passages(sound))
-    if stream:
+    passages = listener.each(listener.passages(sound, language))
+    if way.stream:
         return StreamingResponse(_streamed(passages), media_type="text/event-stream")
     async with aclosing(passages) as heard:
         found = [passage async for passage in heard if passage.text]
@@ -50,6 +67,15 @@ async def transcribe(listener: Listener, content: bytes, name: str, form: str, s
         told = {"task": "transcribe", "duration": len(sound) / SAMPLE_RATE, "text": text, "segments": segments}
         return JSONResponse(told)
     return PlainTextResponse({"text": f"{text}\n", "srt": _subtitles(found, ","), "vtt": _vtt(found)}[form])
+
+
+def _language(listener: Listener, name: str) -> str:
+    code = listener.language(name)
+    if code is None:
+        known = ", ".join(listener.languages)
+        told = f"'{listener.name}' does not know the language {name[:40]!r}; it knows {known}"
+        raise Refused(400, told, "unknown_language", "language")
+    return code
 
 
 def _sound(content: bytes, name: str) -> Any:

@@ -93,7 +93,7 @@ async def complete(writer: Writer, body: CompletionBody, request: Request) -> Re
         Refused: something is asked for that is not served, or the text is too long.
     """
     body.check()
-    given = body.only_prompt()
+    given = body.only_prompt(writer.vocabulary)
     prompt = writer.session.text_tokens(given) if isinstance(given, str) else given
     if not prompt:
         raise Refused(400, "the prompt is empty", "empty_prompt", "prompt")

@@ -124,6 +124,15 @@ def test_nothing_but_failures_is_an_error(config: Path, capsys: pytest.CaptureFi
         (["--goal", "size"], "is not a figure and its bar"),
         (["--goal", "size = 3"], "bad-goal"),
         (["--goal", "size <= many"], "is no bar"),
+        (
+            ["--goal", "perplexity <= 1.03x"],
+            "a model for feature-extraction, without a recipe's evaluation data, has no figure",
+        ),
+        (["--goal", "perplexity <= 1.03x", "--dry-run"], "it has: latency, throughput, cosine, cosine_min, size"),
+        (["--maximize", "decode", "--dry-run"], "has no figure 'decode'"),
+        (["--goal", "cosine >= 2"], "can never be met: cosine is 1 at most"),
+        (["--goal", "parity >= 1.5"], "can never be met: parity is 1 at most"),
+        (["--goal", "parity >= 0.99x"], "is itself a comparison"),
         (["--space", "passes.quantise.per_channel=true"], "did you mean 'quantize'?"),
         (["--space", "passes.quantize.per_chanel=true,false"], "did you mean 'per_channel'?"),
     ],
@@ -131,6 +140,53 @@ def test_nothing_but_failures_is_an_error(config: Path, capsys: pytest.CaptureFi
 def test_bad_input_is_told(config: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["search", "--config", str(config), *arguments]) == 2
     assert words in capsys.readouterr().err
+    assert not Path("out-search").exists()
+
+
+@pytest.mark.parametrize("taken", ["out", "out-2", "out-recipe", "out-search"])
+def test_an_output_that_cannot_be_written_is_told_before_the_first_point(
+    config: Path, taken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(taken).write_text("somebody's", encoding="utf-8")
+    assert run_command(["search", "--config", str(config), "--minimize", "size", "--models", "2"]) == 1
+    told = capsys.readouterr().err
+    assert f"{taken} is a file; a folder was expected" in told
+    assert "point 1" not in told
+    assert Path(taken).read_text(encoding="utf-8") == "somebody's"
+    assert not _stored(config.parent, "OnnxConversion")
+
+
+def _space(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run_command(["search", *arguments, "--dry-run", "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def test_what_is_pinned_does_not_vary(own_catalogue: None, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, pinned = "all-minilm-l6-v2/cpu-int8-dynamic", "passes.quantize.per_channel=true"
+    free, told = _space(capsys, recipe), _space(capsys, recipe, "--set", pinned)
+    assert free["space"]["quantize.per_channel"] == [True, False]
+    assert told["space"] == {**free["space"], "quantize.per_channel": [True]}
+    assert told["size"] * 2 == free["size"]
+    assert {point["quantize.per_channel"] for point in told["first"]} == {True}
+    told = _space(capsys, recipe, "--space", pinned)
+    assert (told["builtin"], told["space"], told["size"]) == (False, {"quantize.per_channel": [True]}, 1)
+    assert run_command(["search", recipe, "--space", pinned, "--dry-run"]) == 0
+    assert "one point: every option has one value" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["-o", "made"], ["--output_path", "made", "--order", "pass-by-pass"]])
+def test_one_value_is_one_point(config: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(config.read_text(encoding="utf-8"))
+    del told["passes"]["fix"]
+    told["passes"]["quantize"] = {"type": "OnnxDynamicQuantization", "weight_type": ["QInt8"]}
+    config.write_text(json.dumps(told), encoding="utf-8")
+    assert run_command(["search", "--config", str(config), "--minimize", "size", *flags]) == 0
+    shown = capsys.readouterr()
+    assert "one point: every option has one value" in shown.err
+    assert "done: the only point was tried" in shown.out
+    assert [one["point"] for one in record(Path("made-search"))["trials"]] == [{"quantize.weight_type": "QInt8"}]
+    assert Path("made/model.onnx").is_file()
 
 
 def test_a_dry_run_shows_the_space(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +211,10 @@ def test_one_pass_after_the_other_and_more_than_one_model(config: Path, capsys: 
     assert (Path("out-2") / "model.onnx").is_file()
     first, second = (json.loads((Path(name) / "receipt.json").read_text("utf-8")) for name in ("out", "out-2"))
     assert first["fingerprint"] != second["fingerprint"]
-    capsys.readouterr()
+    told = capsys.readouterr().out
+    assert "5 of 8 points were tried: pass-by-pass varies one step at a time; --order joint goes on" in told
+    assert "done: every step was varied on the best of the others" in told
+    assert "--samples goes on" not in told
 
 
 def test_no_point_is_begun_when_the_time_is_over(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

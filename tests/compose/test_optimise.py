@@ -14,7 +14,7 @@ from runner.compose.folder import overridden
 from runner.compose.optimise import Decided, Wish, decide
 from runner.compose.subject import subject_of
 from runner.engine.run import plan_run
-from runner.errors import DoesNotFit, InvalidRecipe, NotTrusted, UsageError
+from runner.errors import DoesNotFit, InvalidRecipe, NotTrusted, StoreError, UsageError
 from runner.models.handle import ModelHandle
 from runner.passes.table import options_of
 from runner.recipe.info import read_info
@@ -206,3 +206,10 @@ def test_scripts_of_another_catalogue_are_not_trusted(wish: Wish, tmp_path: Path
     elsewhere = replace(asked, catalog=tmp_path / "recipes", output=tmp_path / "elsewhere")
     with pytest.raises(NotTrusted):
         plan_run(decide(elsewhere).request, lambda _: None)
+
+
+def test_nothing_is_written_beside_an_output_that_cannot_be(wish: Wish, tmp_path: Path) -> None:
+    (tmp_path / "made").write_text("somebody's", encoding="utf-8")
+    with pytest.raises(StoreError, match="made is a file; a folder was expected"):
+        decide(wish)
+    assert not (tmp_path / "made-recipe").exists()

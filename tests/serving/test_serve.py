@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import openai
 import pytest
 import requests
+from tokenizers import Tokenizer
 
 from runner.cli import run_command
+from runner.models.sound_windows import SAMPLE_RATE, wav_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOUND = next((ROOT / "recipes/whisper/whisper-tiny.en/sample_data/speech").glob("*.wav"))
@@ -25,27 +30,44 @@ HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A language model, a text encoder and a speech model: tiny twins with random weights."""
+    """A language model, a text encoder and two speech models, one for English: tiny twins with random weights."""
     at = tmp_path_factory.mktemp("served")
-    recipes = {"llm": "smollm2-135m-instruct/cpu-fp32", "encoder": "all-minilm-l6-v2", "speech": "whisper-tiny.en"}
+    recipes = {
+        "llm": "smollm2-135m-instruct/cpu-fp32",
+        "encoder": "all-minilm-l6-v2",
+        "multi": "whisper-tiny",
+    }
     for name, recipe in recipes.items():
         assert run_command(["run", recipe, "--smoke", "--offline", "--output-dir", str(at / name)]) == 0
-    return {name: at / name for name in recipes}
+    shutil.copytree(at / "multi", at / "speech")
+    facts = at / "speech" / "generation_config.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text(encoding="utf-8")), "is_multilingual": False}), encoding="utf-8")
+    return {name: at / name for name in (*recipes, "speech")}
 
 
-def started(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
+def started(arguments: list[str], log: int = subprocess.DEVNULL) -> tuple[subprocess.Popen[str], str]:
     """Starts a server and returns it with its address."""
     command = [sys.executable, "-m", "runner", "serve", "--port", "0", *arguments]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
     assert server.stdout is not None
     found = re.search(r"http://\S+/v1", server.stdout.readline())
     assert found is not None
     return server, found[0]
 
 
+def _embedded(folder: Path) -> int:
+    """The tokens of a language model."""
+    return int(json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["vocab_size"])
+
+
+def _known(folder: Path) -> int:
+    """The tokens of a tokenizer."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+
+
 @pytest.fixture(scope="module")
 def address(folders: dict[str, Path]) -> Iterator[str]:
-    server, address = started([f"chat={folders['llm']}", str(folders["encoder"]), str(folders["speech"])])
+    server, address = started([f"chat={folders['llm']}", *(str(folders[name]) for name in ("encoder", "speech", "multi"))])
     yield address
     server.send_signal(signal.SIGINT)
     assert server.wait(20) in (0, 130)
@@ -57,7 +79,7 @@ def client(address: str) -> openai.OpenAI:
 
 
 def test_models_are_listed_under_their_names(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["chat", "encoder", "speech"]
+    assert [model.id for model in client.models.list()] == ["chat", "encoder", "speech", "multi"]
     assert client.models.retrieve("speech").id == "speech"
 
 
@@ -153,6 +175,74 @@ def test_what_cannot_be_served_is_told_in_openais_form(
     assert told in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        *((token, "[0]: tokens of this model are whole numbers from 0 to ") for token in (2**31, 2**70, -1, 10**9, True, 1.5)),
+        ("vocabulary", "[0]: tokens of this model are whole numbers from 0 to "),
+        ([3, None], "[0][1]: tokens of this model are whole numbers from 0 to "),
+    ],
+)
+@pytest.mark.parametrize(("path", "field"), [("completions", "prompt"), ("embeddings", "input")])
+def test_tokens_outside_the_vocabulary_are_refused(
+    client: openai.OpenAI, folders: dict[str, Path], path: str, field: str, given: object, place: str
+) -> None:
+    model, size = ("chat", _embedded(folders["llm"])) if field == "prompt" else ("encoder", _known(folders["encoder"]))
+    told = [size if given == "vocabulary" else given]
+    answer = requests.post(f"{client.base_url}{path}", json={"model": model, field: told}, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
+    assert answer.json()["error"]["message"].startswith(f"{field}{place}{size - 1}, not ")
+    last = requests.post(f"{client.base_url}{path}", json={"model": model, field: [size - 1]}, timeout=60)
+    assert last.status_code == 200
+
+
+@pytest.mark.parametrize(("path", "model", "field"), [("completions", "chat", "prompt"), ("embeddings", "encoder", "input")])
+def test_tokens_among_texts_and_what_is_neither_are_told_apart(
+    client: openai.OpenAI, path: str, model: str, field: str
+) -> None:
+    def told(given: object) -> str:
+        answer = requests.post(f"{client.base_url}{path}", json={"model": model, field: given}, timeout=60)
+        assert answer.status_code == 400
+        return str(answer.json()["error"]["message"])
+
+    assert told(["a", 7]).startswith(f"{field}[1] is a text or a list of tokens, not 7")
+    assert told(["\ud800"]).startswith(f"{field}[0] is no text")
+    assert "empty" in told([])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "told"),
+    [
+        ("speech", {"language": "xx"}, "does not know the language 'xx'; it knows en"),
+        ("speech", {"language": "de"}, "it knows en"),
+        ("multi", {"language": "xx"}, "'multi' does not know the language 'xx'; it knows de, en, fr"),
+        ("multi", {"temperature": 3}, "temperature: Input should be less than or equal to 1"),
+        ("multi", {"temperature": -1}, "temperature: Input should be greater than or equal to 0"),
+    ],
+)
+def test_unknown_languages_and_temperatures_are_refused(
+    client: openai.OpenAI, model: str, options: dict[str, object], told: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.audio.transcriptions.create(model=model, file=SOUND, **options)
+    assert told in refused.value.message
+    assert refused.value.param == next(iter(options))
+
+
+def test_a_language_is_taken_by_code_or_name_and_decides_what_is_heard(client: openai.OpenAI) -> None:
+    noise = np.random.default_rng(3).standard_normal(6 * SAMPLE_RATE).astype(np.float32) * 0.3
+    sounds = [wav_bytes(noise[: seconds * SAMPLE_RATE]) for seconds in range(2, 7)]
+
+    def heard(language: str) -> list[str]:
+        asked = {"model": "multi", "language": language, "temperature": 0.5}
+        return [client.audio.transcriptions.create(file=("noise.wav", sound), **asked).text for sound in sounds]
+
+    assert heard("German") == heard("de")
+    assert len({tuple(heard(language)) for language in ("de", "en", "fr")}) > 1
+    assert client.audio.transcriptions.create(model="speech", file=SOUND, language="English").text is not None
+
+
 def test_a_file_that_is_no_sound_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match=r"'noise\.wav' is no sound"):
         client.audio.transcriptions.create(model="speech", file=("noise.wav", b"nothing of the kind"))
@@ -173,6 +263,24 @@ def test_who_leaves_early_does_not_hold_up_others(client: openai.OpenAI) -> None
     left.close()
     patient = client.with_options(timeout=15)
     assert patient.chat.completions.create(model="chat", messages=HELLO, max_tokens=1).choices
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_answers_at_once_and_without_a_trace(folders: dict[str, Path], times: int) -> None:
+    server, address = started([f"chat={folders['llm']}"], subprocess.PIPE)
+    asked = {"model": "chat", "messages": HELLO, "max_tokens": 7000, "temperature": 1, "stream": True}
+    lines = requests.post(f"{address}/chat/completions", json=asked, stream=True, timeout=60).iter_lines()
+    assert next(lines).startswith(b"data: ")
+    for _ in range(times):
+        server.send_signal(signal.SIGINT)
+    told = b""
+    with suppress(requests.RequestException):  # a second signal may cut the connection
+        told = b"".join(lines)
+    assert times > 1 or b"server-ends" in told
+    _, log = server.communicate(timeout=20)
+    assert server.returncode == 130
+    assert "Traceback" not in log
+    assert "CancelledError" not in log
 
 
 def test_another_host_name_is_refused(address: str) -> None:
@@ -197,6 +305,8 @@ def test_a_key_is_asked_for(folders: dict[str, Path]) -> None:
         (["{encoder}", "{encoder}"], "two models are called 'encoder'"),
         (["{encoder}", "--host", "0.0.0.0"], "open-to-all"),
         (["{empty}"], "holds no finished model"),
+        (["{encoder}", "--host", "192.0.2.1", "--allow-remote"], "host-not-here: --host 192.0.2.1 cannot be listened at"),
+        (["{encoder}", "--host", "no such host", "--allow-remote"], "host-not-here: --host no such host cannot be"),
     ],
 )
 def test_what_cannot_be_started_is_told(
