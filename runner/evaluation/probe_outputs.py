@@ -32,8 +32,9 @@ def torch_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], thread
     import torch
 
     from runner.data.scripted_model import load_module
+    from runner.models.torch_source import load_mapped
 
-    module = load_module(model)
+    module = load_mapped(model) or load_module(model)
     torch.set_num_threads(threads)
     given = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
     with torch.inference_mode():

@@ -8,7 +8,9 @@ from runner.errors import InvalidRecipe, ModelUnavailable, Problem
 from runner.models.adapter import adapter_folder, lay_over
 from runner.models.checkpoint import read_json
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import LARGE, computes_in_fp32, widen
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
+from runner.models.stored_weights import count_files
 from runner.models.tasks import task_named, task_of
 
 if TYPE_CHECKING:
@@ -49,6 +51,26 @@ def load_torch(model: ModelHandle) -> torch.nn.Module:
     return module.to(device="cpu", dtype=torch.float32).eval()
 
 
+def load_mapped(model: ModelHandle) -> torch.nn.Module | None:
+    """Returns the module of a large `hf` handle that computes what `load_torch`'s does, without a copy of its weights.
+
+    Returns None for what is small, quantised, under an adapter, or would compute otherwise.
+
+    Raises:
+        ModelUnavailable, InvalidRecipe: as `load_torch`.
+    """
+    if model.kind != "hf" or adapter_folder(model) or quantization_of(model.folder):
+        return None
+    weights, _ = count_files(model.folder)
+    if weights.total < LARGE:
+        return None
+    module = _load_hf(model, dtype="auto")
+    if not computes_in_fp32(module):
+        return None
+    widen(module)
+    return module.eval()
+
+
 def load_tokenizer(model: ModelHandle) -> PreTrainedTokenizerBase:
     """Returns the tokenizer that lies in the handle's folder.
 
@@ -72,7 +94,7 @@ def _trusted(model: ModelHandle) -> bool:
     return bool(model.attributes.get("trust_remote_code", False))
 
 
-def _load_hf(model: ModelHandle) -> torch.nn.Module:
+def _load_hf(model: ModelHandle, dtype: Any = None) -> torch.nn.Module:
     import safetensors
     import torch
 
@@ -80,7 +102,7 @@ def _load_hf(model: ModelHandle) -> torch.nn.Module:
         key: value for key, value in model.attributes.get("load_kwargs", {}).items() if key not in ("torch_dtype", "dtype")
     }
     auto = _auto_class_of(model)
-    options = {**given, "dtype": torch.float32, "local_files_only": True, "trust_remote_code": _trusted(model)}
+    options = {**given, "dtype": dtype or torch.float32, "local_files_only": True, "trust_remote_code": _trusted(model)}
     try:
         if quantization_of(model.folder):
             return _load_dequantized(model, auto, options)

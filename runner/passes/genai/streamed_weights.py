@@ -9,8 +9,6 @@ Where it does not, and for methods that are not computed here, MatMulNBitsQuanti
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.models.mapped_weights import give_back
 from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
 from runner.targets.target import installed_wheels
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 SERVED = ("0.18",)  # releases of onnxruntime-genai whose builder this was written for and tested with
 _ASKED_ROWS = 16  # that MatMulNBitsQuantizer quantises of each weight in any case; whole bytes of zero points
 _WEIGHTS_AT_ONCE = 2**20  # that a thread works on
-_PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4: gives pages back, never their content
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Rows:
     def release(self) -> None:
         """Gives back the memory of what was read."""
         for part in self.parts:
-            _release(part)
+            give_back(part)
 
 
 @dataclass(frozen=True)
@@ -86,18 +84,6 @@ class _Packed:
     """Several products with one input, as the builder passes a product around."""
 
     weight: Rows
-
-
-def _release(tensor: torch.Tensor) -> None:
-    """Tells the kernel that the pages of a tensor are not needed soon; only a hint, and only on Linux."""
-    if sys.platform != "linux" or not tensor.numel():
-        return
-    page = 4096
-    start = -(-tensor.data_ptr() // page) * page
-    length = (tensor.data_ptr() + tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()) - start
-    length = min(length, tensor.numel() * tensor.element_size()) // page * page
-    if length > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _PAGEOUT)
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""Transformers models whose weights stay in their memory-mapped files: widened one module at a time, and given back behind it.
+
+transformers maps safetensors into memory as they are. A module in fp32 is a copy of all of them, twice as large where they
+are stored in half precision; here only the module that computes holds its weights in fp32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+LARGE = 500_000_000  # weights from which on a model is not copied
+_AT_ONCE = 2**25  # weights of a matrix that are widened at a time
+_PAGE = 4096
+_PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4: gives pages back, never their content
+
+
+def give_back(tensor: torch.Tensor) -> None:
+    """Tells the kernel that the pages of a tensor are not needed soon; only a hint, and only on Linux."""
+    if sys.platform != "linux" or not tensor.numel():
+        return
+    first = -(-tensor.data_ptr() // _PAGE) * _PAGE
+    length = (tensor.data_ptr() + tensor.numel() * tensor.element_size() - first) // _PAGE * _PAGE
+    if tensor.is_contiguous() or tensor.T.is_contiguous():
+        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(max(length, 0)), _PAGEOUT)
+
+
+@functools.cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)
+
+
+def computes_in_fp32(module: torch.nn.Module) -> bool:
+    """Says whether `widen` makes of a module in half precision what it would be in fp32: no buffer was rounded."""
+    import torch
+
+    return all(buffer.dtype == torch.float32 for buffer in module.buffers() if buffer.is_floating_point())
+
+
+def widen(module: torch.nn.Module) -> None:
+    """Lets a module with weights in half precision compute in fp32, from inputs in fp32 or whole numbers."""
+    import torch
+
+    for below in module.modules():
+        own = [name for name, one in below._parameters.items() if one is not None and one.is_floating_point()]
+        if type(below) is torch.nn.Embedding:
+            below.register_forward_hook(_widened_output)
+        elif type(below) is torch.nn.Linear and below.weight.numel() > _AT_ONCE:
+            below.forward = functools.partial(_in_slices, below)
+        elif own:
+            below.register_forward_pre_hook(functools.partial(_widened, own))
+            below.register_forward_hook(_narrowed)
+
+
+def _widened_output(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+    return output.float()
+
+
+def _widened(names: list[str], module: Any, _: Any) -> None:
+    """Puts copies in fp32 in the place of the weights, which are kept beside them."""
+    import torch
+
+    module._narrow = {name: module._parameters[name] for name in names}
+    for name, one in module._narrow.items():
+        module._parameters[name] = torch.nn.Parameter(one.float(), requires_grad=False)
+
+
+def _narrowed(module: Any, _: Any, __: Any) -> None:
+    """Takes the copies away again."""
+    for name, one in module._narrow.items():
+        module._parameters[name] = one
+        give_back(one)
+    del module._narrow
+
+
+def _in_slices(module: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    """Computes the outputs of a large matrix some at a time."""
+    import torch
+
+    rows = max(1, _AT_ONCE // module.in_features)
+    made = torch.cat([torch.nn.functional.linear(inputs, part.float()) for part in module.weight.split(rows)], -1)
+    give_back(module.weight)
+    return made if module.bias is None else made + module.bias.float()
