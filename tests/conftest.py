@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from runner.models.handle import ModelHandle
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and so would its children
 
 WORDS = (
     "the", "a", "cat", "dog", "sat", "on", "mat", "ran", "over", "hill", "and", "then", "it", "was", "very", "happy", "sad",
