@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.models.quantized_checkpoint import pack
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -44,12 +46,12 @@ def _default(rows: torch.Tensor, bits: int, block: int, symmetric: bool) -> Part
     inverse = torch.where(scales != 0, scales.reciprocal(), torch.zeros(()))
     codes = (blocks * inverse[..., None]).add_(zeros[..., None])
     codes = codes.clamp_(min=0).add_(half).floor_().clamp_(max=levels).to(torch.uint8)
-    codes.view(len(rows), -1)[:, rows.shape[1] :] = 0
-    parts = [_pack(codes, bits), scales]
+    codes = codes.view(len(rows), -1)
+    codes[:, rows.shape[1] :] = 0
+    parts = [pack(codes, bits).view(*scales.shape, -1), scales]
     if not symmetric:
-        parts.append(
-            _pack(torch.nn.functional.pad(zeros, (0, -zeros.shape[1] % (8 // bits)), value=middle).to(torch.uint8), bits)
-        )
+        padded = torch.nn.functional.pad(zeros, (0, -zeros.shape[1] % (8 // bits)), value=middle)
+        parts.append(pack(padded.to(torch.uint8), bits))
     return [part.numpy() for part in parts]
 
 
@@ -59,8 +61,3 @@ def _blocks(rows: torch.Tensor, block: int) -> torch.Tensor:
 
     padded = torch.nn.functional.pad(rows.float(), (0, -rows.shape[1] % block))
     return padded.reshape(rows.shape[0], -1, block)
-
-
-def _pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Packs pairs of 4-bit codes along the last axis, the first in the lower bits."""
-    return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)

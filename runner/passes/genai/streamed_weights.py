@@ -99,7 +99,7 @@ def streamed(builder: Any, threads: int) -> Iterator[None]:
         yield
         return
     model = _base_of_models(builder)
-    stream = _Stream(model, threads)
+    stream = _Stream(threads)
     replaced = {
         "make_initializer": stream.make_initializer,
         "make_packed_matmul_float_class": stream.make_packed_matmul,
@@ -126,13 +126,11 @@ class _Stream:
     """What stands in for three of the builder's methods.
 
     Attributes:
-        model: the class that they belong to.
         threads: threads to quantise with.
         originals: the methods themselves.
         rows: weights by the names of their initializers.
     """
 
-    model: Any
     threads: int
     originals: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
