@@ -59,6 +59,11 @@ class ExternalData:
     threshold: int = 1024
     attributes: bool = False
 
+    @property
+    def kept_below(self) -> int:
+        """Returns the bytes below which a tensor stays in the graph."""
+        return max(self.threshold, _SMALLEST)
+
 
 def link(source: Path, destination: Path) -> None:
     """Makes `destination` the same file as `source`: a hard link, or a copy where the disk or the size speaks against it."""
@@ -254,7 +259,7 @@ def write_graph(model: onnx.ModelProto, path: Path, external: ExternalData | Non
         save_as_external_data=True,
         all_tensors_to_one_file=external.one_file,
         location=(external.name or f"{path.name}.data") if external.one_file else None,
-        size_threshold=max(external.threshold, _SMALLEST),
+        size_threshold=external.kept_below,
         convert_attribute=external.attributes,
     )
 

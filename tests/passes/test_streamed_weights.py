@@ -102,3 +102,34 @@ def test_rounding_is_that_of_onnxruntime(bits: int, symmetric: bool, columns: in
     assert own is not None
     for one, other in zip(own(rows), expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [16, 32, 64, 256])
+@pytest.mark.parametrize("method", ["k_quant", "rtn", "rtn symmetric"])
+def test_rounding_is_that_of_the_quantisers_in_numpy(method: str, block: int, bits: int) -> None:
+    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor, quant_tensor_k_quant_cpu
+
+    rows = torch.randn(80, 512, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    rows[3] = 0
+    rows[5, :40] = 0
+    rows[7].abs_()
+    rows[9, :32] = -0.5
+    values = np.ascontiguousarray(rows.float().numpy())
+    name, _, symmetric = method.partition(" ")
+    with np.errstate(all="ignore"):
+        if name == "k_quant":
+            codes, scales, zeros = quant_tensor_k_quant_cpu(values, bits, block)
+        else:
+            codes, scales, zeros = quant_tensor(values, bits, block, "sym" if symmetric else "asym", "uint")
+
+    def packed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        codes = values.astype("uint8").reshape(len(rows), -1)
+        return codes if bits == 8 else codes[:, ::2] | codes[:, 1::2] << 4
+
+    own = rounding_of(name, bits, block, bool(symmetric))
+    assert own is not None
+    got = own(rows)
+    np.testing.assert_array_equal(got[0].reshape(len(rows), -1), packed(codes))
+    np.testing.assert_array_equal(got[1], scales.astype("float32").reshape(len(rows), -1))
+    assert symmetric or np.array_equal(got[2], packed(zeros))

@@ -1,7 +1,8 @@
-"""Rounding to nearest as ONNX Runtime does it for MatMulNBits, bit for bit, on rows as a checkpoint holds them.
+"""Weights of MatMulNBits as ONNX Runtime quantises them, bit for bit, from rows as a checkpoint holds them.
 
-`quantize_matmul_4bits` and `quantize_matmul_8bits` of ONNX Runtime want a weight transposed; turning it takes longer than all
-the rest. The arithmetic is that of its `BlockwiseQuantizer` (core/mlas/lib/q4_dq.cpp).
+Its quantisers want a weight transposed and on its own, work on all of it at once, and those in numpy take minutes for a model
+of a billion weights. `default` is the arithmetic of its `BlockwiseQuantizer` (core/mlas/lib/q4_dq.cpp), `rtn` and `k_quant` are
+that of quantization/neural_compressor/weight_only.py; the latter follows `make_qkx2_quants` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
 Parts = Sequence["np.ndarray[Any, Any]"]  # codes, scales and zero points of some rows, as MatMulNBits takes them
 Quantise = Callable[["torch.Tensor"], Parts]
 
+_AT_ONCE = 2**17  # weights that k_quant works on at a time: what it keeps of them stays in the cache
+_RANGES = 20  # that k_quant tries for each block
+_PAIRWISE = 128  # numbers that numpy adds up with eight sums side by side
+
 
 def rounding_of(method: str, bits: int, block: int, symmetric: bool) -> Quantise | None:
     """Returns what quantises rows to codes, scales and zero points as ONNX Runtime does; None for other methods."""
-    if method == "default" and bits in (4, 8):
+    if bits not in (4, 8):
+        return None
+    if method == "default":
         return partial(_default, bits=bits, block=block, symmetric=symmetric)
+    if method == "rtn":
+        return partial(_rtn, bits=bits, block=block, symmetric=symmetric)
+    if method == "k_quant":
+        return partial(_k_quant, bits=bits, block=block)
     return None
 
 
@@ -52,6 +63,114 @@ def _default(rows: torch.Tensor, bits: int, block: int, symmetric: bool) -> Part
     if not symmetric:
         padded = torch.nn.functional.pad(zeros, (0, -zeros.shape[1] % (8 // bits)), value=middle)
         parts.append(pack(padded.to(torch.uint8), bits))
+    return [part.numpy() for part in parts]
+
+
+def _rtn(rows: torch.Tensor, bits: int, block: int, symmetric: bool) -> Parts:
+    """Returns the parts of rows; scales are fp64 until they are stored, and zero lies outside the range of some blocks."""
+    import torch
+
+    levels, middle = float(2**bits - 1), float(2 ** (bits - 1))
+    blocks = _blocks(rows, block)
+    high, low = blocks.amax(-1), blocks.amin(-1)
+    if symmetric:
+        span, zeros = torch.maximum(high.abs(), low.abs()) * 2, torch.full_like(high, middle)
+    else:
+        span, zeros = high - low, low
+    scales = torch.where(span > 0, span.double() / levels, 1.0)
+    if not symmetric:
+        zeros = (-low.double() / scales).round_().clamp_(0, levels)
+    codes = _nearest(blocks, scales, zeros, levels)
+    return _parts(codes, scales, None if symmetric else zeros, bits)
+
+
+def _k_quant(rows: torch.Tensor, bits: int, block: int) -> Parts:
+    """Returns the parts of rows, on grids with the least weighted error among those that the ranges tried lead to."""
+    import torch
+
+    levels = float(2**bits - 1)
+    whole = _blocks(rows, block)
+    made = [_k_quant_grid(part.reshape(-1, block), levels) for part in whole.split(max(1, _AT_ONCE // whole[0].numel()))]
+    scales, zeros = (torch.cat(one).view(whole.shape[:2]) for one in zip(*made, strict=True))
+    codes = torch.cat(
+        [
+            _nearest(part, scale.double(), zero, levels)
+            for part, scale, zero in zip(*(one.split(16) for one in (whole, scales, zeros)), strict=True)
+        ]
+    )
+    return _parts(codes, scales, zeros, bits)
+
+
+def _k_quant_grid(blocks: torch.Tensor, levels: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the scales and the codes of zero of blocks [blocks, block]."""
+    import numpy as np
+    import torch
+
+    data = blocks.T.contiguous()  # sums over a block are then sums of rows
+    mean = _sum(data * data) / len(data)
+    weights = data.abs().add_(torch.from_numpy(np.sqrt(mean.numpy())))  # MKL's root is not always the nearest number
+    low, high = data.amin(0), data.amax(0)
+    all_weights, all_data = _sum(weights), _sum(weights * data)
+    codes, product, error = (torch.empty_like(data) for _ in range(3))
+
+    def inverse(over: float) -> torch.Tensor:
+        return torch.where(low != high, torch.tensor(over) / (high - low), 1.0)  # a number over it would be rounded twice
+
+    def coded(steps: torch.Tensor) -> None:
+        torch.sub(data, low, out=codes)
+        codes.mul_(steps).round_().clamp_(0, levels)
+
+    def weighted_error(scale: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+        torch.mul(codes, scale, out=error)
+        error.add_(least).sub_(data)
+        return _sum(torch.mul(error, error, out=error).mul_(weights))
+
+    first = inverse(levels)
+    scales = first.reciprocal()
+    coded(first)
+    best = weighted_error(scales, low)
+    for at in range(_RANGES):
+        coded(inverse(float(np.float32(-1 + 0.1 * at + levels))))
+        torch.mul(weights, codes, out=product)
+        sum_codes = _sum(product)
+        sum_both = _sum(torch.mul(product, data, out=error))
+        sum_squares = _sum(product.mul_(codes))
+        determinant = all_weights * sum_squares - sum_codes * sum_codes
+        scale = (all_weights * sum_both - all_data * sum_codes) / determinant
+        least = (sum_squares * all_data - sum_codes * sum_both) / determinant
+        tried = weighted_error(scale, least)
+        better = tried < best  # never where a block has one value only
+        best, scales, low = (torch.where(better, *both) for both in ((tried, best), (scale, scales), (least, low)))
+    return scales, (-low / scales).round_().clamp_(0, levels)
+
+
+def _sum(values: torch.Tensor) -> torch.Tensor:
+    """Returns the sums over the first axis, added up in numpy's order (pairwise_sum in its loops_utils.h.src)."""
+    if len(values) > _PAIRWISE:
+        first, second = values.chunk(2)
+        return _sum(first) + _sum(second)
+    eight = values[:8].clone()
+    for at in range(8, len(values), 8):
+        eight += values[at : at + 8]
+    four = eight[0::2] + eight[1::2]
+    two = four[0::2] + four[1::2]
+    return two[0] + two[1]
+
+
+def _nearest(blocks: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, levels: float) -> torch.Tensor:
+    """Returns the codes of blocks [rows, blocks, block], computed in fp64; a tie goes to the even one."""
+    import torch
+
+    return (blocks / scales[..., None]).add_(zeros[..., None]).round_().clamp_(0, levels).to(torch.uint8)
+
+
+def _parts(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, bits: int) -> Parts:
+    """Returns what MatMulNBits takes."""
+    import torch
+
+    parts = [pack(codes.view(len(codes), -1), bits).view(*scales.shape, -1), scales.float()]
+    if zeros is not None:
+        parts.append(pack(zeros.to(torch.uint8), bits))
     return [part.numpy() for part in parts]
 
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from runner.models.external_weights import values_of
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import give_back
 from runner.models.quantized_checkpoint import WHOLE_ROW, Scheme, pack
 from runner.passes.declaration import PassContext
-from runner.passes.each_graph import rewrite_each
+from runner.passes.each_graph import rewrite_each_weight
 from runner.passes.external_data import ExternalDataOptions
 from runner.passes.graph.node_names import check_node_names, entries_of, meant
 from runner.passes.graph.scopes import Scope, bodies, constant, drop_unread, maker
@@ -25,6 +27,8 @@ from runner.passes.quantize.grid import Parts, nearest_codes, over_rows
 if TYPE_CHECKING:
     import onnx
     import torch
+
+    from runner.passes.each_graph import Put
 
 BlockSize = Literal[16, 32, 64, 128, 256]
 WeightBits = Literal[2, 4, 8]
@@ -153,14 +157,13 @@ def quantize_blocks(model: ModelHandle, blocks: Blocks, options: BlockOptions, c
 
     total: Counter[str] = Counter()
 
-    def change(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    def change(graph: onnx.ModelProto, name: str, put: Put) -> None:
         own = blocks.of_graph(name)
-        done = quantize_weights(graph, own) if own else Counter()
+        done = quantize_weights(graph, own, put) if own else Counter()
         total.update(done)
         context.say(f"{name}: {_told(done)}")
-        return graph
 
-    made = rewrite_each(model, context, change, options.external_data())
+    made = rewrite_each_weight(model, context, change, options.external_data())
     return made.with_attributes(precision=f"int{blocks.scheme.bits}") if total.total() else made
 
 
@@ -194,26 +197,30 @@ class _Weight:
     def rows(self) -> torch.Tensor:
         """Returns the rows that are quantised, float32 [outputs of a product or entries of a table, columns]."""
         import torch
-        from onnx import numpy_helper
 
-        array = numpy_helper.to_array(self.tensor).astype("float32")
-        matrix = torch.from_numpy(array)
-        return (matrix.T.contiguous() if self.turned else matrix) * self.factor
+        matrix = torch.from_numpy(values_of(self.tensor).astype("float32", copy=False))
+        turned = matrix.T.contiguous() if self.turned else matrix
+        return turned if self.factor == 1 else turned * self.factor
 
 
-def quantize_weights(model: onnx.ModelProto, blocks: Blocks) -> Counter[str]:
+def quantize_weights(model: onnx.ModelProto, blocks: Blocks, put: Put = lambda _: None) -> Counter[str]:
     """Quantises the weights of a graph in place.
 
     Products with a weight of two dimensions become MatMulNBits, whether it comes directly, through a Transpose or in a Gemm;
     lookups along the first axis become GatherBlockQuantized. A weight that several nodes share is stored once for each way in
     which it is read; one that nothing reads any more is dropped.
 
+    Args:
+        model: a graph with its weights, or one of `read_in_place`.
+        blocks: what is quantised, and how.
+        put: takes the values of each new tensor out of the graph.
+
     Returns:
         How many nodes of which type there are new.
     """
     import onnx
 
-    work = _Work(blocks)
+    work = _Work(blocks, put)
     work.walk(model.graph, [])
     if work.done and all(entry.domain != _MICROSOFT for entry in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(_MICROSOFT, 1))
@@ -227,6 +234,7 @@ class _Work:
 
     Attributes:
         blocks: what is quantised.
+        put: takes the values of a new tensor out of the graph.
         done: new nodes by type.
         stored: names of quantised tensors by where their weight is and how it is read.
         replaced: names of the values that quantised nodes read before.
@@ -234,6 +242,7 @@ class _Work:
     """
 
     blocks: Blocks
+    put: Put
     done: Counter[str] = field(default_factory=Counter)
     stored: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
@@ -298,8 +307,9 @@ class _Work:
         columns, size = rows.shape[1], scheme.group_size
         halves = {onnx.TensorProto.FLOAT16: torch.float16, onnx.TensorProto.BFLOAT16: torch.bfloat16}
         kept = halves.get(weight.tensor.data_type, torch.float32)
-        padded = torch.nn.functional.pad(rows, (0, -columns % size))
+        padded = torch.nn.functional.pad(rows, (0, -columns % size)) if columns % size else rows
         codes, scales, zeros = self.blocks.solve(Matrix(padded, columns, scheme, kept, reader))
+        give_back(rows)
         shape = (len(rows), -1, size * scheme.bits // 8)
         packed = pack(codes, scheme.bits).view(shape) if kind == "MatMulNBits" else pack(codes[:, :columns], scheme.bits)
         number = len(self.stored)
@@ -308,6 +318,8 @@ class _Work:
         if not scheme.symmetric:
             parts["_zero_points"] = pack(zeros.byte(), scheme.bits)
         made = [_tensor(f"{prefix}{part}_{number}", value, weight.tensor.data_type) for part, value in parts.items()]
+        for tensor in made:
+            self.put(tensor)
         weight.owner.initializer.extend(made)
         return [tensor.name for tensor in made]
 

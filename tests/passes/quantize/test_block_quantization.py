@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from onnx.external_data_helper import ExternalDataInfo
 from pydantic import ValidationError
 
-from runner.errors import InvalidRecipe
+from runner.errors import InvalidRecipe, ModelUnavailable
+from runner.models.files import external_files
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import Scheme
 from runner.models.session import open_session
@@ -299,3 +302,36 @@ def test_a_model_whose_weights_are_all_excluded_is_not_called_quantised(exported
     left = apply_pass("OnnxBlockWiseRtnQuantization", exported_bert, nodes_to_exclude=["*"])
     assert left.attributes.get("precision") == exported_bert.attributes.get("precision")
     assert apply_pass("OnnxBlockWiseRtnQuantization", exported_bert).attributes["precision"] == "int4"
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_weights_beside_the_graph_become_the_same_ones(name, product, apply_pass, tmp_path):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    model = onnx.load(product.path)
+    onnx.save(model, beside / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    options = {"block_size": 16, "nodes_to_exclude": ["second"], "size_threshold": 0}
+    inside = apply_pass(name, product, **options)
+    outside = apply_pass(name, replace(product, folder=beside), **options)
+    assert external_files(outside.path) == {"model.onnx.data"}
+    where = {one.name: ExternalDataInfo(one) for one in onnx.load(outside.path, load_external_data=False).graph.initializer}
+    assert all(not (one.offset or 0) % 4096 for one in where.values() if one.location)
+    one, other = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+        for path in (inside.path, outside.path)
+    )
+    assert one.keys() == other.keys()
+    assert "w2" in one
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    near(inside, outside, 0.999999, x=rows(3, 64))
+
+
+def test_weights_that_are_cut_off_are_refused(product, apply_pass, tmp_path):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    model = onnx.load(product.path)
+    onnx.save(model, beside / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    whole = (beside / "model.onnx.data").read_bytes()
+    (beside / "model.onnx.data").write_bytes(whole[:-100])
+    with pytest.raises(ModelUnavailable, match="not whole"):
+        apply_pass("OnnxBlockWiseRtnQuantization", replace(product, folder=beside), block_size=16)
