@@ -31,7 +31,7 @@ GRID = {
     "quantize.weight_type": ["QInt8", "QUInt8"],
 }
 RECIPE, GOAL, SAMPLES, CLOSE = "all-minilm-l6-v2/cpu-int8-dynamic", "parity >= 0.985", 16, 1.01
-STEPS = {"rtn.bits": [8, 4], "build.accuracy_level": [4, 0], "build.search": [{"max_length": 512}, {"max_length": 1024}]}
+STEPS = {"rtn.bits": [8, 4], "build.accuracy_level": [4, 0, 1], "build.search": [{"max_length": 512}, {"max_length": 1024}]}
 CHAIN = "smollm2-135m-instruct/cpu-int4"
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["grid", "cache"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=8)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if given.what == "grid":
