@@ -29,7 +29,13 @@ def needs_facts(needs: Needs | None) -> dict[str, Any] | None:
         "disk_bytes": needs.disk,
         "output_bytes": needs.output,
         "steps": [
-            {"step": step.name, "pass": step.pass_name, "memory_bytes": step.memory, "output_bytes": step.output}
+            {
+                "step": step.name,
+                "pass": step.pass_name,
+                "memory_bytes": step.memory,
+                "check_bytes": step.check,
+                "output_bytes": step.output,
+            }
             for step in needs.steps
         ],
         "rough": needs.roughly,
@@ -55,10 +61,11 @@ def print_needs(found: Found, resolved: Node) -> None:
     if needs.roughly:
         click.echo(f"          roughly: {needs.roughly}")
     click.echo()
-    print_table(("step", "pass", "memory", "leaves"), list(_rows(needs)), ("memory", "leaves"))
+    print_table(("step", "pass", "memory", "check", "leaves"), list(_rows(needs)), ("memory", "check", "leaves"))
     click.echo()
 
 
-def _rows(needs: Needs) -> Iterator[tuple[str, str, str, str]]:
+def _rows(needs: Needs) -> Iterator[tuple[str, ...]]:
     for step in needs.steps:
-        yield step.name, step.pass_name, short_size(step.memory), short_size(step.output)
+        check = short_size(step.check) if step.check else ""
+        yield step.name, step.pass_name, short_size(step.memory), check, short_size(step.output)

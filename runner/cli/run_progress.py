@@ -214,11 +214,12 @@ def _steps_table(plan: Plan, needs: Needs | None) -> Table:
     told = explain(plan)
     for column in ("step", "pass", "state"):
         table.add_column(column, header_style="dim")
-    for column in ("memory", "leaves") if needs else ():
+    for column in ("memory", "check", "leaves") if needs else ():
         table.add_column(column, header_style="dim", justify="right")
     for at, step in enumerate(plan.steps):
         needed = needs.steps[at] if needs else None
-        figures = () if needed is None or step.cached else (short_size(needed.memory), short_size(needed.output))
+        sizes = () if needed is None or step.cached else (needed.memory, needed.check, needed.output)
+        figures = tuple(short_size(size) if size else "" for size in sizes)
         table.add_row(step.name, step.pass_name, "cached" if step.cached else "to do", *figures)
         for part in told[at].components:
             table.add_row(f"  {part.name}", "", part.state)

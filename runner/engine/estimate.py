@@ -37,7 +37,8 @@ class StepNeeds:
     Attributes:
         name: of the step.
         pass_name: its pass.
-        memory: bytes that the worker holds at its peak, the check against the source included.
+        memory: bytes that the worker holds at its peak while the pass works.
+        check: bytes that it holds while the result is checked against the source; 0 where nothing is checked.
         output: bytes of what it leaves in the store.
         scratch: further bytes that it writes on the store's disk and takes away again.
         cached: it is done already, and needs nothing.
@@ -48,6 +49,7 @@ class StepNeeds:
     memory: int
     output: int
     scratch: int = 0
+    check: int = 0
     cached: bool = False
 
 
@@ -67,7 +69,7 @@ class Needs:
 
     @property
     def memory(self) -> int:
-        """Returns the bytes of memory of the step that needs most."""
+        """Returns the bytes of memory of the step that needs most; a check for which there is not enough is left out."""
         return max((step.memory for step in self.steps if not step.cached), default=0)
 
     @property
@@ -152,8 +154,8 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
         effect = RULES[pass_name](stored, options, target)
         checked = 0.0 if pass_name in SOURCE_STEPS else _checked(stored, effect.stored)
         stored = effect.stored
-        held = LIBRARIES + max(effect.memory, checked)
-        yield StepNeeds(name, pass_name, int(held), int(stored.size) + BESIDE, int(effect.scratch))
+        check = int(LIBRARIES + checked) if checked else 0
+        yield StepNeeds(name, pass_name, int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch), check)
 
 
 def _checked(before: Stored, made: Stored) -> float:

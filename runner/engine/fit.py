@@ -34,11 +34,26 @@ def check_fit(plan: Plan, needs: Needs, max_memory: int | None = None) -> tuple[
     return tuple(notes)
 
 
-def _memory_problems(needs: Needs, max_memory: int | None) -> Iterator[Problem]:
+def checks_left_out(needs: Needs, max_memory: int | None = None) -> dict[str, str]:
+    """Returns the steps whose result cannot be checked against the source in the memory that there is, and why."""
+    limit, limited_by, _ = _limit(max_memory)
+    return {
+        step.name: f"it takes about {short_size(step.check)} of memory, more than {limited_by}, {short_size(limit)}"
+        for step in needs.steps
+        if step.check > limit
+    }
+
+
+def _limit(max_memory: int | None) -> tuple[int, str, str]:
+    """Returns the bytes that a run may hold, what says so, and what a person can do about it."""
     there = memory()
-    limit, limited_by, remedy = there.limit, there.limited_by, "take a smaller model or a bigger machine"
-    if max_memory is not None and max_memory < limit:
-        limit, limited_by, remedy = max_memory, "--max-memory", "raise --max-memory"
+    if max_memory is not None and max_memory < there.limit:
+        return max_memory, "--max-memory", "raise --max-memory"
+    return there.limit, there.limited_by, "take a smaller model or a bigger machine"
+
+
+def _memory_problems(needs: Needs, max_memory: int | None) -> Iterator[Problem]:
+    limit, limited_by, remedy = _limit(max_memory)
     step = max((step for step in needs.steps if not step.cached), key=lambda step: step.memory, default=None)
     if step is not None and step.memory > limit:
         yield Problem(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,27 @@ from runner.passes.declaration import Batches
 from runner.recipe.config import DataConfig, RunConfig
 from runner.targets.target import TARGETS, Target
 
-_PLAIN = ("name", "threads", "evaluation", "structure", "smoke", "no_cache", "scripts_allowed", "memory", "offline")
+_PLAIN = (
+    "name",
+    "threads",
+    "evaluation",
+    "structure",
+    "smoke",
+    "no_cache",
+    "scripts_allowed",
+    "memory",
+    "offline",
+    "unchecked",
+)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A plan without what only the parent needs. The attributes are those of `Plan` and `Request`."""
+    """A plan without what only the parent needs.
+
+    Attributes:
+        unchecked: steps whose result is not checked against the source, and why; the others are those of `Plan` and `Request`.
+    """
 
     name: str
     source: ModelHandle
@@ -39,15 +55,17 @@ class Job:
     log: Path
     memory: int | None = None
     offline: bool = False
+    unchecked: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_plan(cls, plan: Plan, log: Path, memory: int | None = None) -> Job:
+    def of_plan(cls, plan: Plan, log: Path, memory: int | None = None, unchecked: Mapping[str, str] | None = None) -> Job:
         """Returns the job of a plan whose source is here.
 
         Args:
             plan: what was decided.
             log: where the worker's output goes.
             memory: bytes that it may hold, with the processes that it starts; None for no limit.
+            unchecked: see the attribute.
         """
         request = plan.request
         if plan.source.handle is None:
@@ -69,6 +87,7 @@ class Job:
             log,
             memory,
             request.offline,
+            unchecked or {},
         )
 
     def open_data(self, model: ModelHandle, name: str | dict[str, Any]) -> Batches:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.engine.estimate import estimate
 from runner.engine.events import Event
-from runner.engine.fit import check_fit
+from runner.engine.fit import check_fit, checks_left_out
 from runner.engine.job import Job
 from runner.engine.places import places
 from runner.engine.plan import Plan, Request, make_plan
@@ -134,7 +134,9 @@ def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: St
         log = _new_log(plan)
     except OSError as error:
         raise explain_write_failure(error, plan.places.root) from None
-    supervise(Job.of_plan(plan, log, limits.memory), limits, listen)
+    needs = estimate(plan)
+    unchecked = checks_left_out(needs, limits.memory) if needs else {}
+    supervise(Job.of_plan(plan, log, limits.memory, unchecked), limits, listen)
     return log
 
 

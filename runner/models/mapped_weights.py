@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,6 +44,32 @@ def computes_in_fp32(module: torch.nn.Module) -> bool:
     return all(buffer.dtype == torch.float32 for buffer in module.buffers() if buffer.is_floating_point())
 
 
+@contextmanager
+def in_fp32(module: torch.nn.Module) -> Iterator[None]:
+    """Lets a part of a model hold its weights in fp32 within the block, so that they are not widened at each call."""
+    import torch
+
+    kept = [
+        (below, name, one)
+        for below in module.modules()
+        for name, one in below._parameters.items()
+        if one is not None and one.is_floating_point() and one.dtype != torch.float32
+    ]
+    for below, name, one in kept:
+        below._parameters[name] = torch.nn.Parameter(one.float(), requires_grad=False)
+    try:
+        yield
+    finally:
+        for below, name, one in kept:
+            below._parameters[name] = one
+            give_back(one)
+
+
+def same_place(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Says whether two tensors are the same piece of memory."""
+    return (one.data_ptr(), one.shape, one.dtype) == (other.data_ptr(), other.shape, other.dtype)
+
+
 def widen(module: torch.nn.Module) -> None:
     """Lets a module with weights in half precision compute in fp32, from inputs in fp32 or whole numbers."""
     import torch
@@ -72,9 +100,12 @@ def _widened(names: list[str], module: Any, _: Any) -> None:
 
 def _narrowed(module: Any, _: Any, __: Any) -> None:
     """Takes the copies away again."""
+    import torch
+
     for name, one in module._narrow.items():
         module._parameters[name] = one
-        give_back(one)
+        if one.dtype != torch.float32:  # else there was no copy, and it is needed on
+            give_back(one)
     del module._narrow
 
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable
+from runner.models.sharded_weights import ShardedWeights, mapped_weights
 
 if TYPE_CHECKING:
     import torch
@@ -149,20 +150,17 @@ def quantization_of(folder: Path) -> dict[str, Any] | None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Returns the weights of a folder for which `quantization_of` is not None.
+    """Returns the weights of a folder for which `quantization_of` is not None, mapped into memory.
 
     Raises:
         ModelUnavailable: a file cannot be read, or a quantised module lacks a tensor.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     told = quantization_of(folder) or {}
     default = Scheme(told["bits"], told["group_size"], told["symmetric"])
-    tensors: dict[str, torch.Tensor] = {}
     try:
-        for file in sorted(folder.glob("*.safetensors")):
-            tensors |= load_file(file)
+        tensors = mapped_weights(folder)
         names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
         matrices = {name: _take(tensors, name, _scheme(default, told, name)) for name in names}
     except (SafetensorError, OSError, KeyError) as error:
@@ -183,13 +181,27 @@ def _take(tensors: dict[str, torch.Tensor], name: str, scheme: Scheme) -> Quanti
     return QuantizedMatrix(scheme, codes, tensors.pop(f"{name}.scales"), zeros)
 
 
-def write_checkpoint(checkpoint: Checkpoint, source: Path, folder: Path) -> None:
-    """Writes the weights into `folder`, with the configuration, tokenizer and other files of `source`."""
+def write_checkpoint(
+    checkpoint: Checkpoint, source: Path, folder: Path, shards: ShardedWeights | None = None, unchanged: Collection[str] = ()
+) -> None:
+    """Writes the weights into `folder`, with the configuration, tokenizer and other files of `source`.
+
+    Args:
+        checkpoint: the weights.
+        source: the transformers folder that they were made from.
+        folder: where they go.
+        shards: has some of the weights already.
+        unchanged: names of weights that lie in the files of `source` as they are here.
+    """
+    shards = shards or ShardedWeights(folder)
     tensors = dict(checkpoint.floats)
     for name, matrix in checkpoint.matrices.items():
         tensors |= matrix.tensors(name)
-    changes = {"quantization_config": _told(checkpoint), "tie_word_embeddings": checkpoint.shared, "dtype": "float32"}
-    write_weights(tensors, changes, source, folder)
+    left = {name: tensor for name, tensor in tensors.items() if name not in shards.names}
+    kept = {name: tensor for name, tensor in left.items() if name in unchanged}
+    changes = {"quantization_config": _told(checkpoint), "tie_word_embeddings": checkpoint.shared}
+    taken = kept.keys() - shards.take_over(source, kept).keys()
+    _write({name: tensor for name, tensor in left.items() if name not in taken}, changes, source, folder, shards)
 
 
 def write_weights(tensors: Mapping[str, torch.Tensor], config_changes: Mapping[str, Any], source: Path, folder: Path) -> None:
@@ -201,14 +213,24 @@ def write_weights(tensors: Mapping[str, torch.Tensor], config_changes: Mapping[s
         source: the transformers folder that they were made from.
         folder: an empty folder.
     """
-    from huggingface_hub import save_torch_state_dict
+    _write(tensors, config_changes, source, folder, ShardedWeights(folder))
 
+
+def _write(
+    tensors: Mapping[str, torch.Tensor], changes: Mapping[str, Any], source: Path, folder: Path, shards: ShardedWeights
+) -> None:
     for file in source.iterdir():
         if file.is_file() and not file.name.endswith(_WEIGHT_FILES):
             shutil.copyfile(file, folder / file.name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | dict(config_changes), indent=2), encoding="utf-8")
-    save_torch_state_dict({name: tensor.contiguous() for name, tensor in tensors.items()}, folder, max_shard_size="5GB")
+    (folder / "config.json").write_text(json.dumps(config | dict(changes), indent=2), encoding="utf-8")
+    seen = set()
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in seen:  # a matrix under two names is stored once
+            shards.put({name: tensor})
+        seen.add(place)
+    shards.finish()
 
 
 def _told(checkpoint: Checkpoint) -> dict[str, Any]:

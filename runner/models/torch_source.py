@@ -71,6 +71,28 @@ def load_mapped(model: ModelHandle) -> torch.nn.Module | None:
     return module.eval()
 
 
+def load_to_run(model: ModelHandle) -> torch.nn.Module:
+    """Returns the module that computes in fp32: that of `load_mapped` where there is one, else that of `load_torch`."""
+    return load_mapped(model) or load_torch(model)
+
+
+def load_in_place(model: ModelHandle) -> torch.nn.Module:
+    """Returns the module of an `hf` handle with its weights as they lie in the files, mapped into memory; it is not to be run.
+
+    What is quantised has no values.
+
+    Raises:
+        ModelUnavailable, InvalidRecipe: as `load_torch`.
+    """
+    if not quantization_of(model.folder):
+        return _load_hf(model, dtype="auto")
+    module: Any = _without_values(model, _auto_class_of(model))
+    module.load_state_dict(dict(read_checkpoint(model.folder).floats), strict=False, assign=True)
+    module.tie_weights()
+    whole: torch.nn.Module = module
+    return whole
+
+
 def load_tokenizer(model: ModelHandle) -> PreTrainedTokenizerBase:
     """Returns the tokenizer that lies in the handle's folder.
 
@@ -130,16 +152,22 @@ def _auto_class_of(model: ModelHandle) -> Any:
 
 
 def _load_dequantized(model: ModelHandle, auto: Any, options: dict[str, Any]) -> torch.nn.Module:
-    """Returns the module with the values of its quantised weights, in a configuration that knows nothing of it."""
+    """Returns the module with the values of its quantised weights."""
+    empty: Any = _without_values(model, auto)
+    state = read_checkpoint(model.folder).dequantized()
+    module: torch.nn.Module = type(empty).from_pretrained(None, config=empty.config, state_dict=state, **options)
+    return module
+
+
+def _without_values(model: ModelHandle, auto: Any) -> torch.nn.Module:
+    """Returns the module of a quantised checkpoint on the meta device, in a configuration that knows nothing of it."""
     import torch
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=_trusted(model))
     del config.quantization_config
-    state = read_checkpoint(model.folder).dequantized()
     with torch.device("meta"):
-        architecture = type(auto.from_config(config, trust_remote_code=_trusted(model)))
-    module: torch.nn.Module = architecture.from_pretrained(None, config=config, state_dict=state, **options)
+        module: torch.nn.Module = auto.from_config(config, trust_remote_code=_trusted(model))
     return module
 
 

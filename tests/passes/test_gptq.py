@@ -1,5 +1,7 @@
 """GPTQ on tiny models: its errors, its checkpoint, and the GenAI model made of it."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ from pydantic import ValidationError
 
 from runner.errors import DataUnavailable, InvalidRecipe
 from runner.evaluation.parity import Parity
+from runner.models import sharded_weights, torch_source
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import QuantizedMatrix, Scheme, pack, quantization_of, read_checkpoint, unpack
-from runner.models.torch_source import load_torch
+from runner.models.torch_source import load_in_place, load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
 from runner.passes.quantize.gptq import GptqOptions, gptq
@@ -169,3 +172,24 @@ def test_a_fitted_grid_errs_less_than_the_whole_range(symmetric: bool):
     assert fitted.sum() < 0.92 * whole.sum()
     flat = error(*fit_grid(weight, scheme))
     assert fitted.sum() < flat.sum()
+
+
+def test_a_large_model_in_half_precision_is_quantised_as_in_fp32(
+    tiny_llama: ModelHandle, apply_pass: ApplyPass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module = load_torch(tiny_llama).to(torch.bfloat16)
+    shutil.copytree(tiny_llama.folder, tmp_path / "half")
+    module.save_pretrained(tmp_path / "half")
+    half = replace(tiny_llama, folder=tmp_path / "half")
+    options = {"bits": 4, "group_size": 32, "lm_head": True}
+    copied = read_checkpoint(apply_pass("Gptq", half, data=tokens(30), data_config="text", **options).folder)
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    monkeypatch.setattr(sharded_weights, "_FULL", 20_000)
+    made = apply_pass("Gptq", half, data=tokens(30), data_config="text", **options)
+    in_place = read_checkpoint(made.folder)
+    assert len(list(made.folder.glob("*.safetensors"))) > 2
+    assert in_place.matrices.keys() == copied.matrices.keys()
+    alike = [(one.codes() == copied.matrices[name].codes()).float().mean() for name, one in in_place.matrices.items()]
+    assert min(alike) > 0.99  # sums in another order
+    assert {one.dtype for one in in_place.floats.values()} == {torch.bfloat16}
+    assert next(load_in_place(half).parameters()).dtype == torch.bfloat16

@@ -18,7 +18,7 @@ from runner.models.adapter import adapter_folder
 from runner.models.files import carry
 from runner.models.generation import import_genai
 from runner.models.handle import ModelHandle
-from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, quantization_of
+from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, quantization_of, read_checkpoint
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.genai.architectures import mended
 from runner.passes.genai.quantized_source import write_for_builder
@@ -246,9 +246,13 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
         chosen.setdefault("adapter_path", str(adapter))
     source, checkpoint = model.folder, None
     if model.kind == "hf" and quantization_of(model.folder):
-        source, checkpoint = _quantised_source(model, options, context)
+        checkpoint = _quantised_weights(model, options)
     codes_unread = context.target.name == "directml" and options.precision in QUANTISED  # no kernel of GatherBlockQuantized
     share_head = not options.metadata_only and not codes_unread and _shares_rows_of_head(options, chosen, checkpoint)
+    if checkpoint:
+        source = context.scratch / "quantised-source"
+        source.mkdir()
+        write_for_builder(checkpoint, model.folder, source, not (share_head or EMBEDDING in checkpoint.matrices))
     if share_head or codes_unread or (checkpoint and EMBEDDING in checkpoint.matrices):
         chosen["shared_embeddings"] = False
     if checkpoint and HEAD not in checkpoint.matrices:
@@ -273,8 +277,8 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     return _handle(model, context.output, file, options.precision, config)
 
 
-def _quantised_source(model: ModelHandle, options: ModelBuilderOptions, context: PassContext) -> tuple[Path, Checkpoint]:
-    """Returns a folder of quantised weights that the builder reads, and the weights.
+def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions) -> Checkpoint:
+    """Returns the weights of a model that is quantised already.
 
     Raises:
         InvalidRecipe: the precision asked for is not of a quantised graph.
@@ -287,9 +291,7 @@ def _quantised_source(model: ModelHandle, options: ModelBuilderOptions, context:
                 remedy="set precision to int4 or int8: each weight keeps its own bits",
             )
         )
-    folder = context.scratch / "quantised-source"
-    folder.mkdir()
-    return folder, write_for_builder(model.folder, folder)
+    return read_checkpoint(model.folder)
 
 
 def _shares_rows_of_head(options: ModelBuilderOptions, chosen: Mapping[str, Any], checkpoint: Checkpoint | None) -> bool:

@@ -22,7 +22,6 @@ from runner.models.quantized_checkpoint import (
     Checkpoint,
     QuantizedMatrix,
     pack,
-    read_checkpoint,
     write_checkpoint,
 )
 
@@ -33,13 +32,20 @@ _BLOCKS = (256, 128, 64, 32, 16)  # that MatMulNBits serves, largest first
 _PLACES = re.compile(r"model\.(layers\.\d+\.|embed_tokens\.|norm\.)|lm_head\.|transformer\.")
 
 
-def write_for_builder(source: Path, folder: Path) -> Checkpoint:
-    """Writes the checkpoint in `source` as the builder reads it and returns what it held.
+def write_for_builder(checkpoint: Checkpoint, source: Path, folder: Path, embedding_read: bool) -> None:
+    """Writes a checkpoint as the builder reads it.
+
+    Args:
+        checkpoint: the weights in `source`.
+        source: a transformers folder.
+        folder: an empty folder.
+        embedding_read: whether the builder's embedding is kept; where it is not, zeros take its place.
 
     Raises:
         InvalidRecipe: projections of it are in floating point.
     """
-    checkpoint = read_checkpoint(source)
+    import torch
+
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     matrices = {
         name: _in_blocks(_with_zeros(part))
@@ -51,9 +57,16 @@ def write_for_builder(source: Path, folder: Path) -> Checkpoint:
     floats = dict(checkpoint.floats)
     if f"{EMBEDDING}.weight" not in floats:
         embedding = checkpoint.matrices.get(EMBEDDING) or checkpoint.matrices[HEAD]
-        floats[f"{EMBEDDING}.weight"] = embedding.dequantized()
-    write_checkpoint(replace(checkpoint, matrices=matrices, floats=floats), source, folder)
-    return checkpoint
+        shape = len(embedding.scales), embedding.scales.shape[1] * embedding.scheme.group_size
+        floats[f"{EMBEDDING}.weight"] = embedding.dequantized() if embedding_read else torch.zeros(shape, dtype=torch.bfloat16)
+    unchanged = [
+        key
+        for name in matrices.keys() & checkpoint.matrices.keys()
+        if matrices[name] is checkpoint.matrices[name]
+        for key in matrices[name].tensors(name)
+    ]
+    written = replace(checkpoint, matrices=matrices, floats=floats)
+    write_checkpoint(written, source, folder, unchanged=[*unchanged, *checkpoint.floats])
 
 
 def _apart(name: str, matrix: QuantizedMatrix, config: dict[str, Any]) -> Iterator[tuple[str, QuantizedMatrix]]:

@@ -68,6 +68,7 @@ class AwqOptions(WeightOnlyOptions):
 def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> ModelHandle:
     import torch
 
+    from runner.models.torch_source import load_torch
     from runner.passes.finetune.whole_model import write_whole
 
     if options.export_compatible and quantization_of(model.folder):
@@ -75,7 +76,7 @@ def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> Mod
             Problem("already-quantized", "export_compatible scales floating-point weights alone", remedy="put Awq first")
         )
     torch.set_num_threads(context.threads)
-    subject = open_subject(model, options)
+    subject = open_subject(model, options, context.output, load_torch)
     with torch.inference_mode():
         batches = calibration_windows(subject.module, options.data_config, context)
         context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")

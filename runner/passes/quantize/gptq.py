@@ -14,6 +14,7 @@ from pydantic import Field
 
 from runner.errors import RunFailed
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import in_fp32
 from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
@@ -53,8 +54,10 @@ class GptqOptions(WeightOnlyOptions):
 def _apply(model: ModelHandle, options: GptqOptions, context: PassContext) -> ModelHandle:
     import torch
 
+    from runner.models.torch_source import load_to_run
+
     torch.set_num_threads(context.threads)
-    subject = open_subject(model, options)
+    subject = open_subject(model, options, context.output, load_to_run)
     with torch.inference_mode():
         batches = calibration_windows(subject.module, options.data_config, context)
         tokens = sum(batch.numel() for batch in batches)
@@ -80,7 +83,8 @@ def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOp
     total = len(decoder_layers(subject.module)[1]) + head_too
     for layer in walk_layers(subject.module, batches):
         inner = {one: module for one, module in linears.items() if one.startswith(f"{layer.name}.")}
-        yield layer.at + 1, total, input_hessians(inner, layer.run, layer.inputs, layer.outputs)
+        with in_fp32(layer.layer):
+            yield layer.at + 1, total, input_hessians(inner, layer.run, layer.inputs, layer.outputs)
     if head_too:
         head = subject.module.get_submodule(HEAD)
         yield total, total, input_hessians({HEAD: head}, lambda ids: subject.module(ids, use_cache=False), batches)
@@ -90,7 +94,7 @@ def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOp
 
 
 def _quantize(subject: Subject, hessians: Hessians, options: GptqOptions) -> None:
-    """Quantises modules and gives them their quantised weights."""
+    """Quantises the weights of modules."""
     import torch
 
     for names, hessian in hessians:
@@ -98,17 +102,14 @@ def _quantize(subject: Subject, hessians: Hessians, options: GptqOptions) -> Non
         for scheme in dict.fromkeys(schemes.values()):
             alike = [name for name in names if schemes[name] == scheme]
             modules: list[Any] = [subject.module.get_submodule(name) for name in alike]
-            if HEAD in alike and subject.shared:
-                subject.shared = False
-                modules[0].weight = torch.nn.Parameter(modules[0].weight.clone(), requires_grad=False)
+            subject.shared = subject.shared and HEAD not in alike
             matrix = gptq(
                 torch.cat([one.weight for one in modules]), hessian, scheme, options.damp_percent, options.desc_act is not False
             )
             start = 0
             for name, module in zip(alike, modules, strict=True):
                 stop = start + module.weight.shape[0]
-                subject.matrices[name] = matrix.rows(start, stop)
-                module.weight.copy_(subject.matrices[name].dequantized())
+                subject.keep(name, matrix.rows(start, stop))
                 start = stop
 
 
@@ -133,7 +134,7 @@ def gptq(
     mean = diagonal.mean().clamp(min=1e-8)
     importance = diagonal.clamp(min=float(mean) * 1e-4)
     order = diagonal.argsort(descending=True) if descending else torch.arange(weight.shape[1])
-    upper = _inverse_factor(hessian[order][:, order], damp * mean)
+    upper = _inverse_factor(hessian, order, damp * mean)
 
     group = order // scheme.group_size
 
@@ -146,19 +147,23 @@ def gptq(
     return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
 
 
-def _inverse_factor(hessian: torch.Tensor, damp: torch.Tensor) -> torch.Tensor:
-    """Returns the upper Cholesky factor of the damped Hessian's inverse; damps more where that fails in fp32.
+def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor, damp: torch.Tensor) -> torch.Tensor:
+    """Returns the upper Cholesky factor of the inverse of the damped Hessian in an order; damps more where that fails in fp32.
 
     With H = R Rᵀ for an upper R, which is the lower factor of the Hessian read backwards, R⁻¹ is the factor that is wanted.
     """
     import torch
 
+    last_first = order.flip(0)
+    backwards = hessian[last_first[:, None], last_first]
     for _ in range(6):
-        damped = hessian.clone()
-        damped.diagonal().add_(damp)
-        backwards, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        backwards.diagonal().copy_(hessian.diagonal()[last_first]).add_(damp)
+        factor, failed = torch.linalg.cholesky_ex(backwards)
         if not failed:
-            return torch.linalg.solve_triangular(backwards.flip(0, 1), torch.eye(len(hessian)), upper=True)
+            del backwards
+            factor = factor.flip(0, 1)
+            inverse = torch.eye(len(hessian))
+            return torch.linalg.solve_triangular(factor, inverse, upper=True, out=inverse)
         damp = damp * 10
     raise RunFailed(
         "gptq-singular", "the inputs of a layer have no usable Hessian", "calibrate on a longer and more varied text"

@@ -26,13 +26,13 @@ def over_rows(function: Callable[[torch.Tensor], Parts], weight: torch.Tensor) -
 
     Args:
         function: gets some rows, gives three tensors with as many rows.
-        weight: float32 [rows, columns].
+        weight: [rows, columns]; `function` gets them in float32.
     """
     import torch
 
     def inferred(rows: torch.Tensor) -> Parts:
         with torch.inference_mode():  # holds for one thread only
-            return function(rows)
+            return function(rows.float())
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -109,7 +109,7 @@ def _fit_rows(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor) ->
 
 
 def round_to_nearest(weight: torch.Tensor, scheme: Scheme) -> QuantizedMatrix:
-    """Returns a weight, float32 [rows, columns], with each value at the code nearest to it."""
+    """Returns a weight, [rows, columns] of any float type, with each value at the code nearest to it."""
 
     def nearest(rows: torch.Tensor) -> Parts:
         scales, zeros = fit_grid(rows, scheme)

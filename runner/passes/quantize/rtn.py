@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from runner.errors import InvalidRecipe, Problem
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import give_back
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.quantize.grid import round_to_nearest
@@ -23,12 +26,16 @@ class RtnOptions(WeightOnlyOptions):
 def _apply(model: ModelHandle, options: RtnOptions, context: PassContext) -> ModelHandle:
     import torch
 
+    from runner.models.torch_source import load_in_place
+
     torch.set_num_threads(context.threads)
-    subject = open_subject(model, options)
+    subject = open_subject(model, options, context.output, load_in_place)
     names = [*subject.linears(), *_outer(subject, options)]
     context.say(f"rounding {len(names)} matrices")
     for name in names:
-        subject.matrices[name] = round_to_nearest(subject.module.get_submodule(name).weight, subject.scheme(name, options))
+        weight: Any = subject.module.get_submodule(name).weight
+        subject.keep(name, round_to_nearest(weight, subject.scheme(name, options)))
+        give_back(weight)
     return leave(subject, context.output)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from runner.errors import InvalidRecipe, Problem, did_you_mean
 from runner.models.adapter import ADAPTER_ATTRIBUTES, adapter_folder
 from runner.models.files import link
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import same_place
 from runner.models.quantized_checkpoint import (
     EMBEDDING,
     HEAD,
@@ -26,6 +27,7 @@ from runner.models.quantized_checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from runner.models.sharded_weights import ShardedWeights
 from runner.recipe.config import Model
 from runner.recipe.options import PassOptions
 
@@ -85,10 +87,12 @@ class Subject:
 
     Attributes:
         model: where it comes from.
-        module: the model in fp32; what is quantised already has its quantised values.
+        module: the model; its weights may lie in half precision in their memory-mapped files, or be quantised already.
         default: the scheme of modules without one of their own.
         matrices: the quantised weights by the names of their modules.
         shared: the embedding and the head are one matrix.
+        shards: what has been written of the result.
+        before: the weights in the files of a model that is quantised in part, by name.
     """
 
     model: ModelHandle
@@ -96,6 +100,17 @@ class Subject:
     default: Scheme
     matrices: dict[str, QuantizedMatrix]
     shared: bool
+    shards: ShardedWeights
+    before: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def keep(self, name: str, matrix: QuantizedMatrix) -> None:
+        """Makes a matrix the weight of module `name`; it goes to the disk once there are enough of them."""
+        self.matrices[name] = matrix
+        written = self.shards.put(matrix.tensors(name))
+        for one in (key.removesuffix(".qweight") for key in written if key.endswith(".qweight")):
+            self.matrices[one] = QuantizedMatrix(
+                self.matrices[one].scheme, written[f"{one}.qweight"], written[f"{one}.scales"], written.get(f"{one}.qzeros")
+            )
 
     def scheme(self, name: str, options: WeightOnlyOptions) -> Scheme:
         """Returns how a pass with these options quantises the weight of module `name`.
@@ -178,19 +193,26 @@ def mixed_precision_of(model: ModelHandle) -> MixedPrecision:
         ) from error
 
 
-def open_subject(model: ModelHandle, options: WeightOnlyOptions) -> Subject:
+def open_subject(
+    model: ModelHandle, options: WeightOnlyOptions, folder: Path, load: Callable[[ModelHandle], torch.nn.Module]
+) -> Subject:
     """Loads a Hugging Face model, quantised in part or not at all.
+
+    Args:
+        model: the model.
+        options: how it is quantised.
+        folder: an empty folder for the result.
+        load: a function of `torch_source`.
 
     Raises:
         InvalidRecipe: an override names no module, or an earlier pass has left nothing to quantise.
     """
-    from runner.models.torch_source import load_torch
-
-    module = load_torch(with_head(model))
+    module, shards = load(with_head(model)), ShardedWeights(folder)
     _check_overrides(module, options)
     if quantization_of(model.folder):
         found = read_checkpoint(model.folder)
-        subject = Subject(model, module, found.default, dict(found.matrices), found.shared)
+        before = {**found.floats, **{key: one for name, it in found.matrices.items() for key, one in it.tensors(name).items()}}
+        subject = Subject(model, module, found.default, dict(found.matrices), found.shared, shards, before)
         if not subject.linears() and not options.lm_head and not getattr(options, "embeds", False):
             cause = "an earlier pass has quantised all of the decoder's layers already"
             raise InvalidRecipe(
@@ -198,7 +220,7 @@ def open_subject(model: ModelHandle, options: WeightOnlyOptions) -> Subject:
             )
         return subject
     tied = bool(getattr(module.config, "tie_word_embeddings", False))
-    return Subject(model, module, Scheme(options.bits, options.group_size, options.sym), {}, tied)
+    return Subject(model, module, Scheme(options.bits, options.group_size, options.sym), {}, tied, shards)
 
 
 def with_head(model: ModelHandle) -> ModelHandle:
@@ -252,8 +274,14 @@ def leave(subject: Subject, folder: Path) -> ModelHandle:
         quantized.add(f"{HEAD}.weight")
         if HEAD in subject.matrices:
             quantized.add(f"{EMBEDDING}.weight")
-    floats = {name: tensor for name, tensor in subject.module.state_dict().items() if name not in quantized}
-    write_checkpoint(Checkpoint(subject.default, subject.matrices, floats, subject.shared), subject.model.folder, folder)
+    floats = {
+        name: tensor
+        for name, tensor in subject.module.state_dict().items()
+        if name not in quantized and tensor.device.type != "meta"
+    }
+    unchanged = [name for name, one in subject.before.items() if name not in floats or same_place(floats[name], one)]
+    checkpoint = Checkpoint(subject.default, subject.matrices, floats, subject.shared)
+    write_checkpoint(checkpoint, subject.model.folder, folder, subject.shards, unchanged)
     carry_adapter(subject.model, folder)
     return replace(subject.model, folder=folder)
 

@@ -1,0 +1,114 @@
+"""Weights on their way into the safetensors files of a folder, so that few of them are in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.models.files import link
+
+if TYPE_CHECKING:
+    import torch
+
+_FULL = 500_000_000  # bytes of weights that are written into one file
+_INDEX = "model.safetensors.index.json"
+
+
+def mapped_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Returns all weights in the safetensors files of a folder, mapped into memory.
+
+    Raises:
+        SafetensorError, OSError: a file cannot be read.
+    """
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in _mapped(file).items()}
+
+
+def _mapped(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(file))
+
+
+class ShardedWeights:
+    """The weights of a transformers folder while it is written; a file is closed as soon as it is full.
+
+    Args:
+        folder: where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: dict[str, torch.Tensor] = {}
+        self._files: list[tuple[Path, list[str]]] = []
+        self._bytes = 0
+
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Takes weights that belong together into one file.
+
+        Returns:
+            Those that have been written by now and were not before, mapped into memory from their file.
+        """
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        written = self._write() if self._bytes + size > _FULL else {}
+        self._waiting |= {name: tensor.contiguous() for name, tensor in tensors.items()}
+        self._bytes += size
+        return written | (self._write() if self._bytes > _FULL else {})
+
+    @property
+    def names(self) -> set[str]:
+        """Returns the names of all weights taken so far."""
+        return {*self._waiting, *(name for _, names in self._files for name in names)}
+
+    def take_over(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Links the files of another folder whose weights all stay as they are.
+
+        Args:
+            folder: a transformers folder.
+            tensors: the weights that stay.
+
+        Returns:
+            Those that are not in the files taken over.
+        """
+        from safetensors import safe_open
+
+        left = dict(tensors)
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as stream:
+                names = list(stream.keys())
+            if names and all(name in left for name in names):
+                link(file, self._next())
+                self._files.append((self._next(), names))
+                for name in names:
+                    del left[name]
+        return left
+
+    def finish(self) -> None:
+        """Writes what waits, and gives the files the names that transformers knows."""
+        self._write()
+        if len(self._files) == 1:
+            self._files[0][0].rename(self._folder / "model.safetensors")
+            return
+        weight_map: dict[str, str] = {}
+        for at, (file, names) in enumerate(self._files, 1):
+            named = f"model-{at:05d}-of-{len(self._files):05d}.safetensors"
+            file.rename(self._folder / named)
+            weight_map |= dict.fromkeys(names, named)
+        total = sum(path.stat().st_size for path in self._folder.glob("*.safetensors"))
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (self._folder / _INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+    def _next(self) -> Path:
+        return self._folder / f"part-{len(self._files):05d}.safetensors"
+
+    def _write(self) -> dict[str, torch.Tensor]:
+        from safetensors.torch import save_file
+
+        if not self._waiting:
+            return {}
+        file, names = self._next(), list(self._waiting)
+        save_file(self._waiting, file, metadata={"format": "pt"})
+        self._files.append((file, names))
+        self._waiting, self._bytes = {}, 0
+        return _mapped(file)
