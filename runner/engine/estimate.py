@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = 360_000_000  # bytes that a worker holds before it loads any model: torch, transformers, ONNX Runtime
 _ALMOST_ALL = 0.999  # the share of a component is less than one
+_HALF = 2.1  # bytes a weight of a source that is computed from where it lies, one matrix in fp32 at a time
+_WIDENED, _RUN = 0.4e9, 1.8  # bytes that this takes; times the result's size that running it takes
 BESIDE = 5_000_000  # bytes of tokenizer, configuration and graph beside the weights
 
 
@@ -150,16 +152,21 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
         passes: (name of the step, name of the pass, options).
         target: name of the target.
     """
+    source = stored
     for name, pass_name, options in passes:
         effect = RULES[pass_name](stored, options, target)
-        checked = 0.0 if pass_name in SOURCE_STEPS else _checked(stored, effect.stored)
+        if pass_name in SOURCE_STEPS:
+            source = effect.stored
+        checked = 0.0 if pass_name in SOURCE_STEPS else _checked(source, stored, effect.stored)
         stored = effect.stored
         check = int(LIBRARIES + checked) if checked else 0
         yield StepNeeds(name, pass_name, int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch), check)
 
 
-def _checked(before: Stored, made: Stored) -> float:
+def _checked(source: Stored, before: Stored, made: Stored) -> float:
     """Bytes of the check against the source: both forms of the largest component, or the whole pipeline in PyTorch."""
+    if source.stays_mapped and source.size <= _HALF * source.weights.total:
+        return _WIDENED + _RUN * made.size
     drawn = 4.0 * before.weights.total if before.in_components else 0.0
     return max(before.in_fp32 + made.size * before.share, drawn)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from runner.models.files import LARGE as BESIDE_THE_GRAPH
+from runner.models.mapped_weights import LARGE
 from runner.models.weight_count import WeightCount
 
 Options = Mapping[str, Any]
@@ -19,7 +21,12 @@ _SENSITIVE = 0.2  # share of a decoder's matrices that `mixed_layers` and `k_qua
 _TORCH = 1.85  # times the weights in fp32 that a pass holds which loads, changes and writes them
 _DYNAMO = 350e6  # bytes that the newer exporter holds by itself
 _BUILDER = 240e6  # bytes that onnxruntime-genai and its builder hold by themselves
-_K_QUANT = 31  # bytes a weight of the largest matrix that k-quant computes with
+_STREAMED = 4.0  # bytes a weight of the largest matrix, for what is quantised while it is written
+_WEIGHT_ROUNDED = 8.0  # bytes a weight of the largest matrix, where a graph's weights lie beside it
+_WAITING = 0.5e9  # bytes of weights that are collected for one file
+_CODES_MAPPED = 1.6  # times a model whose codes the builder takes over
+_A_LAYER = 26.0  # bytes a weight of a decoder layer, for the layer in fp32 and the factors of its largest Hessian
+_LAYERS = 30.0  # about as many as a decoder of a billion weights or more has
 # Times the largest component of a pipeline, by the UNet of Stable Diffusion v1.4.
 _PART_EXPORTED, _PART_FUSED, _PART_INFERRED, _PART_HALVED, _PART_INTEGER = 2.0, 1.1, 6.0, 3.4, 3.9
 _NO_CODES = "directml"  # has no kernel that looks an embedding up in codes
@@ -65,6 +72,17 @@ class Stored:
             + count.convolution * self.convolution
             + count.rest * self.rest
         )
+
+    @property
+    def largest(self) -> float:
+        """Returns about how many weights the largest matrix has."""
+        count = self.weights
+        return max(count.embedding, count.head, count.linear / 100)
+
+    @property
+    def stays_mapped(self) -> bool:
+        """Returns whether passes read the weights where they lie in the files, instead of from a copy in fp32."""
+        return self.weights.total >= LARGE and not self.in_components
 
     @property
     def in_fp32(self) -> float:
@@ -132,14 +150,13 @@ def _model_builder(model: Stored, options: Options, target: str) -> Effect:
     if model.quantised:
         return _built_from_codes(model, built, around, target)
     if precision in FLOAT_BYTES:
-        return Effect(built, _BUILDER + 1.3 * model.in_fp32)
+        return Effect(built, _BUILDER + _STREAMED * model.largest)
     tied, asked = model.weights.tied, chosen.get("shared_embeddings")
     linear, head = _builder_scheme(chosen, 8 if precision == "int8" else 4, around)
     shared = tied and target != _NO_CODES and (asked is not False if precision == "int4" else asked is True)
     built = replace(built, linear=linear, head=head, embedding=head if shared else around, shared=shared)
-    head_rows = model.weights.head or model.weights.embedding
-    k_quant = _K_QUANT * head_rows if str(chosen.get("algo_config", "")).startswith("k_quant") else 0
-    return Effect(built, _BUILDER + (2.3 if precision == "int4" else 2.6) * model.in_fp32 + k_quant)
+    own_way = chosen.get("use_qdq") or "Gather" in (chosen.get("op_types_to_quantize") or ())
+    return Effect(built, _BUILDER + (2.3 * model.in_fp32 if own_way else _STREAMED * model.largest))
 
 
 def _builder_scheme(chosen: Options, bits: int, scale: float) -> tuple[float, float]:
@@ -162,7 +179,7 @@ def _built_from_codes(model: Stored, built: Stored, around: float, target: str) 
     embedding = model.embedding if model.embedding < _FLOAT and target != _NO_CODES else around
     shared = model.shared and head < _FLOAT and target != _NO_CODES
     made = replace(built, linear=model.linear, head=head, embedding=embedding, shared=shared)
-    return Effect(made, _BUILDER + 3.0 * made.size, scratch=model.size)
+    return Effect(made, _BUILDER + _CODES_MAPPED * made.size, scratch=0.1 * model.size)
 
 
 def _codes(options: Options, bits: int, block: int, model: Stored) -> float:
@@ -179,6 +196,8 @@ def _gptq(model: Stored, options: Options, target: str) -> Effect:
     made = replace(model, linear=each, rest=4)
     if head:
         made = replace(made, head=each, shared=False)
+    if model.stays_mapped:
+        return Effect(made, _WAITING + _A_LAYER * model.weights.linear / _LAYERS)
     return Effect(_float_in_fp32(made), _TORCH * model.in_fp32)
 
 
@@ -189,13 +208,13 @@ def _rtn(model: Stored, options: Options, target: str) -> Effect:
         made = replace(made, head=each, shared=model.shared and bool(options.get("embeds")))
     if options.get("embeds"):
         made = replace(made, embedding=each)
-    return Effect(_float_in_fp32(made), _TORCH * model.in_fp32)
+    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest)
 
 
 def _awq(model: Stored, options: Options, target: str) -> Effect:
     if options.get("export_compatible"):
         return _in_torch(model, options, target)
-    return _gptq(model, options, target)
+    return Effect(_float_in_fp32(_gptq(model, options, target).stored), _TORCH * model.in_fp32)
 
 
 def _float_in_fp32(model: Stored) -> Stored:
@@ -289,6 +308,8 @@ def _blocks(bits: int, block: int, method: Literal["zero points", "symmetric"], 
         zero_points = method == "zero points" or options.get("is_symmetric") is False
         scale = 4.0 if model.rest >= 4 else 2.0
         each = in_blocks(width, size, scale, zero_points)
+        beside = model.size * model.share > BESIDE_THE_GRAPH
+        held = _WEIGHT_ROUNDED * model.largest if beside else 3.0 * model.size * model.share
         left = replace(
             model,
             linear=each if model.linear >= _HALF else model.linear,
@@ -296,7 +317,7 @@ def _blocks(bits: int, block: int, method: Literal["zero points", "symmetric"], 
             embedding=each if gathers and model.embedding >= _HALF else model.embedding,
             shared=model.shared and model.head < _HALF,
         )
-        return Effect(left, 3.0 * model.size * model.share)
+        return Effect(left, held)
 
     return rule
 
