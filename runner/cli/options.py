@@ -123,6 +123,9 @@ output_dir_option = click.option(
 offline_option = click.option("--offline", is_flag=True, help="No network; says before any work what is missing.")
 trust_option = click.option("--trust", is_flag=True, help="Allow code that comes with the model or from outside the catalogue.")
 smoke_option = click.option("--smoke", is_flag=True, help="Run with a tiny random-weight twin of the model and synthetic data.")
+no_artifacts_option = click.option(
+    "--no-artifacts", is_flag=True, help="Keep the finished model only, not what the steps before the last one leave."
+)
 no_cache_option = click.option("--no-cache", is_flag=True, help="Make every step again.")
 
 

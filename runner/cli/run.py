@@ -13,6 +13,7 @@ from runner.cli.options import (
     catalog_option,
     config_option,
     json_option,
+    no_artifacts_option,
     no_cache_option,
     output_dir_option,
     recipe_argument,
@@ -27,6 +28,7 @@ from runner.cli.options import (
 @output_dir_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @no_cache_option
+@no_artifacts_option
 @click.option("--locked", is_flag=True, help="Only with the source model that recipe.lock.json names.")
 @click.option("--max-memory", type=GIGABYTES, metavar="GB", help="Stop the worker above this.")
 @click.option("--force", is_flag=True, help="Run even where memory or disk will not suffice by the estimate.")

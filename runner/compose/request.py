@@ -29,6 +29,7 @@ def make_request(
     threads: int | None = None,
     output_dir: Path | None = None,
     no_cache: bool = False,
+    no_artifacts: bool = False,
     space: Sequence[str] | None = None,
 ) -> Request:
     """Returns the request for a recipe of the catalogue, a folder, or configuration files.
@@ -42,7 +43,7 @@ def make_request(
         overrides: `path=value` texts, laid over the configuration.
         model_path: a local folder in place of the model that the configuration names.
         space: what a search is to vary, see `load_config`; None where nobody searches.
-        smoke, offline, trust, threads, output_dir, no_cache: see `Request`.
+        smoke, offline, trust, threads, output_dir, no_cache, no_artifacts: see `Request`.
 
     Raises:
         UsageError: nothing of that name, or options that do not go together.
@@ -69,6 +70,7 @@ def make_request(
         offline=offline,
         trust=trust,
         no_cache=no_cache,
+        no_artifacts=no_artifacts,
         threads=threads,
         output_dir=output_dir,
     )

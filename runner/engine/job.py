@@ -24,6 +24,7 @@ _PLAIN = (
     "structure",
     "smoke",
     "no_cache",
+    "no_artifacts",
     "scripts_allowed",
     "memory",
     "offline",
@@ -51,6 +52,7 @@ class Job:
     structure: str | None
     smoke: bool
     no_cache: bool
+    no_artifacts: bool
     scripts_allowed: bool
     log: Path
     memory: int | None = None
@@ -83,6 +85,7 @@ class Job:
             plan.structure,
             request.smoke,
             request.no_cache,
+            request.no_artifacts,
             request.inside_catalogue or request.trust,
             log,
             memory,

@@ -56,6 +56,7 @@ class Request:
         offline: no network.
         trust: run code and load pickles from outside the catalogue.
         no_cache: make every step again.
+        no_artifacts: keep the finished model only, not what the steps before the last one leave.
         threads: threads to compute with; one a usable core when None.
         output_dir: overrides the configuration's.
     """
@@ -68,6 +69,7 @@ class Request:
     offline: bool = False
     trust: bool = False
     no_cache: bool = False
+    no_artifacts: bool = False
     threads: int | None = None
     output_dir: Path | None = None
 

@@ -44,7 +44,7 @@ def make_receipt(
         "target": plan.target.name,
         "provider": plan.target.provider,
         "fingerprint": entry.fingerprint,
-        "steps": [_step(store.get(step.fingerprint or ""), step.name, step.pass_name, step.options) for step in plan.steps],
+        "steps": [_step(store.told(step.fingerprint or ""), step.name, step.pass_name, step.options) for step in plan.steps],
         "structure": structure,
         "metrics": evaluation["metrics"],
         "files": entry.record["files"],

@@ -30,6 +30,9 @@ RECORD = "record.json"
 SMALL_FILE = 1 << 20  # bytes; files up to here are copied out, so that editing an output leaves the store whole
 
 
+_EMPTIED = "emptied"  # bytes of the files that an entry had
+
+
 @dataclass(frozen=True)
 class Entry:
     """A finished step (or evaluation).
@@ -57,8 +60,8 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Returns the bytes that the entry's files take."""
-        return sum(entry["size"] for entry in self.record["files"].values())
+        """Returns the bytes that the entry's files take, or took before it was emptied."""
+        return int(self.record.get(_EMPTIED, 0)) or sum(entry["size"] for entry in self.record["files"].values())
 
 
 class Store:
@@ -84,10 +87,29 @@ class Store:
             self.remove(fingerprint)
             return None
         entry = Entry(fingerprint, folder, record)
+        if record.get(_EMPTIED):
+            return None
         if self.damage(entry):
             self.remove(fingerprint)
             return None
         return entry
+
+    def told(self, fingerprint: str) -> Entry | None:
+        """Returns what `get` does, or an entry that was emptied: its record without its files."""
+        path = self._folder(fingerprint) / RECORD
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return Entry(fingerprint, path.parent, record) if record.get(_EMPTIED) else self.get(fingerprint)
+
+    def empty(self, entry: Entry) -> None:
+        """Deletes the files of an entry; what was told of the step stays for receipts."""
+        path = entry.folder / RECORD
+        half = path.with_name(f".{RECORD}.{os.getpid()}")
+        half.write_text(json.dumps({**entry.record, _EMPTIED: entry.size, "files": {}}), encoding="utf-8")
+        half.replace(path)
+        shutil.rmtree(entry.files, ignore_errors=True)
 
     def damage(self, entry: Entry, thorough: bool = False) -> list[str]:
         """Returns what is wrong with an entry's files: missing, of another size, or of another content.

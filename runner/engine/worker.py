@@ -51,8 +51,10 @@ class Walk:
                 first = 0
             else:
                 model = found.model
-        for step in job.steps[first:]:
+        for at, step in enumerate(job.steps[first:], first):
             model = self._step(step, model)
+            if job.no_artifacts and at > first:
+                self._drop(job.steps[at - 1])
         if job.structure is not None:
             self._check_structure(model)
         if job.evaluation is not None:
@@ -83,6 +85,13 @@ class Walk:
                 entry = self._make(step, key, model)
         self.emit(Event("step-finished", step.name, step.pass_name, {"seconds": entry.record["seconds"]}))
         return entry.model
+
+    def _drop(self, step: Step) -> None:
+        """Deletes what a step of this run left, once the next step has been made of it; the source is needed on."""
+        entry = None if step.pass_name in table.SOURCE_MODULES else self.store.get(step.fingerprint or "")
+        if entry is not None:
+            with self.store.lock(entry.fingerprint):
+                self.store.empty(entry)
 
     def _make(self, step: Step, key: str, model: ModelHandle) -> Entry:
         pass_ = table.get(step.pass_name)

@@ -1,0 +1,54 @@
+"""Runs that keep their finished model only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli import run_command
+from runner.models.handle import ModelHandle
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_masked_bert: ModelHandle) -> Any:
+    """Runs an export and a quantisation; gives the receipt and the names of steps whose files the store has."""
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(tiny_masked_bert.folder), "task": "fill-mask"},
+        "passes": {"convert": {"type": "OnnxConversion"}, "quantize": {"type": "OnnxDynamicQuantization"}},
+    }
+
+    def run(*flags: str) -> tuple[dict[str, Any], set[str]]:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        output = tmp_path / "made"
+        assert run_command(["run", "--config", str(tmp_path / "config.json"), "--output-dir", str(output), *flags]) == 0
+        records = [path for path in (tmp_path / "cache" / "store").glob("??/*/record.json") if (path.parent / "files").is_dir()]
+        steps = {json.loads(path.read_text())["step"] for path in records}
+        receipt: dict[str, Any] = json.loads((output / "receipt.json").read_text())
+        return receipt, steps
+
+    return run
+
+
+def test_steps_before_the_last_one_leave_nothing_but_their_record(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    receipt, steps = made("--no-artifacts")
+    assert steps == {"quantize"}
+    assert [step["step"] for step in receipt["steps"]] == ["convert", "quantize"]
+    assert all(step["seconds"] > 0 and step["bytes"] > 10_000 and step["parity"]["numeric"] for step in receipt["steps"])
+    capsys.readouterr()
+    made()
+    assert "up to date" in capsys.readouterr().out  # the last step's result is enough
+
+
+def test_what_was_dropped_is_made_again_where_it_is_needed(made: Any) -> None:
+    made("--no-artifacts")
+    receipt, steps = made("--set", "passes.quantize.reduce_range=true")
+    assert steps == {"convert", "quantize"}
+    assert all(step["seconds"] > 0 for step in receipt["steps"])
+
+
+def test_without_it_every_step_is_kept(made: Any) -> None:
+    assert made()[1] == {"convert", "quantize"}
