@@ -355,6 +355,8 @@ def benchmark(
     """
     check_count("rounds", rounds)
     check_is("judged", judged, Judged, "judged=Judged(batch=(1, 8))")
+    if isinstance(subject, RunResult) and options:
+        raise TypeError(f"a finished run takes no further options: give {', '.join(options)} to run")
     made = subject if isinstance(subject, RunResult) else run(subject, say=say, **options)
     results = measure(made.outcome, rounds, judged or Judged(), lambda text, done, total: say(text))
     return Benchmark(results, made)

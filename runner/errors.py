@@ -154,7 +154,7 @@ class Interrupted(RecipeError):
 
     exit_code = 130
 
-    def __init__(self, cause: str = "interrupted; finished steps are kept and the next run goes on behind them") -> None:
+    def __init__(self, cause: str = "finished steps are kept and the next run goes on behind them") -> None:
         super().__init__(Problem("interrupted", cause))
 
 

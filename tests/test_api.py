@@ -34,6 +34,8 @@ def test_a_recipe_is_run_and_measured(tmp_path: Path) -> None:
     said.clear()
     assert runner.run(recipe, say=said.append).cached
     assert "quantize: cached" in said
+    with pytest.raises(TypeError, match="takes no further options: give smoke to run"):
+        runner.benchmark(made, smoke=True)
     measured = runner.benchmark(made)
     assert measured.values["cosine"] > 0.9
     assert measured.ratios["latency"] > 0

@@ -15,6 +15,7 @@ from runner.cli.init_training import chat_column, check_template, proposed_templ
 from runner.cli.options import catalog
 from runner.cli.wizard import Answers, Option, Question, Wizard, choose, is_back
 from runner.data.row_files import columns_of
+from runner.engine.publish import check_writable
 from runner.errors import RecipeError, UsageError
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ class Interview:
         in_the_way = next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)
         if in_the_way is not None:
             raise UsageError("cannot-write", f"{in_the_way} is a file", "name another folder")
+        check_writable(path)
 
     # --- the end
 

@@ -139,7 +139,7 @@ def _tried(search: Search, asked: Asked, progress: _Progress) -> Found:
     try:
         return run_search(search, asked.fresh, progress.listen, progress.tell)
     except (KeyboardInterrupt, Interrupted):
-        raise Interrupted(f"interrupted; the points tried are in {search.folder}, and the same command goes on") from None
+        raise Interrupted(f"the points tried are in {search.folder}, and the same command goes on") from None
 
 
 def _keep(search: Search, found: Found, progress: _Progress) -> list[Path]:

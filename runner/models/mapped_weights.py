@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,13 @@ def computes_in_fp32(module: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def in_fp32(module: torch.nn.Module) -> Iterator[None]:
-    """Lets a part of a model hold its weights in fp32 within the block, so that they are not widened at each call."""
+def in_fp32(module: torch.nn.Module, done_with: Callable[[torch.nn.Module], bool] = lambda _: True) -> Iterator[None]:
+    """Lets a part of a model hold its weights in fp32 within the block, so that they are not widened at each call.
+
+    Args:
+        module: the part.
+        done_with: says behind the block whether changes of a module's weights are not needed on; the others stay, in fp32.
+    """
     import torch
 
     kept = [
@@ -61,7 +66,9 @@ def in_fp32(module: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for below, name, one in kept:
-            below._parameters[name] = one
+            wide: Any = below._parameters[name]
+            if done_with(below) or torch.equal(wide, one.float()):
+                below._parameters[name] = one
             give_back(one)
 
 

@@ -214,7 +214,8 @@ def _rtn(model: Stored, options: Options, target: str) -> Effect:
 def _awq(model: Stored, options: Options, target: str) -> Effect:
     if options.get("export_compatible"):
         return _in_torch(model, options, target)
-    return Effect(_float_in_fp32(_gptq(model, options, target).stored), _TORCH * model.in_fp32)
+    effect = _gptq(model, options, target)
+    return replace(effect, memory=_TORCH * model.in_fp32) if options.get("lm_head") else effect
 
 
 def _float_in_fp32(model: Stored) -> Stored:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from runner.errors import InvalidRecipe, Problem, RunFailed
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import in_fp32
 from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme, quantization_of
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
@@ -68,7 +69,7 @@ class AwqOptions(WeightOnlyOptions):
 def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> ModelHandle:
     import torch
 
-    from runner.models.torch_source import load_torch
+    from runner.models.torch_source import load_to_run, load_torch
     from runner.passes.finetune.whole_model import write_whole
 
     if options.export_compatible and quantization_of(model.folder):
@@ -76,7 +77,8 @@ def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> Mod
             Problem("already-quantized", "export_compatible scales floating-point weights alone", remedy="put Awq first")
         )
     torch.set_num_threads(context.threads)
-    subject = open_subject(model, options, context.output, load_torch)
+    whole = options.export_compatible or options.lm_head  # the scaled model is written, or runs once more
+    subject = open_subject(model, options, context.output, load_torch if whole else load_to_run)
     with torch.inference_mode():
         batches = calibration_windows(subject.module, options.data_config, context)
         context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")
@@ -102,6 +104,18 @@ def _treat_layer(subject: Subject, layer: LayerAt, options: AwqOptions) -> None:
         if name.startswith(f"{layer.name}.") and not any(one in name for one in options.modules_to_not_convert)
     }
     schemes = {name: subject.scheme(name, options) for name in linears}
+    with in_fp32(layer.layer, set(linears.values()).__contains__):
+        _scale_and_round(subject, layer, linears, schemes, options)
+        layer.outputs.extend(layer.run(states) for states in layer.inputs)
+
+
+def _scale_and_round(
+    subject: Subject,
+    layer: LayerAt,
+    linears: Mapping[str, torch.nn.Module],
+    schemes: Mapping[str, Scheme],
+    options: AwqOptions,
+) -> None:
     hessians = {name: hessian for names, hessian in input_hessians(linears, layer.run, layer.inputs) for name in names}
     found, output = find_channels(layer)
     for channels in found:
@@ -115,7 +129,7 @@ def _treat_layer(subject: Subject, layer: LayerAt, options: AwqOptions) -> None:
     _check_unchanged(layer, output)
     if not options.export_compatible:
         for name, linear in linears.items():
-            subject.matrices[name] = _round_by_inputs(linear.weight, hessians[name], schemes[name])
+            subject.keep(name, _round_by_inputs(linear.weight, hessians[name], schemes[name]))
 
 
 def _check_unchanged(layer: LayerAt, output: torch.Tensor) -> None:
@@ -229,7 +243,7 @@ def _quantize_head(subject: Subject, batches: Sequence[torch.Tensor], options: A
     head: Any = subject.module.get_submodule(HEAD)
     ((_, hessian),) = input_hessians({HEAD: head}, lambda ids: subject.module(ids, use_cache=False), batches)
     subject.shared = False
-    subject.matrices[HEAD] = _round_by_inputs(head.weight, hessian, subject.scheme(HEAD, options))
+    subject.keep(HEAD, _round_by_inputs(head.weight, hessian, subject.scheme(HEAD, options)))
 
 
 PASS = Pass(

@@ -1,5 +1,7 @@
 """Awq on small models."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 
 from runner.errors import InvalidRecipe
 from runner.evaluation.parity import Parity
+from runner.models import torch_source
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
 from runner.models.torch_source import load_torch
@@ -120,3 +123,22 @@ def test_olives_spellings():
 def test_a_model_without_decoder_layers_is_refused(tiny_masked_bert: ModelHandle, apply_pass: ApplyPass):
     with pytest.raises(InvalidRecipe, match="language model"):
         apply_pass("Awq", tiny_masked_bert, data=text(30), data_config="text", group_size=32)
+
+
+def test_a_large_model_in_half_precision_is_quantised_as_in_fp32(
+    uneven_llama: ModelHandle, apply_pass: ApplyPass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(uneven_llama.folder, tmp_path / "half")
+    load_torch(uneven_llama).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    half = replace(uneven_llama, folder=tmp_path / "half")
+    options = {"data": text(30), "data_config": "text", "bits": 4, "group_size": 32}
+    copied = read_checkpoint(apply_pass("Awq", half, **options).folder)
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    in_place = read_checkpoint(apply_pass("Awq", half, **options).folder)
+    assert in_place.matrices.keys() == copied.matrices.keys()
+    alike = [(one.codes() == copied.matrices[name].codes()).float().mean() for name, one in in_place.matrices.items()]
+    assert min(alike) > 0.99  # sums in another order
+    for name, one in in_place.floats.items():
+        torch.testing.assert_close(one.float(), copied.floats[name].float(), rtol=1e-4, atol=1e-5)
+    assert in_place.floats["model.embed_tokens.weight"].dtype == torch.bfloat16
+    assert in_place.floats["model.layers.1.input_layernorm.weight"].dtype == torch.float32  # scaled
