@@ -40,6 +40,17 @@ class OnnxPeepholeOptimizerOptions(ExternalDataOptions):
         False, description="Add and LayerNormalization in place of SkipLayerNormalization, whose kernel on CPU is slower"
     )
 
+    use_multi_head_attention: bool = Field(
+        False,
+        description="ONNX Runtime's MultiHeadAttention in place of ONNX's Attention, whose kernel on CPU is slower; a mask that"
+        " lets everything through is dropped",
+    )
+    skip_unread_tokens: bool = Field(
+        False,
+        description="where only one token of the last layer is read, such as a class token, compute that layer for it alone;"
+        " with use_multi_head_attention",
+    )
+
     retired: ClassVar[Mapping[str, str]] = {
         "patch_unsupported_argmax_operator": "ONNX Runtime takes every ArgMax today",
         "fuse_transpose_qat": "onnxscript_optimize folds transposed constants",
@@ -64,6 +75,10 @@ def _cleaned(proto: onnx.ModelProto, options: OnnxPeepholeOptimizerOptions, cont
     changed += _merge_reshapes(graph) if options.fuse_reshape_operations else 0
     if options.split_skip_layer_normalization:
         _split_skip_layer_normalization(graph)
+    if options.use_multi_head_attention:
+        changed += _take_multi_head_attention(graph, context)
+    if options.skip_unread_tokens:
+        changed += _skip_unread_tokens(graph, context)
     if changed or options.onnxscript_optimize or options.split_skip_layer_normalization:
         _drop_unused(graph)
     if options.fix_com_microsoft_opset:
@@ -203,6 +218,28 @@ def _split_skip_layer_normalization(graph: ir.Model) -> None:
         ir.convenience.replace_nodes_and_values(graph.graph, node, [node], new, node.outputs, replaced)
 
 
+def _take_multi_head_attention(graph: ir.Model, context: PassContext) -> int:
+    from runner.passes.graph.standard_attention import take_multi_head_attention
+    from runner.passes.graph.surgeons.io import infer_shapes
+
+    infer_shapes(graph)  # shapes say where heads begin and end
+    replaced = take_multi_head_attention(graph)
+    context.say(f"{replaced} MultiHeadAttention in place of Attention")
+    return replaced
+
+
+def _skip_unread_tokens(graph: ir.Model, context: PassContext) -> int:
+    from runner.passes.graph.read_tokens import skip_unread_tokens
+    from runner.passes.graph.surgeons.io import infer_shapes
+
+    infer_shapes(graph)
+    moved = skip_unread_tokens(graph)
+    context.say(
+        "the last layer is computed for the token that is read alone" if moved else "all tokens of the last layer are read"
+    )
+    return moved
+
+
 def _declare_microsoft(graph: ir.Model) -> None:
     if any(node.domain == _MICROSOFT for node in graph.graph.all_nodes()):
         graph.opset_imports[_MICROSOFT] = 1
@@ -220,5 +257,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("onnxscript", "onnx-ir", "onnx"),
-    version=2,
+    version=4,
 )

@@ -1,0 +1,191 @@
+"""Language models behind a prompt of 128 tokens: decoding against llama.cpp and the memory, the first token against PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from performance.bandwidth import bytes_a_token, read_bandwidth
+from performance.contest import PeerFailed, Side, Terms, loaded, ratio, take_turns
+from performance.gguf_file import gguf
+from performance.models import Made, by_recipe, random_decoder
+from performance.peers import LLAMA_CPP, environment
+from performance.record import Row
+
+PROMPT_TOKENS, NEW_TOKENS = 128, 48
+OURS, TORCH, KINDS = "ours int4", "PyTorch fp32", ("Q4_0", "Q4_K_M")
+LIMIT = "the memory's limit"
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One language model.
+
+    Attributes:
+        name: what the tables call it.
+        recipe: its int4 recipe, ID or ID/VARIANT.
+        of_llama: the bar of decoding, ours divided by the best of llama.cpp.
+        of_limit: the bar of decoding, ours divided by what the memory allows; None without one.
+        random: the model whose shape is taken, with random weights; None for real ones.
+    """
+
+    name: str
+    recipe: str
+    of_llama: str
+    of_limit: str | None
+    random: str | None = None
+
+
+DECODERS = (
+    Decoder("SmolLM2-135M", "smollm2-135m-instruct", ">= 1.5", None),
+    Decoder("Llama-3.2-1B shape", "llama-3.2-1b-instruct/cpu-int4", ">= 1.15", ">= 0.9", "meta-llama/Llama-3.2-1B"),
+)
+_BUILD = "passes.build"
+# What was tried: overrides of the recipe, and session options on top of the threads.
+SETTINGS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "as the recipe": ({}, {}),
+    "k-quant mixed, blocks of 64": ({f"{_BUILD}.int4_block_size": 64}, {}),
+    "k-quant, blocks of 32": ({f"{_BUILD}.int4_algo_config": "k_quant"}, {}),
+    "rounding, blocks of 32, symmetric": ({f"{_BUILD}.int4_algo_config": "rtn"}, {}),
+    "rounding, blocks of 128, symmetric": ({f"{_BUILD}.int4_algo_config": "rtn", f"{_BUILD}.int4_block_size": 128}, {}),
+    "accuracy level 1": ({f"{_BUILD}.int4_accuracy_level": 1}, {}),
+    "as the recipe, threads do not spin": ({}, {"session.intra_op.allow_spinning": "0"}),
+}
+TRIED = tuple(f"settings: {one}" for one in SETTINGS)
+
+
+def cases() -> list[str]:
+    """Returns the names of the models."""
+    return [one.name for one in DECODERS]
+
+
+first_token_cases = cases
+
+
+def measure_decode(case: str, cache: Path, terms: Terms) -> list[Row]:
+    """Returns a model's row against llama.cpp and its row against the memory; or the row of settings that were tried.
+
+    Raises:
+        RecipeError: a recipe of ours fails.
+    """
+    if case in TRIED:
+        return [_setting(case.removeprefix("settings: "), cache, terms)]
+    decoder, made, work = _made(case, cache)
+    sides, failed = _llama_sides(made, work, cache, terms.threads)
+    sides.insert(0, _ours(made.folder, terms.threads))
+    before = read_bandwidth(terms.threads, terms.clock)
+    seconds, dropped, busy = _decode(sides, failed, NEW_TOKENS, terms, work)
+    bandwidth = max(before, read_bandwidth(terms.threads, terms.clock))
+    rates = {name: [_rate(one) for one in turns] for name, turns in seconds.items()}
+    medians = {name: median(one) for name, one in rates.items()}
+    peers = [name for name in medians if name != OURS]
+    best = max(peers, key=lambda name: medians[name], default=None)
+    weights, cache_bytes = bytes_a_token(made.folder, PROMPT_TOKENS + NEW_TOKENS // 2)
+    limit = bandwidth / (weights + cache_bytes)
+    per_token = f"{weights / 1e6:.0f} MB of weights and {cache_bytes / 1e6:.1f} MB of cache a token"
+    remark = f"{bandwidth / 1e9:.1f} GB/s read by {terms.threads} threads; {per_token}"
+    against = ratio(rates[OURS], rates[best]) if best else None
+    of_llama = f"ours / {best or 'llama.cpp'}"
+    of_memory = {OURS: medians[OURS], LIMIT: limit}
+    name, told = decoder.name, _weights(decoder, terms)
+    share = medians[OURS] / limit
+    return [
+        Row(f"{name}, against llama.cpp", "tokens/s", medians, against, of_llama, decoder.of_llama, dropped, told, busy),
+        Row(f"{name}, against the memory", "tokens/s", of_memory, share, "ours / limit", decoder.of_limit, {}, remark, busy),
+    ]
+
+
+def measure_first_token(case: str, cache: Path, terms: Terms) -> list[Row]:
+    """Returns a model's row: milliseconds from the prompt to the first token.
+
+    Raises:
+        RecipeError: a recipe of ours fails.
+    """
+    decoder, made, work = _made(case, cache)
+    sides, failed = _llama_sides(made, work, cache, terms.threads, KINDS[:1])
+    torch_side = Side(
+        TORCH, Path(sys.executable), {"kind": "torch decoder", "folder": str(made.source), "threads": terms.threads}
+    )
+    sides = [_ours(made.folder, terms.threads), torch_side, *sides]
+    seconds, dropped, busy = _decode(sides, failed, 1, terms, work)
+    times = {name: [1000 * one[0] for one in turns] for name, turns in seconds.items()}
+    medians = {name: median(one) for name, one in times.items()}
+    return [
+        Row(
+            decoder.name, "ms", medians, ratio(times[OURS], times[TORCH]), f"ours / {TORCH}", "<= 0.65", dropped,
+            _weights(decoder, terms), busy,
+        )
+    ]  # fmt: skip
+
+
+def _setting(name: str, cache: Path, terms: Terms) -> Row:
+    """One setting in turns with the recipe's own, at the 1B shape; both at random weights, so quality is not told."""
+    decoder, made, work = _made(DECODERS[1].name, cache)
+    overrides, options = SETTINGS[name]
+    label = name.replace(" ", "-").replace(",", "")
+    other = by_recipe(decoder.recipe, work / label, made.source, overrides) if overrides else made
+    sides = [_ours(made.folder, terms.threads), Side(name, Path(sys.executable), _genai(other.folder, terms.threads, options))]
+    seconds, dropped, busy = _decode(sides, {}, NEW_TOKENS, terms, work)
+    rates = {side: [_rate(one) for one in turns] for side, turns in seconds.items()}
+    size = bytes_a_token(other.folder, 0)[0] / 1e6
+    against = ratio(rates[name], rates[OURS]) if name in rates else None
+    medians = {side: median(one) for side, one in rates.items()}
+    return Row(
+        f"setting: {name}", "tokens/s", medians, against, "it / the recipe", None, dropped, f"{size:.0f} MB a token", busy
+    )
+
+
+def _made(case: str, cache: Path) -> tuple[Decoder, Made, Path]:
+    decoder = next(one for one in DECODERS if one.name == case)
+    work = cache / "decoders" / decoder.name.replace(" ", "-").lower()
+    source = random_decoder(decoder.random, work / "source") if decoder.random else None
+    return decoder, by_recipe(decoder.recipe, work / "int4", source), work
+
+
+def _genai(folder: Path, threads: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": "genai decoder", "folder": str(folder), "threads": threads, "options": dict(options)}
+
+
+def _ours(folder: Path, threads: int) -> Side:
+    return Side(OURS, Path(sys.executable), _genai(folder, threads, {}))
+
+
+def _llama_sides(
+    made: Made, work: Path, cache: Path, threads: int, kinds: Sequence[str] = KINDS
+) -> tuple[list[Side], dict[str, str]]:
+    sides, failed = [], {}
+    for kind in kinds:
+        name = f"llama.cpp {kind}"
+        try:
+            python = environment(LLAMA_CPP, cache)
+            path = gguf(made.source, kind, work / "gguf", python, threads)
+            sides.append(Side(name, python, {"kind": "llama decoder", "path": str(path), "threads": threads}))
+        except PeerFailed as error:
+            failed[name] = str(error)
+    return sides, failed
+
+
+def _decode(
+    sides: Sequence[Side], failed: Mapping[str, str], new_tokens: int, terms: Terms, work: Path
+) -> tuple[dict[str, list[list[float]]], dict[str, str], float]:
+    """Returns the seconds to each token, of every side and round; one turn before them does not count."""
+    prompt = np.random.default_rng(0).integers(1000, 40000, PROMPT_TOKENS).tolist()
+    question = {"prompt": prompt, "new_tokens": new_tokens, "clock": terms.clock}
+    with loaded(sides, work / "log.txt") as (processes, not_loaded):
+        take_turns(processes, not_loaded, 1, "decode", {**question, "new_tokens": 2})
+        told, dropped, busy = take_turns(processes, not_loaded, terms.rounds, "decode", question)
+    return {name: [one["seconds"] for one in turns] for name, turns in told.items()}, {**failed, **dropped}, busy
+
+
+def _rate(seconds: Sequence[float]) -> float:
+    return (len(seconds) - 1) / (seconds[-1] - seconds[0])
+
+
+def _weights(decoder: Decoder, terms: Terms) -> str:
+    return ", ".join(one for one in ("random weights" if decoder.random else "real weights", terms.remark) if one)
