@@ -60,14 +60,15 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sections: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.sections = self._read()
 
     def has(self, section: str, case: str) -> bool:
         """Says whether a case has been measured."""
         return case in self.sections.get(section, {}).get("cases", {})
 
     def put(self, section: str, case: str, rows: Sequence[Row], environment: Mapping[str, Any], command: str) -> None:
-        """Writes a case in place of what was known of it."""
+        """Writes a case in place of what was known of it; what another run of the suite wrote meanwhile stays."""
+        self.sections = self._read()
         known = self.sections.setdefault(section, {"command": command, "cases": {}})
         known["command"] = command
         known["cases"][case] = {
@@ -77,3 +78,7 @@ class Record:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.sections, indent=1) + "\n", encoding="utf-8")
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        return found
