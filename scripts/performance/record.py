@@ -27,6 +27,7 @@ class Row:
         failed: side to why it is missing.
         remark: what a reader should know besides.
         busy: share of the machine that other processes used meanwhile.
+        quality_kept: False where speed was bought with answers, so that no bar is met.
     """
 
     case: str
@@ -38,6 +39,7 @@ class Row:
     failed: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
     busy: float | None = None
+    quality_kept: bool = True
 
     @property
     def met(self) -> bool | None:
@@ -46,13 +48,9 @@ class Row:
             return None
         found = _BAR.fullmatch(self.bar)
         assert found is not None, self.bar
-        limit = float(found[2])
-        return {
-            "<=": self.ratio <= limit,
-            ">=": self.ratio >= limit,
-            "<": self.ratio < limit,
-            ">": self.ratio > limit,
-        }[found[1]]
+        ratio, limit = self.ratio, float(found[2])
+        reached = {"<=": ratio <= limit, ">=": ratio >= limit, "<": ratio < limit, ">": ratio > limit}[found[1]]
+        return reached and self.quality_kept
 
 
 class Record:
