@@ -81,7 +81,9 @@ def renamed(path: str) -> Path:
     [(0.5, "<= 0.5", True), (1.0, "< 1", False), (2.1, ">= 2.0", True), (None, "< 1", None), (3, None, None)],
 )
 def test_a_bar_is_met_or_not(part, ratio, bar, met):
-    assert part("record").Row("case", "ms", {}, ratio, "of", bar).met is met
+    row = part("record").Row
+    assert row("case", "ms", {}, ratio, "of", bar).met is met
+    assert not row("case", "ms", {}, ratio, "of", bar, quality_kept=False).met
 
 
 def test_the_page_says_what_was_missed_and_what_failed(part, tmp_path):

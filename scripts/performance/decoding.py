@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ from performance.record import Row
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 48
 OURS, TORCH, KINDS = "ours int4", "PyTorch fp32", ("Q4_0", "Q4_K_M")
-LIMIT = "the memory's limit"
+LIMIT, TRIED_SIDE = "the memory's limit", "with the setting"
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,28 @@ DECODERS = (
     Decoder("SmolLM2-135M", "smollm2-135m-instruct", ">= 1.5", None),
     Decoder("Llama-3.2-1B shape", "llama-3.2-1b-instruct/cpu-int4", ">= 1.15", ">= 0.9", "meta-llama/Llama-3.2-1B"),
 )
-_BUILD = "passes.build"
-# What was tried: overrides of the recipe, and session options on top of the threads.
-SETTINGS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "as the recipe": ({}, {}),
-    "k-quant mixed, blocks of 64": ({f"{_BUILD}.int4_block_size": 64}, {}),
-    "k-quant, blocks of 32": ({f"{_BUILD}.int4_algo_config": "k_quant"}, {}),
-    "rounding, blocks of 32, symmetric": ({f"{_BUILD}.int4_algo_config": "rtn"}, {}),
-    "rounding, blocks of 128, symmetric": ({f"{_BUILD}.int4_algo_config": "rtn", f"{_BUILD}.int4_block_size": 128}, {}),
-    "accuracy level 1": ({f"{_BUILD}.int4_accuracy_level": 1}, {}),
-    "as the recipe, threads do not spin": ({}, {"session.intra_op.allow_spinning": "0"}),
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was tried: overrides of a recipe, and session options on top of the threads."""
+
+    decoder: Decoder
+    overrides: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_REAL, _SHAPE = DECODERS
+_GROUP, _HEAD, _BUILD = "passes.gptq.group_size", "passes.rtn.group_size", "passes.build.int4"
+SETTINGS: Mapping[str, Setting] = {
+    "8-bit head in blocks of 64": Setting(_REAL, {_HEAD: 64}),
+    "all in blocks of 64": Setting(_REAL, {_GROUP: 64, _HEAD: 64}),
+    "threads do not spin": Setting(_REAL, {}, {"session.intra_op.allow_spinning": "0"}),
+    "k-quant mixed, blocks of 64": Setting(_SHAPE, {f"{_BUILD}_block_size": 64}),
+    "k-quant, blocks of 32": Setting(_SHAPE, {f"{_BUILD}_algo_config": "k_quant"}),
+    "rounding, blocks of 32, symmetric": Setting(_SHAPE, {f"{_BUILD}_algo_config": "rtn"}),
+    "rounding, blocks of 128, symmetric": Setting(_SHAPE, {f"{_BUILD}_algo_config": "rtn", f"{_BUILD}_block_size": 128}),
+    "accuracy level 1": Setting(_SHAPE, {f"{_BUILD}_accuracy_level": 1}),
 }
 TRIED = tuple(f"settings: {one}" for one in SETTINGS)
 
@@ -125,20 +137,28 @@ def measure_first_token(case: str, cache: Path, terms: Terms) -> list[Row]:
 
 
 def _setting(name: str, cache: Path, terms: Terms) -> Row:
-    """One setting in turns with the recipe's own, at the 1B shape; both at random weights, so quality is not told."""
-    decoder, made, work = _made(DECODERS[1].name, cache)
-    overrides, options = SETTINGS[name]
+    """One setting in turns with the recipe's own. What it does to quality is told in docs/quantization.md."""
+    tried = SETTINGS[name]
+    decoder, made, work = _made(tried.decoder.name, cache)
     label = name.replace(" ", "-").replace(",", "")
-    other = by_recipe(decoder.recipe, work / label, made.source, overrides) if overrides else made
-    sides = [_ours(made.folder, terms.threads), Side(name, Path(sys.executable), _genai(other.folder, terms.threads, options))]
+    other = by_recipe(decoder.recipe, work / label, _given(decoder, made), tried.overrides) if tried.overrides else made
+    sides = [
+        _ours(made.folder, terms.threads),
+        Side(name, Path(sys.executable), _genai(other.folder, terms.threads, tried.options)),
+    ]
     seconds, dropped, busy = _decode(sides, {}, NEW_TOKENS, terms, work)
+    if dropped:
+        raise PeerFailed("; ".join(dropped.values()))
     rates = {side: [_rate(one) for one in turns] for side, turns in seconds.items()}
-    size = bytes_a_token(other.folder, 0)[0] / 1e6
-    against = ratio(rates[name], rates[OURS]) if name in rates else None
-    medians = {side: median(one) for side, one in rates.items()}
-    return Row(
-        f"setting: {name}", "tokens/s", medians, against, "it / the recipe", None, dropped, f"{size:.0f} MB a token", busy
-    )
+    values = {OURS: median(rates[OURS]), TRIED_SIDE: median(rates[name])}
+    size = f"{bytes_a_token(other.folder, 0)[0] / 1e6:.0f} MB of weights a token"
+    told = ", ".join(one for one in (size, terms.remark) if one)
+    case = f"{decoder.name}: {name}"
+    return Row(case, "tokens/s", values, ratio(rates[name], rates[OURS]), "the setting / ours", None, {}, told, busy)
+
+
+def _given(decoder: Decoder, made: Made) -> Path | None:
+    return made.source if decoder.random else None
 
 
 def _made(case: str, cache: Path) -> tuple[Decoder, Made, Path]:

@@ -28,7 +28,8 @@ _TITLES = {
         "One input: a text of 128 tokens, a picture of 224 x 224, for CLIP a picture and ten captions of 12 tokens. Every"
         " graph runs in the same onnxruntime, ours with the session options of `recipe bench` (a column shows it "
         "without), those of optimum and Olive with none. optimum: `optimum-cli export onnx --optimize`; Olive: "
-        "OnnxConversion and OrtTransformersOptimization with their defaults.",
+        "OnnxConversion and OrtTransformersOptimization with their defaults."
+        " Texts are random tokens; on real sentences `recipe bench` finds more of the answers kept in int8.",
     ),
     "decode": (
         "Decoding",
@@ -43,7 +44,9 @@ _INTRODUCTION = """# Performance
 What this project takes beside its peers: the same machine, the same number of threads, sides in turns, medians, and ratios
 within a round. A ratio is what counts; absolute figures of other machines differ. `scripts/bench_suite.py` installs the peers
 into environments of their own, measures, and writes this page and performance.json. A bar is what the project holds itself to,
-met or not.
+met or not. "Processor time, 1 thread" marks figures of a busy machine: the work of a process, whatever others did meanwhile
+(`--clock processor --threads 1`). Of two equal models the one that is loaded first was up to 15 % slower at decoding there, and
+ours is loaded first.
 
     python scripts/bench_suite.py            # all sections; what is measured already is left out
     python scripts/bench_suite.py --only encoders --case "ViT base"

@@ -32,7 +32,7 @@ class Peer:
 
 OPTIMUM = Peer(
     "optimum",
-    ("torch==2.13.0", "optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "onnxruntime==1.32.0"),
+    ("torch==2.13.0", "optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "onnxruntime==1.32.0", "pillow==12.0.0"),
     "optimum.onnxruntime",
 )
 OLIVE_AI = Peer("olive", tuple(OLIVE), "olive")

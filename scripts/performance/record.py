@@ -27,6 +27,7 @@ class Row:
         failed: side to why it is missing.
         remark: what a reader should know besides.
         busy: share of the machine that other processes used meanwhile.
+        quality_kept: False where speed was bought with answers, so that no bar is met.
     """
 
     case: str
@@ -38,6 +39,7 @@ class Row:
     failed: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
     busy: float | None = None
+    quality_kept: bool = True
 
     @property
     def met(self) -> bool | None:
@@ -46,13 +48,9 @@ class Row:
             return None
         found = _BAR.fullmatch(self.bar)
         assert found is not None, self.bar
-        limit = float(found[2])
-        return {
-            "<=": self.ratio <= limit,
-            ">=": self.ratio >= limit,
-            "<": self.ratio < limit,
-            ">": self.ratio > limit,
-        }[found[1]]
+        ratio, limit = self.ratio, float(found[2])
+        reached = {"<=": ratio <= limit, ">=": ratio >= limit, "<": ratio < limit, ">": ratio > limit}[found[1]]
+        return reached and self.quality_kept
 
 
 class Record:
@@ -60,14 +58,15 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sections: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.sections = self._read()
 
     def has(self, section: str, case: str) -> bool:
         """Says whether a case has been measured."""
         return case in self.sections.get(section, {}).get("cases", {})
 
     def put(self, section: str, case: str, rows: Sequence[Row], environment: Mapping[str, Any], command: str) -> None:
-        """Writes a case in place of what was known of it."""
+        """Writes a case in place of what was known of it; what another run of the suite wrote meanwhile stays."""
+        self.sections = self._read()
         known = self.sections.setdefault(section, {"command": command, "cases": {}})
         known["command"] = command
         known["cases"][case] = {
@@ -77,3 +76,7 @@ class Record:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.sections, indent=1) + "\n", encoding="utf-8")
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        return found
