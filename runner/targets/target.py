@@ -27,6 +27,9 @@ class Target:
         genai_provider: what onnxruntime-genai and its builder call the provider.
         wheels: the runtime wheel and the genai wheel that bring it; any one of a pair of runtimes excludes the others.
         precisions: weight precisions that recipes may ask for on it.
+        provider_options: what its execution provider is always told: (name, value).
+        in_order: sessions run one node after the other and without memory patterns, which DirectML's documentation demands.
+        needs: what must be on the machine beside the wheels, for people.
     """
 
     name: str
@@ -35,19 +38,27 @@ class Target:
     genai_provider: str
     wheels: tuple[str, str]
     precisions: tuple[str, ...]
+    provider_options: tuple[tuple[str, str], ...] = ()
+    in_order: bool = False
+    needs: str = ""
 
 
 TARGETS: Mapping[str, Target] = {
     "cpu": Target(
-        "cpu", "cpu", "CPUExecutionProvider", "cpu", ("onnxruntime", "onnxruntime-genai"), ("fp32", "int8", "int4")
+        "cpu", "cpu", "CPUExecutionProvider", "cpu", ("onnxruntime", "onnxruntime-genai"), ("fp32", "int8", "int4"),
+        needs="a 64-bit processor",
     ),
     "cuda": Target(
         "cuda", "gpu", "CUDAExecutionProvider", "cuda", ("onnxruntime-gpu", "onnxruntime-genai-cuda"),
         ("fp32", "fp16", "bf16", "int8", "int4"),
+        provider_options=(("arena_extend_strategy", "kSameAsRequested"),),  # the other one doubles what it takes
+        needs="an NVIDIA GPU, its driver for CUDA 13 (580 or newer), CUDA 13 and cuDNN 9 (torch's wheels bring both on Linux)",
     ),
     "directml": Target(
         "directml", "gpu", "DmlExecutionProvider", "dml", ("onnxruntime-directml", "onnxruntime-genai-directml"),
         ("fp16", "int4"),
+        in_order=True,
+        needs="Windows 10 or newer, and a GPU with a driver for DirectX 12",
     ),
 }  # fmt: skip
 

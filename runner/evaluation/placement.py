@@ -1,0 +1,111 @@
+"""Which execution provider runs a model's nodes, and how long they take: from a profile that ONNX Runtime writes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.models.components import component_names, is_pipeline
+from runner.models.handle import ModelHandle
+from runner.models.inputs import made_up, model_inputs
+
+_TOKENS = 16  # of the prompt, and as many are written behind it
+_KERNEL = "_kernel_time"
+_COPIES = ("MemcpyToHost", "MemcpyFromHost")
+
+
+def placement(model: ModelHandle, threads: int, provider: str, feed: str = "") -> dict[str, Any]:
+    """Returns what ran where in a few runs of the model on a provider.
+
+    Args:
+        model: of kind `onnx` or `genai`.
+        threads: threads of its operators.
+        provider: execution provider that the model was made for.
+        feed: .npz file with inputs; made-up ones where it is empty.
+
+    Returns:
+        `nodes` by provider, `seconds` of the host in the nodes' calls by provider, `operators` (the same by operator, the
+        slowest first), and `fell_back`: operators that another provider ran, with the number of their nodes. All are empty for
+        a model of several graphs.
+
+    Raises:
+        RecipeError: the model does not load or run on the provider.
+    """
+    if model.kind == "genai":
+        events = _of_generation(model, threads, provider)
+    elif model.kind == "onnx" and not is_pipeline(model) and not component_names(model):
+        events = _of_graph(model, threads, provider, feed)
+    else:
+        events = []
+    return summary(events, provider)
+
+
+def summary(events: Iterable[Mapping[str, Any]], provider: str) -> dict[str, Any]:
+    """Returns what `placement` does, from the events of profiles. Copies between devices are no nodes of the model."""
+    seconds: Counter[str] = Counter()
+    operators: Counter[str] = Counter()
+    nodes: dict[tuple[Any, ...], tuple[str, str]] = {}
+    for event in events:
+        told = event.get("args", {})
+        if event.get("cat") != "Node" or not str(event.get("name", "")).endswith(_KERNEL) or not told.get("provider"):
+            continue
+        seconds[told["provider"]] += event["dur"] / 1e6
+        operators[told["op_name"]] += event["dur"] / 1e6
+        if told["op_name"] not in _COPIES:
+            nodes[event.get("graph"), event["name"], told.get("node_index")] = told["provider"], told["op_name"]
+    fell_back = Counter(operator for where, operator in nodes.values() if where != provider)
+    return {
+        "nodes": dict(Counter(where for where, _ in nodes.values())),
+        "seconds": dict(seconds),
+        "operators": dict(operators.most_common()),
+        "fell_back": dict(fell_back.most_common()),
+    }
+
+
+def _of_graph(model: ModelHandle, threads: int, provider: str, feed: str) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from runner.evaluation.forward import OnnxForward
+    from runner.models.session import open_session
+
+    with tempfile.TemporaryDirectory(prefix="recipe-profile-") as folder:
+        session = open_session(model, threads, (provider,), profile=Path(folder) / "graph")
+        forward = OnnxForward(model, threads, provider, session)
+        arrays = dict(np.load(feed)) if feed else made_up(model_inputs(model), model.folder, {"sequence": _TOKENS})
+        forward.run(forward.prepare(arrays))
+        session.end_profiling()
+        return _events(Path(folder))
+
+
+def _of_generation(model: ModelHandle, threads: int, provider: str) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from runner.models.generation import GenerationSession
+    from runner.models.sound_windows import SAMPLE_RATE
+    from runner.models.transcription import TranscriptionSession, hears
+
+    on_cpu = provider == "CPUExecutionProvider"
+    with tempfile.TemporaryDirectory(prefix="recipe-profile-") as folder:
+        prefix = Path(folder) / "graph"
+        if hears(model.folder):
+            listening = TranscriptionSession(model.folder, threads, on_cpu=on_cpu, profile=prefix)
+            noise = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
+            listening.tokens(noise.astype(np.float32), _TOKENS)
+            del listening
+        else:
+            session = GenerationSession(model.folder, threads, on_cpu=on_cpu, profile=prefix)
+            list(session.generate_ids(list(range(1, _TOKENS + 1)), _TOKENS, do_sample=False, min_length=2 * _TOKENS))
+            del session  # ONNX Runtime writes a profile when its session ends
+        return _events(Path(folder))
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    """Returns the events of all profiles in a folder, each with the file that it stands in."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.json")):
+        found += [{**event, "graph": path.name} for event in json.loads(path.read_text(encoding="utf-8"))]
+    return found
