@@ -24,11 +24,11 @@ from runner.models.generation import GenerationSession, genai_config
 from runner.models.handle import ModelHandle
 
 PROMPT, TOKENS, REPEATS = 128, 128, 3
-# What is tried on a finished model, by provider options of the decoder.
-TRIED: Mapping[str, Mapping[str, str]] = {
-    "as built": {},
-    "with CUDA graphs": {"enable_cuda_graph": "1"},
-    "without CUDA graphs": {"enable_cuda_graph": "0"},
+# What is tried on a finished model: options of the decoder's provider, and of its session.
+TRIED: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
+    "without CUDA graphs": ({"enable_cuda_graph": "0"}, {}),
+    "with CUDA graphs": ({"enable_cuda_graph": "1"}, {}),
+    "with CUDA graphs and fpA_intB products": ({"enable_cuda_graph": "1"}, {"ep.cuda.fpa_intb_gemm": "1"}),
 }
 
 
@@ -40,14 +40,17 @@ def main() -> None:
     parser.add_argument("pieces", nargs="+", metavar="PIECE")
     asked = parser.parse_args()
     tokens = 8 if asked.smoke else TOKENS
-    print(json.dumps({name: _study(asked.work / "models" / name, asked.work / "tried", tokens) for name in asked.pieces}))
+    made = [name for name in asked.pieces if (asked.work / "models" / name / "genai_config.json").is_file()]
+    print(json.dumps({name: _study(asked.work / "models" / name, asked.work / "tried", tokens) for name in made}))
 
 
 def _study(model: Path, scratch: Path, tokens: int) -> dict[str, Any]:
     told: dict[str, Any] = {"bytes_a_token": bytes_a_token(model), "tried": {}}
-    for name, options in TRIED.items():
+    for name, (provider_options, session_options) in TRIED.items():
+        if session_options and "int4" not in model.name:
+            continue
         folder = scratch / f"{model.name}-{name.replace(' ', '-')}"
-        _with_options(model, folder, options)
+        _with_options(model, folder, provider_options, session_options)
         try:
             told["tried"][name] = _seconds_a_token(folder, tokens)
         except RecipeError as error:
@@ -74,13 +77,14 @@ def _size(tensor: Any) -> int:
     return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
-def _with_options(model: Path, folder: Path, options: Mapping[str, str]) -> None:
-    """Makes a copy of a model of hard links, with other provider options of the decoder."""
+def _with_options(model: Path, folder: Path, provider_options: Mapping[str, str], session_options: Mapping[str, str]) -> None:
+    """Makes a copy of a model of hard links, with other options of the decoder."""
     shutil.copytree(model, folder, copy_function=os.link)
     config = genai_config(model)
     for entry in _provider_options(config):
         for own in entry.values():
-            own.update(options)
+            own.update(provider_options)
+    config["model"]["decoder"]["session_options"].update(session_options)
     path = folder / "genai_config.json"
     path.unlink()
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -91,15 +95,16 @@ def _provider_options(config: dict[str, Any]) -> list[dict[str, dict[str, str]]]
     return found
 
 
-def _seconds_a_token(folder: Path, tokens: int) -> dict[str, float]:
-    """Returns the median seconds of a token behind the prompt, and of the first one."""
+def _seconds_a_token(folder: Path, tokens: int) -> dict[str, Any]:
+    """Returns the median seconds of a token behind the prompt, and of the first one; and the first tokens that are written."""
     session = GenerationSession(folder, os.cpu_count() or 1, on_cpu=not _provider_options(genai_config(folder)))
     first, behind = [], []
     for _ in range(1 + REPEATS):
         times = list(_times(session, tokens))
         first.append(times[0])
         behind.append((times[-1] - times[0]) / (len(times) - 1))
-    return {"token": median(behind[1:]), "first": median(first[1:])}
+    written = session.generate_ids(list(range(1, PROMPT + 1)), 16, do_sample=False, min_length=PROMPT + 16)
+    return {"token": median(behind[1:]), "first": median(first[1:]), "written": list(written)}
 
 
 def _times(session: GenerationSession, tokens: int) -> Iterator[float]:
