@@ -24,6 +24,7 @@ from runner.models.generation import GenerationSession, genai_config
 from runner.models.handle import ModelHandle
 
 PROMPT, TOKENS, REPEATS = 128, 128, 3
+KERNELS = 10  # that are told by name
 # What is tried on a finished model: options of the decoder's provider, and of its session.
 TRIED: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     "without CUDA graphs": ({"enable_cuda_graph": "0"}, {}),
@@ -58,7 +59,27 @@ def _study(model: Path, scratch: Path, tokens: int) -> dict[str, Any]:
         shutil.rmtree(folder)
     provider = "CUDAExecutionProvider" if _provider_options(genai_config(model)) else "CPUExecutionProvider"
     placed = placement(ModelHandle("genai", model), os.cpu_count() or 1, provider)
-    return {**told, "profile": placed}
+    return {**told, "profile": placed, "kernels": _kernels(model, tokens)}
+
+
+def _kernels(model: Path, tokens: int) -> dict[str, float]:
+    """Returns the seconds a token that each kernel of the GPU takes, and all of them as `total`; empty without a GPU.
+
+    CUPTI, through which torch's profiler hears of kernels, tells of those of the whole process.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    if not torch.cuda.is_available():
+        return {}
+    torch.zeros(1, device="cuda")
+    session = GenerationSession(model, os.cpu_count() or 1)
+    list(_times(session, tokens))
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        list(_times(session, tokens))
+    found = {one.key: one.self_device_time_total / 1e6 / tokens for one in seen.key_averages() if one.self_device_time_total}
+    slowest = sorted(found.items(), key=lambda one: -one[1])[:KERNELS]
+    return {"total": sum(found.values()), **{name[:90]: seconds for name, seconds in slowest}}
 
 
 def bytes_a_token(model: Path) -> int:

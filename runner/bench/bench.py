@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from runner.bench.answers import accuracy, compare, similarities
 from runner.bench.environment import OtherLoad, describe
@@ -240,9 +241,14 @@ class _Sitting:
         if self.contest.target.name == "cpu":
             return
         with SubjectProcess(self.contest.output, "profiled", self.contest.log) as profiled:
-            asked = {"model": self.contest.output.to_json(), "threads": self.contest.threads}
-            told = profiled.ask("placement", **asked, provider=self.contest.target.provider, feed=self.inputs.single or "")
-        self.placement = Placement.model_validate(told)
+            asked: dict[str, Any] = {"model": self.contest.output.to_json(), "threads": self.contest.threads}
+            asked |= {"provider": self.contest.target.provider, "feed": self.inputs.single or ""}
+            try:
+                told = Placement.model_validate(profiled.ask("placement", **asked))
+            except RecipeError as error:  # what was measured is not lost over it
+                self.notes.append(f"no profile of where its nodes run: {error.problems[0].cause}")
+            else:
+                self.placement = told if told.nodes else None
 
     def _say(self, text: str) -> None:
         self._progress(text, self._done, self._total)

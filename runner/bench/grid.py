@@ -67,9 +67,9 @@ def cells_of_generation(
         say: told what begins.
         note: told of a size that a side does not take.
     """
-    for length in sizes.lengths:
-        ids = list(islice(cycle(prompt), length))
-        for rows in sizes.batches or (1,):
+    for rows in sizes.batches or (1,):  # single rows first: CUDA graphs serve them alone
+        for length in sizes.lengths:
+            ids = list(islice(cycle(prompt), length))
             size = f"{rows} x {length} tokens"
             say(size)
             try:

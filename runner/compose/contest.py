@@ -80,6 +80,8 @@ def measure(
     log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     evaluation = info.evaluation if info else Evaluation()
+    random_weights = bool(read_facts(outcome.source.folder).get(RANDOM_WEIGHTS))
+    typed = judged.typed() + (" --model-path RANDOM_WEIGHTS" if random_weights else "") + (" --smoke" if request.smoke else "")
     contest = Contest(
         output=outcome.model,
         source=outcome.source,
@@ -96,10 +98,10 @@ def measure(
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],
-        command=f"recipe bench {request.name} --rounds {rounds}" + judged.typed() + (" --smoke" if request.smoke else ""),
+        command=f"recipe bench {request.name} --rounds {rounds}{typed}",
         sizes=Sizes(judged.batch, judged.length),
         baselines=judged.baselines or (_usual_baseline(plan.target, variant.precision if variant else None),),
-        random_weights=bool(read_facts(outcome.source.folder).get(RANDOM_WEIGHTS)),
+        random_weights=random_weights,
         log=log,
     )
     return bench(contest, progress)

@@ -119,21 +119,31 @@ class GenaiGenerator:
         self._on_cpu = on_cpu
         self._session: GenerationSession = GenerationSession(model.folder, threads, on_cpu=on_cpu)
         self._scores = False
+        self._graphs = self._session.captures and not on_cpu
 
     def times(self, prompt: Sequence[int], new_tokens: int, rows: int = 1) -> list[float]:
-        """See `Generator.times`."""
+        """See `Generator.times`. From the first batch on the session captures no CUDA graphs, which serve one row alone."""
         length = len(prompt) + new_tokens
+        if rows > 1 and self._graphs:
+            self._reopen(graphs=False)
         started = time.perf_counter()
         steps = self._session.generate_rows(prompt, rows, new_tokens, do_sample=False, min_length=length)
         return [time.perf_counter() - started for _ in steps]
 
     def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
         """See `Generator.logits`. From the first call on the session serves every position, so time nothing behind it."""
-        from runner.models.generation import GenerationSession
-
         if not self._scores:
-            del self._session
-            self._session = GenerationSession(self._folder, self._threads, every_position=True, on_cpu=self._on_cpu)
+            self._reopen(every_position=True)
             self._scores = True
         rows: np.ndarray[Any, Any] = self._session.all_logits(ids)
         return rows
+
+    def _reopen(self, *, every_position: bool = False, graphs: bool = True) -> None:
+        """Opens the session in another way; the one before is closed first, so that the device holds the model once."""
+        from runner.models.generation import GenerationSession
+
+        del self._session
+        self._session = GenerationSession(
+            self._folder, self._threads, on_cpu=self._on_cpu, every_position=every_position, graphs=graphs
+        )
+        self._graphs = False

@@ -80,6 +80,8 @@ class GenerationSession:
             changed in memory only; its weights are read from the same file.
         on_cpu: run on the CPU whatever provider the model was built for.
         profile: where profiles of the sessions go; ONNX Runtime adds the time to the name, and writes when a session ends.
+        graphs: let the decoder capture CUDA graphs where its folder says so. With them onnxruntime-genai 0.18 reads a prompt of
+            one row only.
 
     Raises:
         RunFailed: the model does not load.
@@ -93,6 +95,7 @@ class GenerationSession:
         every_position: bool = False,
         on_cpu: bool = False,
         profile: Path | None = None,
+        graphs: bool = True,
     ) -> None:
         self.folder = folder
         self._library = import_genai()
@@ -107,11 +110,19 @@ class GenerationSession:
             config.overlay(json.dumps(threads_overlay(self._described, int(tuned or threads), on_cpu=on_cpu)))
             if profile is not None:
                 config.overlay(json.dumps(profile_overlay(self._described, profile)))
+            if not graphs and not on_cpu and self.captures:
+                config.set_provider_option("cuda", "enable_cuda_graph", "0")
             if self._graph is not None:
                 config.add_model_data(self._described["model"]["decoder"]["filename"], self._graph)
             self._model = self._library.Model(config)
         except RuntimeError as error:
             raise RunFailed("model-does-not-load", f"onnxruntime-genai does not load {folder}: {error}") from error
+
+    @property
+    def captures(self) -> bool:
+        """Returns whether the folder says that the decoder's steps are replayed as CUDA graphs."""
+        told = self._described["model"]["decoder"].get("session_options", {}).get("provider_options", ())
+        return any(options.get("enable_cuda_graph") == "1" for entry in told for options in entry.values())
 
     @property
     def context_length(self) -> int:
