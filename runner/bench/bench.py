@@ -18,7 +18,17 @@ from runner.bench.grid import SETTLE_SECONDS, Pace, cells_of_calls, cells_of_gen
 from runner.bench.inputs_process import prepare
 from runner.bench.inputs_record import Inputs, Request, Sizes
 from runner.bench.results import Cell, Peer, Placement, Ratio, Results, Row, Side, host_label, judge
-from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, STEPS, draws, generates, rate_unit, speaks, transcribes
+from runner.bench.scenarios import (
+    BATCH,
+    FIGURES,
+    NEW_TOKENS,
+    STEPS,
+    draws,
+    rate_unit,
+    scenarios_of,
+    speaks,
+    transcribes,
+)
 from runner.errors import InvalidRecipe, Problem, RecipeError, did_you_mean
 from runner.evaluation.metric import Metric
 from runner.evaluation.perplexity import perplexity
@@ -166,7 +176,7 @@ class _Sitting:
         self.busy = 0.0
         self._transcribes = transcribes(contest.output, contest.source)
         self._draws = draws(contest.output, contest.source)
-        self._scenarios = _scenarios(contest.output, contest.source)
+        self._scenarios = scenarios_of(contest.output, contest.source)
         self._heard: dict[str, list[str]] = {}
         self._drawn: dict[str, list[Path]] = {}
         self._pixels = ""
@@ -411,14 +421,6 @@ class _Sitting:
             quotient = ours / theirs
             rows.append(_row(name, (ours,), (theirs,), ratio=Ratio(value=quotient, low=quotient, high=quotient)))
         return rows
-
-
-def _scenarios(output: ModelHandle, source: ModelHandle) -> tuple[str, ...]:
-    if generates(output, source):
-        return ("generation",)
-    if transcribes(output, source):
-        return ("transcription",)
-    return ("drawing",) if draws(output, source) else ("latency", "throughput")
 
 
 def _row(name: str, ours: tuple[float, ...], theirs: tuple[float, ...], *, ratio: Ratio, about: str | None = None) -> Row:

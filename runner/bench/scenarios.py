@@ -105,3 +105,12 @@ def draws(output: ModelHandle, source: ModelHandle) -> bool:
 def speaks(model: ModelHandle) -> bool:
     """Returns whether the model is a language model, whose perplexity can be told."""
     return (model.task or "").startswith("text-generation")
+
+
+def scenarios_of(output: ModelHandle, source: ModelHandle) -> tuple[str, ...]:
+    """Returns what is timed of a pair of models, in its order."""
+    if generates(output, source):
+        return ("generation",)
+    if transcribes(output, source):
+        return ("transcription",)
+    return ("drawing",) if draws(output, source) else ("latency", "throughput")

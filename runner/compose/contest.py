@@ -87,7 +87,7 @@ def measure(
         source=outcome.source,
         recipe=info.name if info else request.name,
         variant=request.variant,
-        model_id=request.config.input_model.model_path,
+        model_id=_without_place(request.config.input_model.model_path),
         evaluation=evaluation.model_copy(update=judged.data()),
         gates=variant.gates if variant else {},
         folder=request.loaded.folder,
@@ -107,9 +107,17 @@ def measure(
     return bench(contest, progress)
 
 
+def _without_place(model_path: str | None) -> str | None:
+    """Returns a model's id, and of a local folder the name alone: results name no place of this machine."""
+    return Path(model_path).name if model_path and Path(model_path).is_dir() else model_path
+
+
 def _usual_baseline(target: Target, precision: str | None) -> TorchForm:
-    """The original as people run it: fp32 on a processor, half precision on a GPU, in the type of the optimised model."""
-    if target.device == "cpu":
+    """The original as people run it: fp32 on a processor, half precision on CUDA, in the type of the optimised model.
+
+    PyTorch has no DirectML: against that it runs on the processor.
+    """
+    if target.name != "cuda":
         return TorchForm()
     return TorchForm("bf16" if precision == "bf16" else "fp16")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from runner.errors import RecipeError
+from runner.evaluation.subject_process import SubjectProcess
 from runner.models.components import component_names, is_pipeline
 from runner.models.handle import ModelHandle
 from runner.models.inputs import made_up, model_inputs
@@ -45,6 +47,15 @@ def placement(model: ModelHandle, threads: int, provider: str, feed: str = "") -
     else:
         events = []
     return summary(events, provider)
+
+
+def placement_apart(model: ModelHandle, threads: int, provider: str, log: Path | None = None) -> dict[str, Any] | None:
+    """Returns what `placement` does, from a process of its own; None where that failed, which the log tells of."""
+    try:
+        with SubjectProcess(model, "profiled", log) as profiled:
+            return profiled.ask("placement", model=model.to_json(), threads=threads, provider=provider, feed="")
+    except RecipeError:
+        return None
 
 
 def summary(events: Iterable[Mapping[str, Any]], provider: str) -> dict[str, Any]:

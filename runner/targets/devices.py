@@ -20,7 +20,7 @@ _ADAPTERS = [
     "powershell", "-NoProfile", "-Command",
     "Get-CimInstance Win32_VideoController | Select-Object Name,AdapterRAM,DriverVersion,PNPDeviceID | ConvertTo-Json",
 ]  # fmt: skip
-_SOFTWARE = ("microsoft basic", "microsoft remote", "hyper-v video", "parsec", "virtual display")
+_SOFTWARE = ("microsoft basic", "microsoft remote", "microsoft hyper-v", "parsec", "virtual display")
 
 
 @dataclass(frozen=True)
