@@ -8,10 +8,12 @@ else
 endif
 STAMP := $(VENV)/.installed-from
 WORKERS ?= auto
+# cpu, cuda or directml: which runtimes and which lock of constraints/ .venv gets
+TARGET ?= cpu
 
 .PHONY: help setup demo test check format generate lock clean
 help:
-	@echo "make setup     create .venv with the tested versions"
+	@echo "make setup     create .venv with the tested versions; TARGET=cuda or TARGET=directml for those"
 	@echo "make demo      a real model: run its recipe, measure it, ask it something"
 	@echo "make test      all tests"
 	@echo "make check     format, lint, types, and that generated files are up to date"
@@ -20,9 +22,11 @@ help:
 	@echo "make lock      write constraints/cpu.txt from .venv"
 	@echo "make clean     remove .venv, models/ and caches of tools"
 
-setup: $(STAMP)
-$(STAMP): pyproject.toml constraints/cpu.txt scripts/bootstrap.py
-	@$(PYTHON) scripts/bootstrap.py --venv $(VENV)
+setup:
+	@$(PYTHON) scripts/bootstrap.py --venv $(VENV) --extras $(TARGET),dev
+	@touch $(STAMP)
+$(STAMP): pyproject.toml constraints/$(TARGET).txt scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py --venv $(VENV) --extras $(TARGET),dev
 	@touch $@
 
 demo: $(STAMP)

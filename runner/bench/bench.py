@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from runner.bench.answers import accuracy, compare, similarities
 from runner.bench.environment import OtherLoad, describe
+from runner.bench.grid import SETTLE_SECONDS, Pace, cells_of_calls, cells_of_generation
+from runner.bench.inputs_process import prepare
 from runner.bench.inputs_record import Inputs, Request, Sizes
-from runner.bench.results import Cell, Ratio, Results, Row, Side, host_label, judge
-from runner.bench.scenarios import BATCH, FIGURES, NEW_TOKENS, STEPS, draws, generates, rate_unit, speaks, transcribes
-from runner.errors import InvalidRecipe, Problem, RunFailed, did_you_mean
+from runner.bench.results import Cell, Peer, Placement, Ratio, Results, Row, Side, host_label, judge
+from runner.bench.scenarios import (
+    BATCH,
+    FIGURES,
+    NEW_TOKENS,
+    STEPS,
+    draws,
+    rate_unit,
+    scenarios_of,
+    speaks,
+    transcribes,
+)
+from runner.errors import InvalidRecipe, Problem, RecipeError, did_you_mean
 from runner.evaluation.metric import Metric
 from runner.evaluation.perplexity import perplexity
 from runner.evaluation.picture import mean_psnr
 from runner.evaluation.retention import correlations
 from runner.evaluation.size import size_on_disk
-from runner.evaluation.subject_process import SubjectProcess, failed, start_python, stop
+from runner.evaluation.subject_process import SubjectProcess
+from runner.evaluation.torch_form import TorchForm
 from runner.evaluation.word_errors import word_error_rate
 from runner.models.handle import ModelHandle
 from runner.recipe.info import Evaluation, Gate
+from runner.targets.devices import device_memory_of
 from runner.targets.target import Target
 
 BUSY = 0.15
-_SETTLE_SECONDS = 0.25  # threads of the side that has just worked spin for a moment
 _LEAST_CALLS = 5
-_GRID_ROUNDS, _GRID_CALLS = 3, 2
 _FIRST_TOKENS = 3
 _WARM_STEPS = 2
 _ON_THEIR_OWN = ("generation", "transcription", "drawing")  # the models are not called input by input
@@ -61,6 +75,8 @@ class Contest:
         command: what was typed.
         sizes: batches and lengths by which the speed is measured.
         by_size: whether it is; without rounds nothing is timed, and the answers alone are compared.
+        baselines: how PyTorch runs the original; ratios are taken of the first, the others stand beside it.
+        random_weights: the weights are random ones of the model's shapes: quality is not judged.
         log: file for what the libraries print.
     """
 
@@ -82,6 +98,8 @@ class Contest:
     command: str = ""
     sizes: Sizes = field(default_factory=Sizes)
     by_size: bool = True
+    baselines: tuple[TorchForm, ...] = (TorchForm(),)
+    random_weights: bool = False
     log: Path | None = None
 
 
@@ -101,8 +119,10 @@ def bench(contest: Contest, progress: Progress = lambda text, done, total: None)
     with tempfile.TemporaryDirectory(prefix="recipe-bench-") as scratch:
         sitting = _Sitting(contest, Path(scratch), progress)
         rows, grid = sitting.hold()
-    environment = describe(sitting.busy)
-    notes = [*sitting.inputs.notes]
+    environment = describe(sitting.busy, contest.target)
+    notes = [*sitting.inputs.notes, *sitting.notes]
+    if contest.random_weights:
+        notes.append("random weights of the model's shapes: these figures tell of speed and memory, and nothing of quality")
     if contest.smoke:
         notes.append("tiny random-weight models: these figures say that everything runs, and nothing about the real model")
     if environment.busy > BUSY:
@@ -120,11 +140,14 @@ def bench(contest: Contest, progress: Progress = lambda text, done, total: None)
         fingerprint=contest.fingerprint,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         command=contest.command,
-        host=host_label(environment.cpu, environment.cores),
+        baseline=contest.baselines[0].title,
+        weights="random" if contest.random_weights else "real",
+        host=host_label(environment.cpu, environment.cores, environment.card),
+        placement=sitting.placement,
         environment=environment,
         rows=rows,
         grid=grid,
-        gates=() if contest.smoke else tuple(judge(gate, rows) for gate in gates),
+        gates=() if contest.smoke or contest.random_weights else tuple(judge(gate, rows) for gate in gates),
         notes=tuple(notes),
     )
 
@@ -153,14 +176,18 @@ class _Sitting:
         self.busy = 0.0
         self._transcribes = transcribes(contest.output, contest.source)
         self._draws = draws(contest.output, contest.source)
-        self._scenarios = _scenarios(contest.output, contest.source)
+        self._scenarios = scenarios_of(contest.output, contest.source)
         self._heard: dict[str, list[str]] = {}
-        self._drawn: dict[str, list[Path]] = {"baseline": [], "optimised": []}
+        self._drawn: dict[str, list[Path]] = {}
         self._pixels = ""
         self._progress = progress
         self._done = 0
         self._total = 4 + contest.rounds * len(self._scenarios)
         self._seconds: dict[str, dict[str, list[float]]] = {"baseline": {}, "optimised": {}}
+        self._peers: list[SubjectProcess] = []
+        self._forms = {"baseline": contest.baselines[0], **{str(form): form for form in contest.baselines[1:]}}
+        self.notes: list[str] = []
+        self.placement: Placement | None = None
 
     def hold(self) -> tuple[tuple[Row, ...], tuple[Cell, ...]]:
         contest = self.contest
@@ -169,22 +196,69 @@ class _Sitting:
             Request(contest.source, contest.output, contest.evaluation, contest.folder, self.scratch, contest.sizes),
             contest.log,
         )
-        self._total += len(self.inputs.grid) if contest.by_size else 0
-        with (
-            SubjectProcess(contest.source, "baseline", contest.log) as baseline,
-            SubjectProcess(contest.output, "optimised", contest.log) as optimised,
-        ):
+        self._total += len(contest.baselines) - 1
+        if contest.by_size:
+            sizes = contest.sizes if self._scenarios == ("generation",) else Sizes()
+            self._total += len(self.inputs.grid) + len(sizes.lengths) * max(1, len(sizes.batches))
+        with ExitStack() as stack:
+            baseline, optimised, *peers = (
+                stack.enter_context(SubjectProcess(model, name, contest.log))
+                for model, name in (
+                    (contest.source, "baseline"),
+                    (contest.output, "optimised"),
+                    *((contest.source, str(form)) for form in contest.baselines[1:]),
+                )
+            )
             sides = (baseline, optimised)
             loads = [self._load(side) for side in sides]
-            others = OtherLoad(*(side.pid for side in sides))
+            for peer in peers:
+                self._beside(peer, partial(self._load, peer))
+            self._peers = [peer for peer in peers if peer.name in self._forms]
+            others = OtherLoad(*(side.pid for side in (*sides, *self._peers)))
             for number in range(contest.rounds):
                 self._round(number, sides)
             self.busy = others.share()
-            peaks = [float(side.ask("peak")["bytes"]) for side in sides]
+            costs = {"load": loads, "peak_rss": [float(side.ask("peak")["bytes"]) for side in sides]}
+            if contest.target.name == "cuda":
+                held = device_memory_of([side.pid for side in sides])
+                costs |= {"device_memory": [float(held[side.pid]) for side in sides]} if len(held) == len(sides) else {}
+                self._tell_how(optimised)
+            for peer in self._peers:
+                peer.__exit__(None, None, None)
             self._say("comparing answers")
+            grid = self._grid(sides)  # behind the peak memory, of which the greatest batch is no part
             quality = self._quality(baseline, optimised)
-            grid = self._grid(sides)  # last: the greatest batch is no part of the peak memory
-        return (*self._timed(), *quality, *self._costs(loads, peaks)), grid
+        self._place()
+        return (*self._timed(), *quality, *self._costs(costs)), grid
+
+    def _beside(self, peer: SubjectProcess, turn: Callable[[], object]) -> None:
+        """Lets the original in another form have its turn; where it fails it is left out from there on, and that is noted."""
+        try:
+            turn()
+        except RecipeError as error:
+            form = self._forms.pop(peer.name)
+            self._peers = [one for one in self._peers if one is not peer]
+            self._seconds.pop(peer.name, None)
+            self.notes.append(f"{form.title} is left out: {error.problems[0].cause}")
+
+    def _tell_how(self, optimised: SubjectProcess) -> None:
+        replays = optimised.ask("how")["replays"]
+        if replays is not None:
+            self.notes.append(f"inputs and outputs stay on the device; {'one' if replays else 'no'} CUDA graph a size")
+
+    def _place(self) -> None:
+        """Profiles the optimised model once more, by itself, where it does not run on the CPU alone."""
+        if self.contest.target.name == "cpu":
+            return
+        with SubjectProcess(self.contest.output, "profiled", self.contest.log) as profiled:
+            asked: dict[str, Any] = {"model": self.contest.output.to_json(), "threads": self.contest.threads}
+            asked |= {"provider": self.contest.target.provider, "feed": self.inputs.single or ""}
+            try:
+                told = Placement.model_validate(profiled.ask("placement", **asked))
+            except RecipeError as error:  # what was measured is not lost over it
+                self.notes.append(f"no profile of where its nodes run: {error.problems[0].cause}")
+            else:
+                self.placement = told if told.nodes else None
 
     def _say(self, text: str) -> None:
         self._progress(text, self._done, self._total)
@@ -192,7 +266,8 @@ class _Sitting:
 
     def _load(self, side: SubjectProcess) -> float:
         self._say(f"loading the {side.name} model")
-        return side.load(self.contest.threads, self.contest.target.provider, self._scenarios[0] in _ON_THEIR_OWN)
+        form = str(self._forms.get(side.name, self.contest.baselines[0]))
+        return side.load(self.contest.threads, self.contest.target.provider, self._scenarios[0] in _ON_THEIR_OWN, form)
 
     def _round(self, number: int, sides: Sequence[SubjectProcess]) -> None:
         """Both sides have their turn at every scenario; who begins changes from round to round."""
@@ -200,22 +275,32 @@ class _Sitting:
         for scenario in self._scenarios:
             self._say(f"round {number + 1} of {self.contest.rounds}: {scenario}")
             for side in order:
-                time.sleep(_SETTLE_SECONDS)
-                if scenario == "generation":
-                    self._generation(side)
-                elif scenario == "transcription":
-                    self._transcription(side, warm=number > 0)
-                elif scenario == "drawing":
-                    self._drawing(side, number)
-                else:
-                    self._calls(side, scenario)
+                self._turn(side, scenario, number)
+            for peer in tuple(self._peers):
+                self._beside(peer, partial(self._turn, peer, scenario, number))
+
+    def _turn(self, side: SubjectProcess, scenario: str, number: int) -> None:
+        time.sleep(SETTLE_SECONDS)
+        if scenario == "generation":
+            self._generation(side, warm=number > 0)
+        elif scenario == "transcription":
+            self._transcription(side, warm=number > 0)
+        elif scenario == "drawing":
+            self._drawing(side, number)
+        else:
+            self._calls(side, scenario)
 
     def _note(self, side: SubjectProcess, figure: str, value: float) -> None:
-        self._seconds[side.name].setdefault(figure, []).append(value)
+        self._seconds.setdefault(side.name, {}).setdefault(figure, []).append(value)
 
-    def _generation(self, side: SubjectProcess) -> None:
-        """First tokens several times, then one long answer; the first call of a turn warms up and does not count."""
+    def _generation(self, side: SubjectProcess, *, warm: bool) -> None:
+        """First tokens several times, then one long answer; the first call of a turn warms up and does not count.
+
+        On a GPU the first turn is preceded by an answer that does not count: kernels are compiled and chosen meanwhile.
+        """
         firsts = []
+        if not warm and self.contest.target.device == "gpu":
+            side.ask("generate", prompt=self.inputs.prompt, new_tokens=NEW_TOKENS)
         for _ in range(1 + _FIRST_TOKENS):
             firsts.append(side.ask("generate", prompt=self.inputs.prompt, new_tokens=1)["seconds"][0])
         seconds = side.ask("generate", prompt=self.inputs.prompt, new_tokens=NEW_TOKENS)["seconds"]
@@ -235,7 +320,7 @@ class _Sitting:
         into = self.scratch / f"{side.name}-{number}.npy"
         for steps in (STEPS,) if number else (_WARM_STEPS, STEPS):
             answer = side.ask("draw", prompt=prompts[number % len(prompts)], steps=steps, into=str(into))
-        self._drawn[side.name].append(into)
+        self._drawn.setdefault(side.name, []).append(into)
         self._pixels = "{1} x {0} pixels".format(*answer["size"])
         self._note(side, "image_time", answer["seconds"])
         self._note(side, "step_time", answer["step_seconds"])
@@ -245,32 +330,14 @@ class _Sitting:
         seconds = median(side.ask("turn", feed=feed, seconds=self.contest.turn_seconds, least=_LEAST_CALLS)["seconds"])
         self._note(side, scenario, seconds * 1e3 if scenario == "latency" else BATCH / seconds)
 
-    def _grid(self, sides: Sequence[SubjectProcess]) -> tuple[Cell, ...]:
-        """Measures the speed at every size in turns, like the scenarios, in fewer and shorter ones."""
-        unit = rate_unit(self.contest.source.task)
-        cells: list[Cell] = []
+    def _grid(self, sides: tuple[SubjectProcess, SubjectProcess]) -> tuple[Cell, ...]:
+        pace = Pace(self.contest.rounds, self.contest.turn_seconds)
         if not self.contest.by_size:
             return ()
-        for case in self.inputs.grid:
-            self._say(f"batches of {case.batch}" + (f" x {case.length} tokens" if case.length else ""))
-            rates: dict[str, list[float]] = {side.name: [] for side in sides}
-            for number in range(min(self.contest.rounds, _GRID_ROUNDS)):
-                for side in sides if number % 2 == 0 else reversed(sides):
-                    time.sleep(_SETTLE_SECONDS)
-                    asked = {"feed": case.feed, "seconds": self.contest.turn_seconds / 2, "least": _GRID_CALLS, "warmup": 0}
-                    rates[side.name].append(case.batch / median(side.ask("turn", **asked)["seconds"]))
-            theirs, ours = (tuple(samples) for samples in rates.values())
-            cells.append(
-                Cell(
-                    batch=case.batch,
-                    length=case.length,
-                    unit=unit,
-                    baseline=Side(value=median(theirs), samples=theirs),
-                    optimised=Side(value=median(ours), samples=ours),
-                    ratio=Ratio.of_rounds(theirs, ours),
-                )
-            )
-        return tuple(cells)
+        if self._scenarios == ("generation",):
+            cells = cells_of_generation(self.inputs.prompt, self.contest.sizes, sides, pace, self._say, self.notes.append)
+            return tuple(cells)
+        return tuple(cells_of_calls(self.inputs.grid, sides, pace, rate_unit(self.contest.source.task), self._say))
 
     def _timed(self) -> list[Row]:
         given = self.inputs.about
@@ -281,16 +348,25 @@ class _Sitting:
             ours = self._seconds["optimised"][name]
             ratio = Ratio.of_rounds(tuple(theirs), tuple(ours))
             row = _row(name, tuple(ours), tuple(theirs), ratio=ratio, about=about.get(name))
+            row = row.model_copy(update={"peers": tuple(self._beside_row(name, ours))})
             rows.append(row.model_copy(update={"unit": rate_unit(self.contest.source.task)}) if name == "throughput" else row)
         return sorted(rows, key=lambda row: list(FIGURES).index(row.name))
 
+    def _beside_row(self, name: str, ours: Sequence[float]) -> Iterator[Peer]:
+        for side, form in self._forms.items():
+            if side != "baseline":
+                theirs = tuple(self._seconds[side][name])
+                ratio = Ratio.of_rounds(theirs, tuple(ours))
+                yield Peer(form=form.title, value=median(theirs), samples=theirs, ratio=ratio)
+
     def _quality(self, baseline: SubjectProcess, optimised: SubjectProcess) -> list[Row]:
         if self._transcribes:
-            return [self._word_errors()] if self.inputs.transcripts else []
+            return [self._word_errors()] if self.inputs.transcripts and not self.contest.random_weights else []
         if self._draws:
-            return [_row_of(mean_psnr(*self._drawn.values()))]
+            return [_row_of(mean_psnr(self._drawn["baseline"], self._drawn["optimised"]))]
         if speaks(self.contest.source):
-            return [self._perplexity(baseline, optimised)] if self.inputs.windows else []
+            meaningful = self.inputs.windows and not self.contest.random_weights
+            return [self._perplexity(baseline, optimised)] if meaningful else []
         files = [
             [self._outputs(side, feed, self.scratch / f"{side.name}-{at}.npz") for at, feed in enumerate(self.inputs.answers)]
             for side in (baseline, optimised)
@@ -338,21 +414,13 @@ class _Sitting:
         ratio = Ratio(value=ours.value / theirs.value, low=min(ratios), high=max(ratios))
         return _row_of(ours, theirs, ratio)
 
-    def _costs(self, loads: Sequence[float], peaks: Sequence[float]) -> list[Row]:
+    def _costs(self, costs: dict[str, list[float]]) -> list[Row]:
         sizes = [size_on_disk(model.folder).value for model in (self.contest.source, self.contest.output)]
         rows = []
-        for name, (theirs, ours) in {"size": sizes, "load": loads, "peak_rss": peaks}.items():
+        for name, (theirs, ours) in {"size": sizes, **costs}.items():
             quotient = ours / theirs
             rows.append(_row(name, (ours,), (theirs,), ratio=Ratio(value=quotient, low=quotient, high=quotient)))
         return rows
-
-
-def _scenarios(output: ModelHandle, source: ModelHandle) -> tuple[str, ...]:
-    if generates(output, source):
-        return ("generation",)
-    if transcribes(output, source):
-        return ("transcription",)
-    return ("drawing",) if draws(output, source) else ("latency", "throughput")
 
 
 def _row(name: str, ours: tuple[float, ...], theirs: tuple[float, ...], *, ratio: Ratio, about: str | None = None) -> Row:
@@ -386,32 +454,3 @@ def _row_of_both(ours: Metric, theirs: Metric) -> Row:
         return _row_of(ours, theirs)
     quotient = ours.value / theirs.value
     return _row_of(ours, theirs, Ratio(value=quotient, low=quotient, high=quotient))
-
-
-def prepare(request: Request, log: Path | None = None) -> Inputs:
-    """Makes the inputs of both sides in a process of its own.
-
-    Raises:
-        RecipeError: what that process reported.
-        RunFailed: it died.
-    """
-    stderr = log.open("a", encoding="utf-8") if log else None
-    try:
-        process = start_python("runner.bench.inputs", stderr, TRANSFORMERS_VERBOSITY="error")
-    finally:
-        if stderr:
-            stderr.close()
-    try:
-        answer, _ = process.communicate(request.to_line() + "\n")
-    finally:
-        stop(process)
-    if not answer.strip():
-        raise RunFailed(
-            "worker-died",
-            f"the process that prepares inputs ended with code {process.returncode}",
-            log=str(log) if log else None,
-        )
-    told = json.loads(answer)
-    if "failed" in told:
-        raise failed(told["failed"], "preparing inputs", log)
-    return Inputs.from_json(told)

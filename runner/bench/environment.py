@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from runner.bench.results import Environment
-from runner.targets.target import usable_cores
+from runner.bench.results import Card, Environment
+from runner.targets.devices import nvidia_devices
+from runner.targets.target import Target, usable_cores
 
 PACKAGES = (
     "onnxruntime",
@@ -70,8 +71,8 @@ class OtherLoad:
         return total - times["idle"] - times.get("iowait", 0.0) - ours, total
 
 
-def describe(busy: float) -> Environment:
-    """Returns what this process runs on; `busy` is what `OtherLoad` found."""
+def describe(busy: float, target: Target | None = None) -> Environment:
+    """Returns what this process runs on; `busy` is what `OtherLoad` found, `target` what ran the optimised model."""
     return Environment(
         cpu=cpu_model(),
         cores=usable_cores(),
@@ -82,7 +83,16 @@ def describe(busy: float) -> Environment:
         packages=_versions(),
         revision=_revision(),
         busy=busy,
+        card=_card() if target is not None and target.name == "cuda" else None,
     )
+
+
+def _card() -> Card | None:
+    found = nvidia_devices()
+    if not found.devices:
+        return None
+    first = found.devices[0]
+    return Card(name=first.name, memory_bytes=first.memory_bytes, driver=found.driver or "", cuda=found.cuda)
 
 
 def _cpuinfo() -> str:

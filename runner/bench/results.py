@@ -35,6 +35,15 @@ class Ratio(Model):
         return cls(value=median(ratios), low=min(ratios), high=max(ratios))
 
 
+class Peer(Model):
+    """The figure of the original model in another form, measured in the same turns."""
+
+    form: str = Field(description="such as PyTorch fp16, compiled")
+    value: float
+    samples: tuple[float, ...] = ()
+    ratio: Ratio = Field(description="optimised over this")
+
+
 class Row(Model):
     """One figure of both sides."""
 
@@ -45,14 +54,16 @@ class Row(Model):
     baseline: Side | None = Field(None, description="None where the figure is itself a comparison with the baseline")
     optimised: Side
     ratio: Ratio | None = None
+    peers: tuple[Peer, ...] = ()
 
 
 class Cell(Model):
     """The speed at one size of the input: how many inputs at once, and how long each is."""
 
+    figure: Literal["prefill", "decode"] | None = Field(None, description="of text generation; None where a call is one thing")
     batch: int
     length: int | None = Field(None, description="tokens an input; None where it has no length")
-    unit: str = Field(description="of both sides' values: inputs a second, such as images/s")
+    unit: str = Field(description="of both sides' values: inputs a second, such as images/s; of all rows together")
     baseline: Side
     optimised: Side
     ratio: Ratio
@@ -75,6 +86,15 @@ class Verdict(Model):
         return f"{self.metric} {self.bar}: {found}"
 
 
+class Card(Model):
+    """The GPU that ran the optimised model."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+    cuda: str | None = Field(None, description="the newest CUDA that the driver serves")
+
+
 class Environment(Model):
     """The machine and the software that measured. Names no host and no user."""
 
@@ -87,6 +107,25 @@ class Environment(Model):
     packages: dict[str, str]
     revision: str | None = Field(description="git revision of the runner; None when the tree has changes, or is none")
     busy: float = Field(description="share of the machine that other processes used during the rounds, 0 to 1")
+    card: Card | None = None
+
+
+class Placement(Model):
+    """Which execution provider ran what, from a profile of ONNX Runtime."""
+
+    nodes: dict[str, int] = Field(description="by provider")
+    seconds: dict[str, float] = Field(description="that the host spent in the nodes' calls, by provider")
+    operators: dict[str, float] = Field(description="the same seconds by operator, the slowest first")
+    fell_back: dict[str, int] = Field(description="operators that the asked provider did not run, and how many nodes of them")
+
+    def share_of_nodes(self, provider: str) -> float:
+        """Returns the share of the nodes that a provider ran, 0 to 1."""
+        return self.nodes.get(provider, 0) / max(1, sum(self.nodes.values()))
+
+    def share_of_time(self, provider: str) -> float:
+        """Returns the share of the time that went to a provider's nodes, 0 to 1."""
+        total = sum(self.seconds.values())
+        return self.seconds.get(provider, 0.0) / total if total else 0.0
 
 
 class Results(Model):
@@ -105,7 +144,12 @@ class Results(Model):
     fingerprint: str | None = Field(description="of the optimised model, as in its receipt")
     date: str
     command: str
+    baseline: str = Field("PyTorch fp32", description="how the original ran")
+    weights: Literal["real", "random"] = Field(
+        "real", description="random ones have the model's shapes: they tell of speed and memory, and nothing of quality"
+    )
     host: str = Field(description="label of the machine")
+    placement: Placement | None = Field(None, description="which provider ran the nodes; None for the CPU")
     environment: Environment
     rows: tuple[Row, ...]
     grid: tuple[Cell, ...] = Field((), description="speed by batch and length, where the model takes several")
@@ -156,8 +200,10 @@ def read_results(path: Path) -> Results:
         ) from None
 
 
-def host_label(cpu: str, cores: int) -> str:
-    """Returns a short label for a machine, such as ``amd-epyc-2c``."""
+def host_label(cpu: str, cores: int, card: Card | None = None) -> str:
+    """Returns a short label for a machine, such as ``amd-epyc-2c``; of its card, where that ran the model."""
+    if card is not None:
+        return re.sub(r"[^a-z0-9]+", "-", card.name.lower()).strip("-")
     plain = re.sub(r"\((r|tm)\)|\bcpu\b|\bprocessor\b|@.*|\d+-core", " ", cpu.lower())
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown-cpu"
     return f"{slug}-{cores}c"

@@ -14,6 +14,7 @@ BATCH = 8
 STEPS = 4
 PICTURE_BATCHES = (1, 4, BATCH, 16)
 TEXT_BATCHES = (1, BATCH)
+GRID_NEW_TOKENS = 16  # of text generation by batch and length
 SHORT_TEXT = 16  # tokens: a search query
 
 
@@ -58,6 +59,7 @@ FIGURES = {
         Figure("psnr", "picture PSNR", "dB", True, "to the baseline's pictures of the same noise, mean"),
         Figure("size", "size on disk", "bytes", False, "all files of the model's folder"),
         Figure("load", "load", "s", False, "files in the system's cache, imports done"),
+        Figure("device_memory", "device memory", "bytes", False, "of the process, behind the timed scenarios"),
         Figure("peak_rss", "peak memory", "bytes", False, "of a process of its own, timed scenarios included"),
     )
 }
@@ -103,3 +105,12 @@ def draws(output: ModelHandle, source: ModelHandle) -> bool:
 def speaks(model: ModelHandle) -> bool:
     """Returns whether the model is a language model, whose perplexity can be told."""
     return (model.task or "").startswith("text-generation")
+
+
+def scenarios_of(output: ModelHandle, source: ModelHandle) -> tuple[str, ...]:
+    """Returns what is timed of a pair of models, in its order."""
+    if generates(output, source):
+        return ("generation",)
+    if transcribes(output, source):
+        return ("transcription",)
+    return ("drawing",) if draws(output, source) else ("latency", "throughput")

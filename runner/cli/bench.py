@@ -28,7 +28,11 @@ SPEECH_HELP = (
 )
 PAIRS_HELP = "A csv or tsv of sentence1, sentence2 and score to judge embeddings by in place of the recipe's."
 BATCH_HELP = "Inputs at once, by which the speed is measured: 1,8,32. The task's own choice by default."
-LENGTH_HELP = "Tokens of a text, by which the speed is measured: 16,128,512."
+LENGTH_HELP = "Tokens of a text or prompt, by which the speed is measured: 16,128,512."
+BASELINE_HELP = (
+    "How PyTorch runs the original: fp32, fp16 or bf16, with -compiled behind it for torch.compile. Ratios are taken of the"
+    " first; further ones stand beside it. fp32 on the CPU and half precision on a GPU by default. Repeatable."
+)
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):
@@ -44,6 +48,18 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
         if not all(part.isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"'{value}' is not made of whole numbers from 1 on, such as 1,8,32", param, ctx)
         return tuple(sorted({int(part) for part in parts}))
+
+
+class _Form(click.ParamType[Any]):
+    """How PyTorch runs the original."""
+
+    name = "form"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns a `TorchForm`."""
+        from runner.evaluation.torch_form import TorchForm
+
+        return TorchForm.parse(str(value))
 
 
 class _Speech(click.ParamType[str]):
@@ -75,6 +91,7 @@ class _Speech(click.ParamType[str]):
 @click.option("--pairs", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help=PAIRS_HELP)
 @click.option("--batch", type=_Numbers(), default=(), metavar="NUMBERS", help=BATCH_HELP)
 @click.option("--length", type=_Numbers(), default=(), metavar="NUMBERS", help=LENGTH_HELP)
+@click.option("--baseline", "baselines", type=_Form(), multiple=True, metavar="FORM", help=BASELINE_HELP)
 @click.option("--save", is_flag=True, help="Write into the recipe's results/ too, from where its README takes its table.")
 @json_option
 @catalog_option
@@ -87,6 +104,7 @@ def bench(
     pairs: Path | None,
     batch: tuple[int, ...],
     length: tuple[int, ...],
+    baselines: tuple[Any, ...],
     save: bool,
     as_json: bool,
     **chosen: Any,
@@ -104,7 +122,7 @@ def bench(
     from runner.report.table import print_results
 
     request = make_request(word, configs, **chosen)
-    judged = Judged(images, speech, pairs, batch, length)
+    judged = Judged(images, speech, pairs, batch, length, tuple(dict.fromkeys(baselines)))
     _check(judged, request.config.input_model.task, save)
     with Progress(request.name) as progress:
         plan = plan_run(request, progress.say)
@@ -136,7 +154,6 @@ def _check(judged: Judged, task: str | None, save: bool) -> None:
     if save and judged.data():
         raise UsageError("not-the-recipes-data", "--save is for figures on the recipe's own data", "leave out one of the two")
     pictures = (*IMAGE_ONLY, ZERO_SHOT)
-    texts = tuple(one for one in TEXT_ONLY if not one.startswith("text-generation"))
     rules = (
         ("images", judged.images, pictures, "no-picture-model", "is not judged by pictures"),
         ("speech", judged.speech, ("automatic-speech-recognition",), "no-speech-model", "is not judged by speech"),
@@ -147,8 +164,8 @@ def _check(judged: Judged, task: str | None, save: bool) -> None:
             "no-embeddings",
             "is not judged by pairs of sentences",
         ),
-        ("batch", judged.batch, (*pictures, *texts), "no-batches", "is not measured by batches"),
-        ("length", judged.length, texts, "no-lengths", "is not measured by lengths of a text"),
+        ("batch", judged.batch, (*pictures, *TEXT_ONLY), "no-batches", "is not measured by batches"),
+        ("length", judged.length, TEXT_ONLY, "no-lengths", "is not measured by lengths of a text"),
     )
     for name, given, tasks, rule, cause in rules:
         if given and task is not None and task not in tasks:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,10 +16,22 @@ import click
 from runner.cli.options import json_option
 from runner.cli.tables import print_json, print_table
 from runner.engine.places import places
-from runner.targets.target import TARGETS, Target, clashing_wheels, installed_wheels, usable_cores, what_is_missing
+from runner.targets.devices import Device, directml_devices, nvidia_devices
+from runner.targets.target import (
+    TARGETS,
+    Target,
+    clashing_wheels,
+    installed_wheels,
+    mismatched_genai,
+    usable_cores,
+    what_is_missing,
+)
 
 # What the runner computes with, beside the runtime wheels of a target.
 ENGINE_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "safetensors", "numpy")
+# Python packages that bring CUDA and cuDNN, as torch's wheels for Linux want them.
+CUDA_PACKAGES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
+CUDNN_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 LEAST_PYTHON = (3, 11)
 LEAST_FREE_GB = 5.0
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
@@ -40,11 +53,24 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Graphics:
+    """The GPUs of this machine, and what CUDA needs: versions, None for what is not found."""
+
+    gpus: tuple[Device, ...]
+    driver: str | None
+    cuda_of_driver: str | None
+    cuda: str | None
+    cudnn: str | None
+
+
+@dataclass(frozen=True)
 class TargetState:
-    """Whether a target can be used here, and otherwise why not and what mends it."""
+    """Whether a target can be used here, and otherwise why not and what mends it; and what it needs at all."""
 
     name: str
     provider: str
+    needs: str
+    wheels: tuple[str, ...]
     usable: bool
     cause: str | None = None
     remedy: str | None = None
@@ -62,7 +88,7 @@ class Trouble:
 @json_option
 def doctor(as_json: bool) -> None:
     """Tell what this machine can run, and what mends what it cannot."""
-    machine = inspect_machine()
+    machine, graphics = inspect_machine(), inspect_graphics()
     targets = [state_of(target) for target in TARGETS.values()]
     packages = engine_packages()
     troubles = find_troubles(machine, packages, targets)
@@ -70,6 +96,7 @@ def doctor(as_json: bool) -> None:
         print_json(
             {
                 "machine": asdict(machine),
+                "graphics": asdict(graphics),
                 "packages": packages,
                 "runtime_wheels": installed_wheels(),
                 "targets": [asdict(state) for state in targets],
@@ -77,7 +104,7 @@ def doctor(as_json: bool) -> None:
             }
         )
         return
-    _print(machine, packages, targets, troubles)
+    _print(machine, graphics, packages, targets, troubles)
 
 
 def inspect_machine() -> Machine:
@@ -139,7 +166,24 @@ def engine_packages() -> dict[str, str | None]:
 def state_of(target: Target) -> TargetState:
     """Returns whether the target can be used here."""
     missing = what_is_missing(target)
-    return TargetState(target.name, target.provider, missing is None, *(missing or ()))
+    return TargetState(target.name, target.provider, target.needs, target.wheels, missing is None, *(missing or ()))
+
+
+def inspect_graphics() -> Graphics:
+    """Returns the GPUs and their software; asks the system's programs and imports no ML library."""
+    nvidia = nvidia_devices()
+    found = nvidia if nvidia.devices else directml_devices()
+    return Graphics(found.devices, found.driver, nvidia.cuda, _version_of(CUDA_PACKAGES), _version_of(CUDNN_PACKAGES))
+
+
+def _version_of(names: Sequence[str]) -> str | None:
+    """The version of the first of these packages that is installed, with its name."""
+    for name in names:
+        try:
+            return f"{importlib.metadata.version(name)} ({name})"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def find_troubles(machine: Machine, packages: dict[str, str | None], targets: list[TargetState]) -> list[Trouble]:
@@ -152,6 +196,14 @@ def find_troubles(machine: Machine, packages: dict[str, str | None], targets: li
             Trouble(
                 f"{' and '.join(clashing)} overwrite one another's files in this environment",
                 f"pip uninstall -y {' '.join(clashing)} && pip install {keep}   (or another one of them)",
+            )
+        )
+    if mismatch := mismatched_genai(installed_wheels()):
+        there, fitting = mismatch
+        troubles.append(
+            Trouble(
+                f"{' and '.join(there)} does not go with the runtime that is installed",
+                f"pip uninstall -y {' '.join(there)} && pip install {fitting}",
             )
         )
     missing = [name for name, version in packages.items() if version is None]
@@ -175,7 +227,13 @@ def find_troubles(machine: Machine, packages: dict[str, str | None], targets: li
     return troubles
 
 
-def _print(machine: Machine, packages: dict[str, str | None], targets: list[TargetState], troubles: list[Trouble]) -> None:
+def _print(
+    machine: Machine,
+    graphics: Graphics,
+    packages: dict[str, str | None],
+    targets: list[TargetState],
+    troubles: list[Trouble],
+) -> None:
     print_table(
         ("machine", ""),
         [
@@ -187,6 +245,7 @@ def _print(machine: Machine, packages: dict[str, str | None], targets: list[Targ
             ),
             ("memory", f"{machine.memory_gb} GB, {machine.memory_free_gb} GB free"),
             ("cache", f"{machine.cache}, {machine.disk_free_gb} GB free"),
+            *_graphics_rows(graphics),
         ],
     )
     click.echo()
@@ -198,7 +257,22 @@ def _print(machine: Machine, packages: dict[str, str | None], targets: list[Targ
         [(state.name, "yes" if state.usable else "no", state.cause or "", state.remedy or "") for state in targets],
     )
     click.echo()
+    print_table(("target", "needs"), [(state.name, f"{state.needs}; {' and '.join(state.wheels)}") for state in targets])
+    click.echo()
     for trouble in troubles:
         click.echo(f"{click.style('trouble', fg='red')}: {trouble.cause}\n    {trouble.remedy}")
     if not troubles:
         click.echo("nothing needs mending for the targets that are usable")
+
+
+def _graphics_rows(graphics: Graphics) -> Iterator[tuple[str, str]]:
+    if not graphics.gpus:
+        yield "gpu", "none that NVIDIA's driver or DirectX shows"
+    for gpu in graphics.gpus:
+        memory = f", {gpu.memory_bytes / 1e9:.0f} GB" if gpu.memory_bytes else ""
+        capability = f", compute capability {gpu.capability}" if gpu.capability else ""
+        yield "gpu", f"{gpu.name}{memory}{capability}{', drawn by the processor' if gpu.software else ''}"
+    if graphics.driver:
+        cuda = f", serves CUDA up to {graphics.cuda_of_driver}" if graphics.cuda_of_driver else ""
+        yield "driver", f"{graphics.driver}{cuda}"
+        yield "cuda", f"CUDA {graphics.cuda or 'not in a Python package'}; cuDNN {graphics.cudnn or 'not in a Python package'}"

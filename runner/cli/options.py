@@ -95,6 +95,10 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> Any:
     return None if value is None else target_named(value)
 
 
+def _target_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    return value if value == "auto" else _target(context, parameter, value)
+
+
 catalog_option = click.option(
     "--catalog",
     type=click.Path(path_type=Path),
@@ -106,6 +110,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 variant_option = click.option("--variant", metavar="NAME", help="Variant of the recipe; its first one by default.")
 target_option = click.option(
     "--target", metavar="NAME", callback=_target, help="cpu, cuda (gpu) or directml (dml): the first variant made for it."
+)
+target_or_auto_option = click.option(
+    "--target",
+    metavar="NAME",
+    callback=_target_or_auto,
+    help="cpu, cuda (gpu) or directml (dml): the first variant made for it; auto: for the best of them that is here.",
 )
 config_option = click.option(
     "--config",
@@ -148,7 +158,7 @@ def request_options(function: F) -> F:
         smoke_option,
         click.option("--model-path", metavar="FOLDER", help="The source model: a local folder in place of the recipe's."),
         set_option,
-        target_option,
+        target_or_auto_option,
         variant_option,
     ):
         function = option(function)

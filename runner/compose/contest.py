@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import GateMissed, Problem
+from runner.evaluation.torch_form import TorchForm
+from runner.models.inputs import read_facts
 from runner.recipe.info import Evaluation
+from runner.targets.target import Target
 
 if TYPE_CHECKING:
     from runner.bench.results import Results
     from runner.engine.run import Outcome
 
+RANDOM_WEIGHTS = "random_weights"  # in config.json: the weights have the model's shapes, and nobody trained them
 TURN_SECONDS, SMOKE_TURN_SECONDS = 1.0, 0.05
 
 
@@ -27,7 +31,8 @@ class Judged:
         speech: folder of sounds with transcripts, or a data set of the hub.
         pairs: csv or tsv of sentence pairs with scores.
         batch: inputs at once.
-        length: tokens of a text.
+        length: tokens of a text, or of a prompt.
+        baselines: how PyTorch runs the original; the target's own choice where none are named.
     """
 
     images: Path | None = None
@@ -35,6 +40,7 @@ class Judged:
     pairs: Path | None = None
     batch: tuple[int, ...] = ()
     length: tuple[int, ...] = ()
+    baselines: tuple[TorchForm, ...] = ()
 
     def data(self) -> dict[str, str]:
         """Returns the data by what info.yml calls it."""
@@ -47,6 +53,7 @@ class Judged:
         numbers = {"batch": self.batch, "length": self.length}
         words = [f"--{name} {Path(told).name if Path(told).exists() else told}" for name, told in self.data().items()]
         words += [f"--{name} {','.join(map(str, values))}" for name, values in numbers.items() if values]
+        words += [f"--baseline {form}" for form in self.baselines]
         return "".join(f" {word}" for word in words)
 
 
@@ -73,12 +80,14 @@ def measure(
     log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     evaluation = info.evaluation if info else Evaluation()
+    random_weights = bool(read_facts(outcome.source.folder).get(RANDOM_WEIGHTS))
+    typed = judged.typed() + (" --model-path RANDOM_WEIGHTS" if random_weights else "") + (" --smoke" if request.smoke else "")
     contest = Contest(
         output=outcome.model,
         source=outcome.source,
         recipe=info.name if info else request.name,
         variant=request.variant,
-        model_id=request.config.input_model.model_path,
+        model_id=_without_place(request.config.input_model.model_path),
         evaluation=evaluation.model_copy(update=judged.data()),
         gates=variant.gates if variant else {},
         folder=request.loaded.folder,
@@ -89,11 +98,28 @@ def measure(
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],
-        command=f"recipe bench {request.name} --rounds {rounds}" + judged.typed() + (" --smoke" if request.smoke else ""),
+        command=f"recipe bench {request.name} --rounds {rounds}{typed}",
         sizes=Sizes(judged.batch, judged.length),
+        baselines=judged.baselines or (_usual_baseline(plan.target, variant.precision if variant else None),),
+        random_weights=random_weights,
         log=log,
     )
     return bench(contest, progress)
+
+
+def _without_place(model_path: str | None) -> str | None:
+    """Returns a model's id, and of a local folder the name alone: results name no place of this machine."""
+    return Path(model_path).name if model_path and Path(model_path).is_dir() else model_path
+
+
+def _usual_baseline(target: Target, precision: str | None) -> TorchForm:
+    """The original as people run it: fp32 on a processor, half precision on CUDA, in the type of the optimised model.
+
+    PyTorch has no DirectML: against that it runs on the processor.
+    """
+    if target.name != "cuda":
+        return TorchForm()
+    return TorchForm("bf16" if precision == "bf16" else "fp16")
 
 
 def check_gates(name: str, results: Results) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from runner.catalog.find import Found, find
 from runner.engine.plan import Request
@@ -11,7 +13,7 @@ from runner.errors import UsageError
 from runner.passes.table import options_of
 from runner.recipe.document import Node, Origin, node_of
 from runner.recipe.load import load_config
-from runner.targets.target import Target
+from runner.targets.target import TARGETS, Target, best_target
 
 
 def make_request(
@@ -20,7 +22,7 @@ def make_request(
     *,
     catalog: Path | None = None,
     variant: str | None = None,
-    target: Target | None = None,
+    target: Target | Literal["auto"] | None = None,
     overrides: Sequence[str] = (),
     model_path: str | None = None,
     smoke: bool = False,
@@ -39,7 +41,8 @@ def make_request(
         configs: a configuration file, and further ones that are laid over it section by section.
         catalog: folder of recipes; $RECIPE_CATALOG or the nearest recipes/ when None.
         variant: name of the variant; the recipe's first when None.
-        target: the recipe's first variant that is made for it, or what a configuration file is run for.
+        target: the recipe's first variant that is made for it, or what a configuration file is run for. `auto` is the best one
+            that can be used here and that the recipe has variants for; the request's notes say why.
         overrides: `path=value` texts, laid over the configuration.
         model_path: a local folder in place of the model that the configuration names.
         space: what a search is to vary, see `load_config`; None where nobody searches.
@@ -53,16 +56,23 @@ def make_request(
         raise UsageError("bad-usage", f"'{word}' and --config do not go together", "give one of them")
     found: Found | None = None
     files = list(configs)
+    why: tuple[str, ...] = ()
     if not files:
-        found = _for_target(find(word, catalog, variant), catalog, target, chosen=variant is not None)
+        named = find(word, catalog, variant)
+        if target == "auto":
+            target, reason = best_target(_targets_of(named))
+            why = (f"--target auto: {reason}",)
+        found = _for_target(named, catalog, target, chosen=variant is not None)
         files = [found.config]
+    elif target == "auto":
+        raise UsageError("bad-usage", "--target auto chooses among a recipe's variants", "name the target beside --config")
     elif variant:
         raise UsageError("bad-usage", "--variant belongs to a recipe, not to --config", "name the variant's own file")
     elif len(files) == 1:
         found = find(str(files[0]), catalog)
     loaded = load_config(files, options_of, overrides, _adjustment(model_path, target if configs else None), space)
     return Request(
-        loaded,
+        replace(loaded, notes=(*loaded.notes, *why)),
         info=found.info if found else None,
         variant=found.variant.name if found and found.variant else None,
         inside_catalogue=found.trusted if found else False,
@@ -74,6 +84,13 @@ def make_request(
         threads=threads,
         output_dir=output_dir,
     )
+
+
+def _targets_of(found: Found) -> set[str]:
+    """Returns the names of the targets that a recipe has variants for."""
+    if found.info is None:
+        raise UsageError("bad-usage", "--target auto chooses among a recipe's variants", "name the target")
+    return {name for name, target in TARGETS.items() if any(variant.ep == target.provider for variant in found.info.recipes)}
 
 
 def _for_target(found: Found, root: Path | None, target: Target | None, chosen: bool) -> Found:

@@ -440,7 +440,13 @@ def _structure_fingerprint(steps: tuple[Step, ...], target: Target) -> str | Non
     if last is None or target.name == "cpu":
         return None
     return fingerprint(
-        {"version": STRUCTURE_VERSION, "model": last, "target": target.name, "kernels": table_digest()},
+        {
+            "version": STRUCTURE_VERSION,
+            "model": last,
+            "target": target.name,
+            "kernels": table_digest(),
+            "placed": what_is_missing(target) is None,
+        },
     )
 
 

@@ -22,11 +22,13 @@ from runner.engine.plan import Step
 from runner.engine.store import Entry, Store
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.parity import Parity
+from runner.evaluation.placement import placement_apart
 from runner.evaluation.structure import check_structure
 from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
 from runner.passes import table
 from runner.passes.declaration import PassContext
+from runner.targets.target import what_is_missing
 
 FAILED = 1
 SAID_KEPT = 20  # lines of what a pass told that its record keeps
@@ -148,8 +150,11 @@ class Walk:
                 return
             self.emit(Event("said", text=f"looking up the kernels of {self.job.target.provider}"))
             started = time.perf_counter()
+            found = check_structure(model, self.job.target)
+            if found is not None and what_is_missing(self.job.target) is None:
+                found["placed"] = placement_apart(model, self.job.threads, self.job.target.provider, self.job.log)
             record = {"step": "structure", "pass": "structure", "handle": model.to_json(), "ingredients": {},
-                      "result": check_structure(model, self.job.target), "seconds": time.perf_counter() - started}  # fmt: skip
+                      "result": found, "seconds": time.perf_counter() - started}  # fmt: skip
             with self.store.workspace() as folder:
                 (folder / "output").mkdir()
                 self.store.put(key, folder / "output", record)

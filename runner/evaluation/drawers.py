@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import RunFailed
+from runner.evaluation.torch_form import TorchForm
 from runner.models.diffusion_pipeline import DrawingPipeline, Wanted
 from runner.models.diffusion_scheduler import other_scheduler, set_steps
 from runner.models.diffusion_torch import load_pipeline
@@ -31,33 +32,45 @@ class Drawer(Protocol):
         ...
 
 
-def open_drawer(model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> Drawer:
+def open_drawer(
+    model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider", form: TorchForm | None = None
+) -> Drawer:
     """Loads every component of a `diffusers` source, or those of an optimised pipeline that drawing needs.
+
+    Args:
+        model: the source or the pipeline.
+        threads: threads to compute with.
+        provider: execution provider; PyTorch runs on the device that it drives.
+        form: how PyTorch runs the source; eager in fp32 when None.
 
     Raises:
         RecipeError: it does not load.
     """
     if model.kind == "diffusers":
-        return TorchDrawer(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
+        return TorchDrawer(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu", form or TorchForm())
     pipeline = DrawingPipeline(model, threads, provider)
     pipeline.open()
     return pipeline
 
 
 class TorchDrawer:
-    """The source through diffusers' own pipeline, fp32.
+    """The source through diffusers' own pipeline; compiled, its UNet is.
 
     Args:
         source: of kind `diffusers`.
         threads: threads to compute with.
         device: PyTorch's name of the device.
+        form: its floating-point type, and whether the UNet is compiled.
     """
 
-    def __init__(self, source: ModelHandle, threads: int, device: str = "cpu") -> None:
+    def __init__(self, source: ModelHandle, threads: int, device: str = "cpu", form: TorchForm | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._pipeline = load_pipeline(source).to(device)
+        form = form or TorchForm()
+        self._pipeline = load_pipeline(source).to(device, form.dtype())
+        if form.compiled:
+            self._pipeline.unet = torch.compile(self._pipeline.unet)
         self._own_scheduler = self._pipeline.scheduler
 
     def draw(self, wanted: Wanted, *, step_done: StepDone = lambda *_: None) -> Array:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import DataUnavailable
+from runner.evaluation.torch_form import TorchForm
+from runner.models.adapter_weights import adapter_inputs
+from runner.models.components import component_names
 from runner.models.handle import ModelHandle
 from runner.models.inputs import CACHE_WIDTH, cache_width
 
@@ -42,20 +45,27 @@ class Forward(Protocol):
         ...
 
 
-def open_forward(model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> Forward:
+def open_forward(
+    model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider", form: TorchForm | None = None
+) -> Forward:
     """Loads a model of kind `hf`, `pytorch` or `onnx`.
 
     Args:
         model: the model.
         threads: threads of its operators.
         provider: execution provider; a PyTorch model runs on the device that it drives.
+        form: how PyTorch runs it; eager in fp32 when None.
 
     Raises:
         RecipeError: it does not load.
     """
+    if model.kind == "onnx" and provider == "CUDAExecutionProvider" and not (component_names(model) or adapter_inputs(model)):
+        from runner.evaluation.device_forward import DeviceForward
+
+        return DeviceForward(model, threads, provider)
     if model.kind == "onnx":
         return OnnxForward(model, threads, provider)
-    return TorchForward(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
+    return TorchForward(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu", form or TorchForm())
 
 
 def outputs_of(model: Forward, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -64,9 +74,9 @@ def outputs_of(model: Forward, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]
 
 
 class TorchForward:
-    """The source model in eager PyTorch, fp32, in inference mode."""
+    """The source model in PyTorch, in inference mode."""
 
-    def __init__(self, model: ModelHandle, threads: int, device: str = "cpu") -> None:
+    def __init__(self, model: ModelHandle, threads: int, device: str = "cpu", form: TorchForm | None = None) -> None:
         import inspect
 
         import torch
@@ -74,20 +84,25 @@ class TorchForward:
         from runner.data.scripted_model import load_module
 
         torch.set_num_threads(threads)
+        form = form or TorchForm()
         self._torch = torch
         self._device = device
-        self._module = load_module(model).to(device)
-        parameters = inspect.signature(self._module.forward).parameters
+        self._dtype = form.dtype()
+        module = load_module(model).to(device, self._dtype)
+        parameters = inspect.signature(module.forward).parameters
         takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         self._takes = None if takes_any else set(parameters)
+        graphs = {"mode": "reduce-overhead"} if device == "cuda" else {}
+        self._module: Any = torch.compile(module, dynamic=False, **graphs) if form.compiled else module
 
     def prepare(self, inputs: Arrays) -> dict[str, Any]:
-        """Returns tensors on the model's device; inputs that the module does not take are left out."""
-        return {
+        """Returns tensors on the model's device, of its floating-point type; what the module does not take is left out."""
+        given = {
             name: self._torch.from_numpy(array).to(self._device)
             for name, array in inputs.items()
             if self._takes is None or name in self._takes
         }
+        return {name: one.to(self._dtype) if one.is_floating_point() else one for name, one in given.items()}
 
     def run(self, prepared: dict[str, Any]) -> Any:
         """Returns the module's output."""
@@ -110,15 +125,15 @@ class TorchForward:
 class OnnxForward:
     """An ONNX graph in a session of its own. A graph with a fixed batch takes larger batches piece by piece."""
 
-    def __init__(self, model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> None:
+    def __init__(self, model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider", session: Any = None) -> None:
         from runner.models.session import open_session
 
-        self._session = open_session(model, threads, (provider,))
+        self._session = session or open_session(model, threads, (provider,))
         self._cache_width = cache_width(model.folder) or 0
         self._inputs = {one.name: one for one in self._session.get_inputs()}
         self._outputs = [one.name for one in self._session.get_outputs() if not one.name.startswith("present")]
 
-    def prepare(self, inputs: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
+    def prepare(self, inputs: Arrays) -> list[Any]:
         """Returns one feed a piece, of the graph's types; empty caches and positions are added where the graph has them.
 
         Raises:
@@ -134,11 +149,11 @@ class OnnxForward:
             raise DataUnavailable(f"the graph's batch is fixed to {piece}, and {whole} inputs do not fill such batches")
         return [{name: array[at : at + piece] for name, array in feed.items()} for at in range(0, whole, piece)]
 
-    def run(self, prepared: list[dict[str, np.ndarray[Any, Any]]]) -> list[list[np.ndarray[Any, Any]]]:
+    def run(self, prepared: list[Any]) -> list[Any]:
         """Returns the outputs of every piece."""
         return [self._session.run(self._outputs, feed) for feed in prepared]
 
-    def arrays(self, outputs: list[list[np.ndarray[Any, Any]]]) -> dict[str, np.ndarray[Any, Any]]:
+    def arrays(self, outputs: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
         """Returns the outputs of all pieces together; the key-value cache is left out."""
         import numpy as np
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner.evaluation.torch_form import TorchForm
 from runner.models.handle import ModelHandle
 
 if TYPE_CHECKING:
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
 class Generator(Protocol):
     """A loaded language model."""
 
-    def times(self, prompt: Sequence[int], new_tokens: int) -> list[float]:
-        """Generates `new_tokens` tokens behind `prompt`, batch 1, greedily, past any end-of-text token.
+    def times(self, prompt: Sequence[int], new_tokens: int, rows: int = 1) -> list[float]:
+        """Generates `new_tokens` tokens behind `prompt`, greedily, past any end-of-text token.
+
+        Args:
+            prompt: ids.
+            new_tokens: how many tokens a row gets.
+            rows: how often the prompt stands in the batch.
 
         Returns:
             Seconds from the call to each token, rising; `new_tokens` of them.
@@ -28,33 +34,40 @@ class Generator(Protocol):
         ...
 
 
-def open_generator(model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> Generator:
-    """Loads a language model of kind `hf`, `pytorch` or `genai`.
+def open_generator(
+    model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider", form: TorchForm | None = None
+) -> Generator:
+    """Loads a language model of kind `hf`, `pytorch` or `genai`; `form` says how PyTorch runs it, eager in fp32 when None.
 
     Raises:
         RecipeError: it does not load.
     """
     if model.kind == "genai":
         return GenaiGenerator(model, threads, on_cpu=provider == "CPUExecutionProvider")
-    return TorchGenerator(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
+    return TorchGenerator(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu", form or TorchForm())
 
 
 class TorchGenerator:
-    """The source model through transformers' own `generate`, fp32, with its key-value cache."""
+    """The source model through transformers' own `generate` with its key-value cache.
 
-    def __init__(self, model: ModelHandle, threads: int, device: str = "cpu") -> None:
+    Compiled, the cache is a static one, for which transformers compiles the decoding step.
+    """
+
+    def __init__(self, model: ModelHandle, threads: int, device: str = "cpu", form: TorchForm | None = None) -> None:
         import torch
 
         from runner.models.torch_source import load_torch
 
         torch.set_num_threads(threads)
+        form = form or TorchForm()
         self._torch = torch
         self._device = device
-        self._module: Any = load_torch(model).to(device)
+        self._module: Any = load_torch(model, form.dtype()).to(device)
+        self._cache = {"cache_implementation": "static"} if form.compiled else {}
 
-    def times(self, prompt: Sequence[int], new_tokens: int) -> list[float]:
+    def times(self, prompt: Sequence[int], new_tokens: int, rows: int = 1) -> list[float]:
         """See `Generator.times`."""
-        ids = self._torch.tensor([list(prompt)], device=self._device)
+        ids = self._torch.tensor([list(prompt)] * rows, device=self._device)
         clock = _Clock()
         with self._torch.inference_mode():
             self._module.generate(
@@ -66,6 +79,7 @@ class TorchGenerator:
                 min_new_tokens=new_tokens,
                 max_new_tokens=new_tokens,
                 pad_token_id=0,
+                **self._cache,
             )
         return clock.times
 
@@ -105,21 +119,31 @@ class GenaiGenerator:
         self._on_cpu = on_cpu
         self._session: GenerationSession = GenerationSession(model.folder, threads, on_cpu=on_cpu)
         self._scores = False
+        self._graphs = self._session.captures and not on_cpu
 
-    def times(self, prompt: Sequence[int], new_tokens: int) -> list[float]:
-        """See `Generator.times`."""
+    def times(self, prompt: Sequence[int], new_tokens: int, rows: int = 1) -> list[float]:
+        """See `Generator.times`. From the first batch on the session captures no CUDA graphs, which serve one row alone."""
         length = len(prompt) + new_tokens
+        if rows > 1 and self._graphs:
+            self._reopen(graphs=False)
         started = time.perf_counter()
-        tokens = self._session.generate(prompt, new_tokens, do_sample=False, min_length=length)
-        return [time.perf_counter() - started for _ in tokens]
+        steps = self._session.generate_rows(prompt, rows, new_tokens, do_sample=False, min_length=length)
+        return [time.perf_counter() - started for _ in steps]
 
     def logits(self, ids: Sequence[int]) -> np.ndarray[Any, Any]:
         """See `Generator.logits`. From the first call on the session serves every position, so time nothing behind it."""
-        from runner.models.generation import GenerationSession
-
         if not self._scores:
-            del self._session
-            self._session = GenerationSession(self._folder, self._threads, every_position=True, on_cpu=self._on_cpu)
+            self._reopen(every_position=True)
             self._scores = True
         rows: np.ndarray[Any, Any] = self._session.all_logits(ids)
         return rows
+
+    def _reopen(self, *, every_position: bool = False, graphs: bool = True) -> None:
+        """Opens the session in another way; the one before is closed first, so that the device holds the model once."""
+        from runner.models.generation import GenerationSession
+
+        del self._session
+        self._session = GenerationSession(
+            self._folder, self._threads, on_cpu=self._on_cpu, every_position=every_position, graphs=graphs
+        )
+        self._graphs = False

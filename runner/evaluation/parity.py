@@ -1,4 +1,4 @@
-"""Compares what a model computes with what its source computes, on the same small inputs, on the CPU."""
+"""Compares what a model computes with what its source computes, on the same small inputs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from runner.errors import RunFailed
 from runner.evaluation.picture import PictureParity
 from runner.evaluation.probe_inputs import NoProbe, Shape, probe_inputs, random_inputs
 from runner.evaluation.probe_outputs import (
+    CPU,
     GENERATED,
     genai_outputs,
     graph_outputs,
@@ -27,6 +28,7 @@ from runner.models.diffusion import source_parts
 from runner.models.diffusion_torch import component_outputs
 from runner.models.handle import ModelHandle
 from runner.models.inputs import pools_first_token
+from runner.targets.target import TARGETS, what_is_missing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,13 +47,15 @@ class Parity:
     Args:
         source: the model that the run starts from.
         threads: threads to compute with.
-        target: name of the target that the models are made for; a graph for another one than the CPU need not run here.
+        target: name of the target that the models are made for. They run on its device where that can be used here, and else
+            on the CPU, which need not have kernels for them. The source runs on the CPU in fp32.
     """
 
     def __init__(self, source: ModelHandle, threads: int, target: str = "cpu") -> None:
         self.source = source
         self.threads = threads
         self.target = target
+        self.provider = CPU if what_is_missing(TARGETS[target]) else TARGETS[target].provider
         self._known: dict[tuple[tuple[str, Shape], ...], tuple[Arrays, Arrays]] = {}
         self._parts: dict[str, Parity] = {}
 
@@ -78,7 +82,12 @@ class Parity:
             if self.target == "cpu" and ("no kernel" in str(reason) or _NO_KERNEL in str(reason)):
                 raise RunFailed("output-does-not-run", f"{model.path}: {reason}") from reason
             return {"numeric": False, "reason": str(reason), "outputs": {}}
-        told = {"numeric": True, "inputs": {name: list(array.shape) for name, array in inputs.items()}, "outputs": outputs}
+        told = {
+            "numeric": True,
+            "provider": self.provider,
+            "inputs": {name: list(array.shape) for name, array in inputs.items()},
+            "outputs": outputs,
+        }
         return {**told, "generated": found[GENERATED].size} if GENERATED in found else told
 
     def _compare_parts(self, model: ModelHandle) -> dict[str, Any]:
@@ -117,10 +126,10 @@ class Parity:
         """
         if is_pipeline(model):
             raise NoProbe("a pipeline is several models; its receipt compares each of them")
-        if self.target != "cpu" and (missing := missing_on_cpu(model)):
+        if self.target != "cpu" and self.provider == CPU and (missing := missing_on_cpu(model)):
             raise NoProbe(f"not run on the CPU: no kernel for {missing}")
         if model.kind == "onnx":
-            session = open_graph(model, self.threads)
+            session = open_graph(model, self.threads, self.provider)
             inputs, expected = self._expected(graph_shapes(session))
             return inputs, *self._pooled_alike(inputs, expected, graph_outputs(session, inputs))
         inputs, expected = self._expected({})
@@ -163,7 +172,7 @@ class Parity:
             return graph_outputs(open_graph(model, self.threads), inputs)
         if model.kind == "genai":
             try:
-                return genai_outputs(model, inputs, self.threads)
+                return genai_outputs(model, inputs, self.threads, on_cpu=self.provider == CPU)
             except RunFailed as error:
                 cause = error.problems[0].cause
                 if _NO_KERNEL in cause:

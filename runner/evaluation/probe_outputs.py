@@ -1,4 +1,4 @@
-"""Runs a model of any kind on given inputs, on the CPU, and returns its outputs as fp32 arrays by name."""
+"""Runs a model of any kind on given inputs and returns its outputs as fp32 arrays by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.evaluation.probe_inputs import GENERATES, NoProbe, Shape
 from runner.evaluation.probe_speech import speech_outputs
 from runner.models.adapter_weights import inference_session
 from runner.models.handle import ModelHandle
-from runner.models.session import raised_by_runtime
+from runner.models.session import open_session, raised_by_runtime
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
+CPU = "CPUExecutionProvider"
 GENERATED = "generated"  # what a model of onnxruntime-genai writes by itself
 DECODED = 8  # tokens fed one at a time behind the prompt, through the key-value cache
 WHILE_DECODING = "logits_while_decoding"
@@ -65,7 +66,7 @@ def _output_names(model: ModelHandle, count: int) -> list[str]:
     return [*named, *(f"output_{at}" for at in range(len(named), count))]
 
 
-def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], threads: int) -> Arrays:
+def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], threads: int, *, on_cpu: bool = True) -> Arrays:
     """Returns the logits of a prompt run at once, those of its last tokens run one by one, and what the model writes by itself.
 
     Returns:
@@ -85,7 +86,7 @@ def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], thread
     if "logits" not in decoder.get("outputs", {}) or "input_ids" not in decoder.get("inputs", {}):
         raise NoProbe("the graph is one part of a model: it takes embeddings or gives no logits")
     tokens = [int(token) for token in inputs["input_ids"][0]]
-    session = GenerationSession(model.folder, threads, every_position=True, on_cpu=True)
+    session = GenerationSession(model.folder, threads, every_position=True, on_cpu=on_cpu)
     decoded = session.last_logits(tokens[:-DECODED], tokens[-DECODED:])
     written = list(session.generate_ids(tokens[:-DECODED], DECODED, do_sample=False))
     return {"logits": session.all_logits(tokens)[None], WHILE_DECODING: decoded[None, 1:], GENERATED: np.array([written])}
@@ -96,21 +97,24 @@ def graph_shapes(session: onnxruntime.InferenceSession) -> dict[str, Shape]:
     return {one.name: tuple(one.shape) for one in session.get_inputs()}
 
 
-def open_graph(model: ModelHandle, threads: int) -> onnxruntime.InferenceSession:
-    """Returns a CPU session of an `onnx` handle.
+def open_graph(model: ModelHandle, threads: int, provider: str = CPU) -> onnxruntime.InferenceSession:
+    """Returns a session of an `onnx` handle on an execution provider.
 
     Raises:
         RunFailed: the graph does not load.
         NoProbe: the graph uses operators that only another provider has.
+        TargetUnavailable: the provider cannot be used here.
     """
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+    if provider != CPU:
+        return open_session(model, threads, (provider,))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return inference_session(model, options, ["CPUExecutionProvider"])
+        return inference_session(model, options, [CPU])
     except states.NotImplemented as error:
         raise NoProbe(f"the CPU provider has no kernel for it: {first_line(error)}") from error
     except Exception as error:

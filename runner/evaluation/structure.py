@@ -14,7 +14,7 @@ from runner.models.files import graphs_of, read_graph
 from runner.models.generation import genai_config
 from runner.models.handle import ModelHandle
 from runner.targets.operator_kernels import ProviderKernels, kernels_of
-from runner.targets.target import Target
+from runner.targets.target import TARGETS, Target
 
 VERSION = 1  # raised when the same model gives other findings
 _FLOATS = {"float", "float16", "bfloat16", "double", "float8e4m3fn", "float8e5m2"}
@@ -281,6 +281,12 @@ def _session_options(section: Any, path: str, inherited: Any) -> Iterator[tuple[
 
 def summary(found: Mapping[str, Any], target: str) -> str:
     """Returns what `check_structure` found for a target of that name, as a line for people."""
+    placed = found.get("placed")
+    if placed and placed["nodes"]:
+        ran = placed["nodes"].get(TARGETS[target].provider, 0)
+        elsewhere = ", ".join(f"{operator} {count}" for operator, count in placed["fell_back"].items())
+        told = f"{ran} of {sum(placed['nodes'].values())} nodes run on {_TITLES[target]}"
+        return f"{told}; on another provider: {elsewhere}" if elsewhere else told
     nodes, left, title = found["nodes"], sum(found["on_cpu"].values()), _TITLES[target]
     if not left:
         return f"{nodes} nodes, all with {title} kernels"

@@ -23,6 +23,7 @@ from runner.errors import RecipeError, TargetUnavailable
 from runner.evaluation.latency import timed
 from runner.evaluation.memory import peak_resident_bytes
 from runner.evaluation.perplexity import negative_log_likelihood
+from runner.evaluation.torch_form import TorchForm
 from runner.models.diffusion import TASK as DRAWS
 from runner.models.handle import ModelHandle
 from runner.models.tasks import task_of
@@ -48,13 +49,20 @@ class Subject:
         self._drawer: Drawer | None = None
         self._prepared: dict[str, Any] = {}
 
-    def load(self, model: dict[str, Any], threads: int, provider: str, generates: bool) -> dict[str, Any]:
+    def load(self, model: dict[str, Any], threads: int, provider: str, generates: bool, form: str = "fp32") -> dict[str, Any]:
         """Loads the model; the libraries are imported and its files read before, so that only loading is timed.
+
+        Args:
+            model: a handle as JSON data.
+            threads: threads of its operators.
+            provider: execution provider; a PyTorch model runs on the device that it drives.
+            generates: the model is not called input by input.
+            form: how PyTorch runs it, see `TorchForm.parse`.
 
         Raises:
             TargetUnavailable: PyTorch is to run it on a GPU, and sees none.
         """
-        handle = ModelHandle.from_json(model)
+        handle, in_torch = ModelHandle.from_json(model), TorchForm.parse(form)
         _import_library(handle)
         if handle.kind in _IN_TORCH and provider == "CUDAExecutionProvider":
             _require_cuda()
@@ -63,19 +71,19 @@ class Subject:
         if generates and task_of(handle) == "automatic-speech-recognition":
             from runner.evaluation.transcribers import open_transcriber
 
-            self._transcriber = open_transcriber(handle, threads, provider)
+            self._transcriber = open_transcriber(handle, threads, provider, in_torch)
         elif generates and task_of(handle) == DRAWS:
             from runner.evaluation.drawers import open_drawer
 
-            self._drawer = open_drawer(handle, threads, provider)
+            self._drawer = open_drawer(handle, threads, provider, in_torch)
         elif generates:
             from runner.evaluation.generators import open_generator
 
-            self._generator = open_generator(handle, threads, provider)
+            self._generator = open_generator(handle, threads, provider, in_torch)
         else:
             from runner.evaluation.forward import open_forward
 
-            self._forward = open_forward(handle, threads, provider)
+            self._forward = open_forward(handle, threads, provider, in_torch)
         return {"seconds": time.perf_counter() - started}
 
     def time(self, feed: str, warmup: int, repeats: int, pause: float) -> dict[str, Any]:
@@ -90,12 +98,12 @@ class Subject:
         repeats = max(least, int(seconds / max(once, 1e-6)))
         return {"seconds": timed(lambda: forward.run(prepared), 0, repeats)}
 
-    def generate(self, prompt: list[int], new_tokens: int) -> dict[str, Any]:
-        """Generates greedily; returns the seconds to each token."""
+    def generate(self, prompt: list[int], new_tokens: int, rows: int = 1) -> dict[str, Any]:
+        """Generates greedily behind the same prompt in each of so many rows; returns the seconds to each token."""
         if self._generator is None:
             raise ValueError("load a language model first")
         gc.collect()
-        return {"seconds": self._generator.times(prompt, new_tokens)}
+        return {"seconds": self._generator.times(prompt, new_tokens, rows)}
 
     def transcribe(self, sounds: str) -> dict[str, Any]:
         """Transcribes every sound in the .npz file `sounds`; returns the texts and the seconds that all of them took."""
@@ -138,6 +146,16 @@ class Subject:
     def peak(self) -> dict[str, Any]:
         """Returns the peak resident set so far."""
         return {"bytes": peak_resident_bytes()}
+
+    def placement(self, model: dict[str, Any], threads: int, provider: str, feed: str) -> dict[str, Any]:
+        """Returns which provider runs the nodes of a model, see `runner.evaluation.placement.placement`."""
+        from runner.evaluation.placement import placement
+
+        return placement(ModelHandle.from_json(model), threads, provider, feed)
+
+    def how(self) -> dict[str, Any]:
+        """Returns how an ONNX graph is run on a device: whether as a CUDA graph; None where nothing is replayed."""
+        return {"replays": getattr(self._forward, "replays", None)}
 
     def _ready(self, feed: str) -> tuple[Forward, Any]:
         if self._forward is None:

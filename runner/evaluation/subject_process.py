@@ -50,9 +50,14 @@ class SubjectProcess:
             raise ValueError("the subject has not been started")
         return self._process.pid
 
-    def load(self, threads: int, provider: str, generates: bool) -> float:
-        """Loads the model and returns the seconds that took, without imports and with the files in the system's cache."""
-        answer = self.ask("load", model=self.model.to_json(), threads=threads, provider=provider, generates=generates)
+    def load(self, threads: int, provider: str, generates: bool, form: str = "fp32") -> float:
+        """Loads the model and returns the seconds that took, without imports and with the files in the system's cache.
+
+        See `runner.evaluation.subject.Subject.load`.
+        """
+        answer = self.ask(
+            "load", model=self.model.to_json(), threads=threads, provider=provider, generates=generates, form=form
+        )
         return float(answer["seconds"])
 
     def ask(self, question: str, **arguments: Any) -> dict[str, Any]:

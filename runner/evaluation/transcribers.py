@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner.evaluation.torch_form import TorchForm
 from runner.models.handle import ModelHandle
 from runner.models.inputs import read_facts
 from runner.models.sound_windows import SAMPLE_RATE, is_silent, windows
@@ -21,21 +22,23 @@ class Transcriber(Protocol):
         ...
 
 
-def open_transcriber(model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> Transcriber:
-    """Loads a Whisper model of kind `hf` or `genai`.
+def open_transcriber(
+    model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider", form: TorchForm | None = None
+) -> Transcriber:
+    """Loads a Whisper model of kind `hf` or `genai`; `form` says how PyTorch runs it, eager in fp32 when None.
 
     Raises:
         RecipeError: it does not load.
     """
     if model.kind == "genai":
         return GenaiTranscriber(model, threads, on_cpu=provider == "CPUExecutionProvider")
-    return TorchTranscriber(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu")
+    return TorchTranscriber(model, threads, "cuda" if provider == "CUDAExecutionProvider" else "cpu", form or TorchForm())
 
 
 class TorchTranscriber:
-    """The source model through transformers' own `generate`, fp32."""
+    """The source model through transformers' own `generate`."""
 
-    def __init__(self, model: ModelHandle, threads: int, device: str = "cpu") -> None:
+    def __init__(self, model: ModelHandle, threads: int, device: str = "cpu", form: TorchForm | None = None) -> None:
         import torch
 
         from runner.models.torch_source import load_tokenizer, load_torch
@@ -45,7 +48,10 @@ class TorchTranscriber:
         self._device = device
         self._extractor = _feature_extractor(model)
         self._tokenizer = load_tokenizer(model)
-        self._module: Any = load_torch(model).to(device)
+        form = form or TorchForm()
+        self._dtype = form.dtype()
+        self._module: Any = load_torch(model, self._dtype).to(device)
+        self._cache = {"cache_implementation": "static"} if form.compiled else {}
         told = self._module.generation_config
         self._multilingual = bool(getattr(told, "is_multilingual", False) and getattr(told, "lang_to_id", None))
         # unasked, it may end after a word or never
@@ -63,7 +69,7 @@ class TorchTranscriber:
 
     def _features(self, samples: Samples) -> Any:
         heard = self._extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        return heard.input_features.to(self._device)
+        return heard.input_features.to(self._device, self._dtype)
 
     def _language(self, features: Any) -> str:
         with self._torch.inference_mode():
@@ -71,7 +77,7 @@ class TorchTranscriber:
 
     def _window(self, features: Any, asked: dict[str, str]) -> str:
         with self._torch.inference_mode():
-            ids = self._module.generate(features, do_sample=False, num_beams=1, **asked)
+            ids = self._module.generate(features, do_sample=False, num_beams=1, **asked, **self._cache)
         return str(self._tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
 
 

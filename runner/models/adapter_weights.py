@@ -83,7 +83,7 @@ def adapter_inputs(model: ModelHandle) -> dict[str, Any]:
 
 
 def inference_session(
-    model: ModelHandle, options: onnxruntime.SessionOptions, providers: Sequence[str]
+    model: ModelHandle, options: onnxruntime.SessionOptions, providers: Sequence[str | tuple[str, Mapping[str, str]]]
 ) -> onnxruntime.InferenceSession:
     """Returns ONNX Runtime's session on the model's graph; the adapter's inputs, where it has them, are given at every run.
 

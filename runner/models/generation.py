@@ -48,6 +48,10 @@ def import_genai() -> Any:
         )
     import onnxruntime_genai
 
+    if str(getattr(onnxruntime_genai, "__id__", "")).endswith("-cuda"):
+        import onnxruntime
+
+        onnxruntime.preload_dlls()  # finds CUDA and cuDNN in Python packages, which its own loader does not
     return onnxruntime_genai
 
 
@@ -75,12 +79,24 @@ class GenerationSession:
         every_position: make `all_logits` possible for a model whose head is pruned to the last token. The pruned graph is
             changed in memory only; its weights are read from the same file.
         on_cpu: run on the CPU whatever provider the model was built for.
+        profile: where profiles of the sessions go; ONNX Runtime adds the time to the name, and writes when a session ends.
+        graphs: let the decoder capture CUDA graphs where its folder says so. With them onnxruntime-genai 0.18 reads a prompt of
+            one row only.
 
     Raises:
         RunFailed: the model does not load.
     """
 
-    def __init__(self, folder: Path, threads: int, *, every_position: bool = False, on_cpu: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        threads: int,
+        *,
+        every_position: bool = False,
+        on_cpu: bool = False,
+        profile: Path | None = None,
+        graphs: bool = True,
+    ) -> None:
         self.folder = folder
         self._library = import_genai()
         self._described = genai_config(folder)
@@ -92,11 +108,21 @@ class GenerationSession:
                 config.clear_providers()
             tuned = tuned_options(ModelHandle("genai", folder)).get("intra_op_num_threads")
             config.overlay(json.dumps(threads_overlay(self._described, int(tuned or threads), on_cpu=on_cpu)))
+            if profile is not None:
+                config.overlay(json.dumps(profile_overlay(self._described, profile)))
+            if not graphs and not on_cpu and self.captures:
+                config.set_provider_option("cuda", "enable_cuda_graph", "0")
             if self._graph is not None:
                 config.add_model_data(self._described["model"]["decoder"]["filename"], self._graph)
             self._model = self._library.Model(config)
         except RuntimeError as error:
             raise RunFailed("model-does-not-load", f"onnxruntime-genai does not load {folder}: {error}") from error
+
+    @property
+    def captures(self) -> bool:
+        """Returns whether the folder says that the decoder's steps are replayed as CUDA graphs."""
+        told = self._described["model"]["decoder"].get("session_options", {}).get("provider_options", ())
+        return any(options.get("enable_cuda_graph") == "1" for entry in told for options in entry.values())
 
     @property
     def context_length(self) -> int:
@@ -180,6 +206,31 @@ class GenerationSession:
         except RuntimeError as error:
             raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
 
+    def generate_rows(self, prompt: Sequence[int], rows: int, new_tokens: int, **search: Any) -> Iterator[NDArray[np.int32]]:
+        """Yields the next token of every row, int32 [rows], `new_tokens` times or until all rows have ended.
+
+        Args:
+            prompt: ids of the prompt, which every row begins with.
+            rows: how many rows are generated at once.
+            new_tokens: the most tokens of each.
+            search: as of `generate`.
+
+        Raises:
+            UsageError, RunFailed: as `generate`.
+        """
+        import numpy as np
+
+        try:
+            generator = self._generator(len(prompt) + new_tokens, {**search, "batch_size": rows})
+            generator.append_tokens(np.tile(np.asarray(prompt, dtype=np.int32), rows))
+            for _ in range(new_tokens):
+                if generator.is_done():
+                    return
+                generator.generate_next_token()
+                yield np.asarray(generator.get_next_tokens())
+        except RuntimeError as error:
+            raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
+
     def last_logits(self, tokens: Sequence[int], then: Sequence[int] = ()) -> NDArray[np.float32]:
         """Returns logits [1 + len(then), vocabulary]: behind `tokens`, and behind each further token fed alone.
 
@@ -246,6 +297,17 @@ def threads_overlay(config: Mapping[str, Any], threads: int, *, on_cpu: bool) ->
     described = config["model"]
     parts = [part for part in PARTS_WITH_SESSIONS if part in described and (on_cpu or not _on_device(described[part]))]
     return {"model": {part: {"session_options": {"intra_op_num_threads": threads}} for part in parts}}
+
+
+def profile_overlay(config: Mapping[str, Any], prefix: Path) -> dict[str, Any]:
+    """Returns what lets every session write a profile, to be laid over a genai_config.json.
+
+    Args:
+        config: what lies in genai_config.json.
+        prefix: path that the names of the files begin with; each part's is added.
+    """
+    parts = [part for part in PARTS_WITH_SESSIONS if part in config["model"]]
+    return {"model": {part: {"session_options": {"enable_profiling": f"{prefix}-{part}"}} for part in parts}}
 
 
 def _on_device(part: Mapping[str, Any]) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed, TargetUnavailable
 from runner.models.adapter_weights import inference_session
 from runner.models.handle import ModelHandle
-from runner.targets.target import usable_cores
+from runner.targets.target import target_named, usable_cores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -19,6 +20,7 @@ TUNED_FILE = "session_options.json"
 
 # On CPU the kernel of SkipLayerNormalization is slower than Add and LayerNormalization by themselves; ONNX Runtime fuses them
 # on loading (1.32; MiniLM at 1 x 128 takes 6 % longer with it in fp32, 14 % in dynamic int8).
+_CPU = "CPUExecutionProvider"
 _CPU_CONFIG = {"optimization.disable_specified_optimizers": "SkipLayerNormFusion"}
 _EXECUTION_MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
 _GRAPH_LEVELS = {0: "ORT_DISABLE_ALL", 1: "ORT_ENABLE_BASIC", 2: "ORT_ENABLE_EXTENDED", 99: "ORT_ENABLE_ALL"}
@@ -68,21 +70,30 @@ def session_options(
     options.graph_optimization_level = getattr(
         onnxruntime.GraphOptimizationLevel, _GRAPH_LEVELS[99 if level is None else level]
     )
-    config = {**(_CPU_CONFIG if provider == "CPUExecutionProvider" else {}), **tuned.get("config", {})}
+    config = {**(_CPU_CONFIG if provider == _CPU else {}), **tuned.get("config", {})}
+    if target_named(provider).in_order:
+        options.enable_mem_pattern = False
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     for key, value in config.items():
         options.add_session_config_entry(key, str(value))
     return options
 
 
 def open_session(
-    model: ModelHandle, threads: int, providers: Sequence[str] = ("CPUExecutionProvider",)
+    model: ModelHandle,
+    threads: int,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    provider_options: Mapping[str, str] | None = None,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Returns a session on the model's graph.
+    """Returns a session on the model's graph. It never runs on another provider than the first of those asked for.
 
     Args:
         model: an `onnx` handle.
         threads: threads for one operator, used where no tuning on this machine says otherwise.
         providers: execution providers, the one that must be used first.
+        provider_options: options of the first provider, over those that its target always has.
+        profile: where a profile of the runs goes; ONNX Runtime adds the time to the name.
 
     Raises:
         TargetUnavailable: the first provider is not in this installation, or did not accept the model.
@@ -97,12 +108,19 @@ def open_session(
         raise TargetUnavailable(
             asked, "this installation of ONNX Runtime does not have it", "install the wheel that does; see 'recipe doctor'"
         )
+    options = session_options(threads, tuned_options(model), asked)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    own = {**dict(target_named(asked).provider_options), **(provider_options or {})}
     try:
-        session = inference_session(model, session_options(threads, tuned_options(model), asked), providers)
+        session = inference_session(model, options, [(asked, own), *providers[1:]])
     except Exception as error:
         if not raised_by_runtime(error):
             raise
         raise RunFailed("invalid-graph", f"ONNX Runtime does not load {model.path.name}: {error}") from error
     if session.get_providers()[0] != asked:
-        raise TargetUnavailable(asked, "ONNX Runtime fell back to another provider", "see 'recipe doctor'")
+        cause = f"ONNX Runtime could not start it and offers {session.get_providers()[0]} instead"
+        raise TargetUnavailable(asked, cause, "'recipe doctor' tells what is missing")
+    if asked != _CPU and hasattr(session, "disable_fallback"):  # a run that fails must not be repeated on the CPU
+        session.disable_fallback()
     return session

@@ -34,8 +34,12 @@ def auto_class(task: str) -> Any:
     return getattr(transformers, named)
 
 
-def load_torch(model: ModelHandle) -> torch.nn.Module:
-    """Returns the module of an `hf` handle: fp32, on the CPU, in evaluation mode; its adapter lies over it, its factors apart.
+def load_torch(model: ModelHandle, dtype: torch.dtype | None = None) -> torch.nn.Module:
+    """Returns the module of an `hf` handle: on the CPU, in evaluation mode; its adapter lies over it, its factors apart.
+
+    Args:
+        model: the handle.
+        dtype: of its weights; fp32 when None.
 
     Raises:
         ModelUnavailable: files are missing, truncated or do not fit the configuration.
@@ -45,10 +49,10 @@ def load_torch(model: ModelHandle) -> torch.nn.Module:
 
     if model.kind != "hf":
         raise InvalidRecipe(Problem("not-a-torch-model", f"a model of kind '{model.kind}' is no transformers model"))
-    module = _load_hf(model)
+    module = _load_hf(model, dtype)
     adapter = adapter_folder(model)
     module = lay_over(module, adapter) if adapter else module
-    return module.to(device="cpu", dtype=torch.float32).eval()
+    return module.to(device="cpu", dtype=dtype or torch.float32).eval()
 
 
 def load_mapped(model: ModelHandle) -> torch.nn.Module | None:

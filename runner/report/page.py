@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
-from runner.bench.results import Results, Row
+from runner.bench.results import Cell, Results, Row
 from runner.bench.scenarios import FIGURES
 from runner.report.figures import bar, figure, gain, is_better, significant, spread
 from runner.report.table import environment_line, grid_figures
@@ -44,13 +44,22 @@ def page(results: Results | None, receipt: Mapping[str, Any]) -> str:
         cards=_cards(results) if results else [],
         notes=[*(results.notes if results else ()), *receipt.get("notes", ())],
         rows=rows,
-        grid=[(cell.batch, cell.length, *grid_figures(cell)) for cell in results.grid] if results else [],
+        grid=[
+            (cell.batch, " ".join(filter(None, (str(cell.length or ""), cell.figure))), *grid_figures(cell))
+            for cell in results.grid
+        ]
+        if results
+        else [],
         gated=bool(results and results.gates),
         threads=results.threads if results else None,
         steps=[_step(step) for step in receipt["steps"]],
         metrics=[_metric(metric) for metric in receipt.get("metrics", ())],
         facts=_facts(results, receipt),
     )
+
+
+def _size(cell: Cell) -> str:
+    return " ".join(filter(None, (str(cell.length or ""), cell.figure)))
 
 
 def _template() -> jinja2.Template:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.text import Text
 from runner.bench.results import Cell, Results, Row, Verdict
 from runner.bench.scenarios import FIGURES
 from runner.report.figures import bar, figure, gain, is_better, spread
+from runner.targets.target import TARGETS
 
 PIPE_WIDTH = 140
 _PLAIN = box.Box("    \n" * 8)
@@ -22,16 +23,38 @@ def print_results(results: Results, console: Console | None = None) -> None:
     """Prints the benchmark: what was measured, a row a figure, the environment and the notes."""
     console = console or _console()
     name = f"{results.recipe}/{results.variant}" if results.variant else results.recipe
-    console.print(f"[bold]{name}[/] against PyTorch fp32 on {results.target}, {_rules(results)}", highlight=False)
+    console.print(f"[bold]{name}[/] against {results.baseline} on {results.target}, {_rules(results)}", highlight=False)
     console.print(_table(results, plain=not console.is_terminal, roomy=console.width >= ROOMY))
     if results.grid:
         console.print(_grid(results.grid, plain=not console.is_terminal))
+    for line in (*_peers(results), *_placed(results)):
+        console.print(line, highlight=False)
     console.print(f"[dim]{environment_line(results)}[/]", highlight=False)
     for note in results.notes:
         console.print(f"[yellow]note[/] {note}", highlight=False)
     for verdict in results.gates:
         if not verdict.met:
             console.print(f"[red]gate missed[/] {verdict}", highlight=False)
+
+
+def _peers(results: Results) -> Iterator[str]:
+    """Yields what the original in other forms reached."""
+    for row in results.rows:
+        for peer in row.peers:
+            name = FIGURES[row.name].title if row.name in FIGURES else row.name
+            yield f"{peer.form}: {name} {figure(peer.value, row.unit)}; optimised {spread(peer.ratio)} of it"
+
+
+def _placed(results: Results) -> Iterator[str]:
+    """Yields how much of the model the asked provider ran."""
+    placed = results.placement
+    if placed is None or not placed.nodes:
+        return
+    provider = TARGETS[results.target].provider
+    nodes, share = placed.nodes.get(provider, 0), placed.share_of_time(provider)
+    elsewhere = ", ".join(f"{operator} {count}" for operator, count in placed.fell_back.items())
+    told = f"{provider} ran {nodes} of {sum(placed.nodes.values())} nodes, {share:.1%} of the time"
+    yield f"{told}; on another: {elsewhere}" if elsewhere else told
 
 
 def _console() -> Console:
@@ -49,10 +72,19 @@ def _grid(cells: Sequence[Cell], plain: bool) -> Table:
     table = Table(box=_PLAIN if plain else box.SIMPLE_HEAD, header_style="bold" if not plain else "", pad_edge=False)
     table.add_column("batch", justify="right", style="cyan")
     lengths = any(cell.length for cell in cells)
-    for column in (*(("tokens",) if lengths else ()), "baseline", "optimised", "a batch", "ratio"):
+    generates = any(cell.figure for cell in cells)
+    for column in (
+        *(("tokens",) if lengths else ()),
+        *(("figure",) if generates else ()),
+        "baseline",
+        "optimised",
+        "a batch",
+        "ratio",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     for cell in cells:
-        table.add_row(str(cell.batch), *((str(cell.length or ""),) if lengths else ()), *grid_figures(cell))
+        size = (str(cell.length or ""),) if lengths else ()
+        table.add_row(str(cell.batch), *size, *((cell.figure or "",) if generates else ()), *grid_figures(cell))
     return table
 
 
@@ -61,7 +93,7 @@ def grid_figures(cell: Cell) -> tuple[str, str, str, str]:
     return (
         figure(cell.baseline.value, cell.unit),
         figure(cell.optimised.value, cell.unit),
-        figure(cell.latency(cell.optimised), "ms"),
+        "" if cell.figure else figure(cell.latency(cell.optimised), "ms"),
         spread(cell.ratio),
     )
 
@@ -110,7 +142,7 @@ def environment_line(results: Results) -> str:
     env = results.environment
     shown = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-genai", "onnxruntime-genai-cuda", "torch")
     packages = ", ".join(f"{name} {env.packages[name]}" for name in shown if name in env.packages)
+    card = f"{env.card.name}, driver {env.card.driver}; " if env.card else ""
     flags = f" ({', '.join(env.flags)})" if env.flags else ""
-    return (
-        f"{env.cpu}, {env.cores} cores{flags}, {env.memory_bytes / 1e9:.0f} GB; {env.system}; Python {env.python}, {packages}"
-    )
+    memory = f"{env.memory_bytes / 1e9:.0f} GB"
+    return f"{card}{env.cpu}, {env.cores} cores{flags}, {memory}; {env.system}; Python {env.python}, {packages}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,9 @@ class Target:
         genai_provider: what onnxruntime-genai and its builder call the provider.
         wheels: the runtime wheel and the genai wheel that bring it; any one of a pair of runtimes excludes the others.
         precisions: weight precisions that recipes may ask for on it.
+        provider_options: what its execution provider is always told: (name, value).
+        in_order: sessions run one node after the other and without memory patterns, which DirectML's documentation demands.
+        needs: what must be on the machine beside the wheels, for people.
     """
 
     name: str
@@ -35,19 +38,27 @@ class Target:
     genai_provider: str
     wheels: tuple[str, str]
     precisions: tuple[str, ...]
+    provider_options: tuple[tuple[str, str], ...] = ()
+    in_order: bool = False
+    needs: str = ""
 
 
 TARGETS: Mapping[str, Target] = {
     "cpu": Target(
-        "cpu", "cpu", "CPUExecutionProvider", "cpu", ("onnxruntime", "onnxruntime-genai"), ("fp32", "int8", "int4")
+        "cpu", "cpu", "CPUExecutionProvider", "cpu", ("onnxruntime", "onnxruntime-genai"), ("fp32", "int8", "int4"),
+        needs="a 64-bit processor",
     ),
     "cuda": Target(
         "cuda", "gpu", "CUDAExecutionProvider", "cuda", ("onnxruntime-gpu", "onnxruntime-genai-cuda"),
         ("fp32", "fp16", "bf16", "int8", "int4"),
+        provider_options=(("arena_extend_strategy", "kSameAsRequested"),),  # the other one doubles what it takes
+        needs="an NVIDIA GPU, its driver for CUDA 13 (580 or newer), CUDA 13 and cuDNN 9 (torch's wheels bring both on Linux)",
     ),
     "directml": Target(
         "directml", "gpu", "DmlExecutionProvider", "dml", ("onnxruntime-directml", "onnxruntime-genai-directml"),
         ("fp16", "int4"),
+        in_order=True,
+        needs="Windows 10 or newer, and a GPU with a driver for DirectX 12",
     ),
 }  # fmt: skip
 
@@ -160,10 +171,12 @@ def what_is_missing(target: Target) -> tuple[str, str] | None:
     missing = device_missing(target)
     if missing:
         return missing, "run on a machine that has it"
-    if target.wheels[0] in installed_wheels():
+    installed = installed_wheels()
+    if target.wheels[0] in installed:
         return None
-    others = "" if target.name == "cpu" else "pip uninstall -y onnxruntime onnxruntime-genai && "
-    return f"the wheel {target.wheels[0]} is not installed", f"{others}pip install {' '.join(target.wheels)}"
+    others = " ".join(wheel for wheel in installed if wheel not in target.wheels)
+    install = f"pip install {' '.join(target.wheels)}"
+    return f"the wheel {target.wheels[0]} is not installed", f"pip uninstall -y {others} && {install}" if others else install
 
 
 def usable_cores() -> int:
@@ -188,5 +201,35 @@ def session_threads(asked: int | None = None) -> int:
 
 def clashing_wheels(installed: Mapping[str, str]) -> Sequence[str]:
     """Returns the runtime wheels that overwrite one another in this environment; empty when there is at most one."""
-    runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml") if name in installed]
+    runtimes = [target.wheels[0] for target in TARGETS.values() if target.wheels[0] in installed]
     return runtimes if len(runtimes) > 1 else ()
+
+
+def mismatched_genai(installed: Mapping[str, str]) -> tuple[Sequence[str], str] | None:
+    """Returns the wheels of onnxruntime-genai that do not go with the one runtime, and the one that does; None where all do."""
+    runtimes = [target for target in TARGETS.values() if target.wheels[0] in installed]
+    there = [target.wheels[1] for target in TARGETS.values() if target.wheels[1] in installed]
+    if len(runtimes) != 1 or all(name == runtimes[0].wheels[1] for name in there):
+        return None
+    return there, runtimes[0].wheels[1]
+
+
+def best_target(names: Collection[str] | None = None) -> tuple[Target, str]:
+    """Returns the fastest target that can be used here, and why it is that one: CUDA, else DirectML, else the CPU.
+
+    Args:
+        names: targets to choose among, such as those that a recipe has variants for; all where None.
+
+    Raises:
+        TargetUnavailable: none of them can be used here.
+    """
+    passed_over = []
+    for name in ("cuda", "directml", "cpu"):
+        if names is not None and name not in names:
+            passed_over.append(f"no variant for {name}")
+            continue
+        missing = what_is_missing(TARGETS[name])
+        if missing is None:
+            return TARGETS[name], "; ".join((f"{name} can be used here", *passed_over))
+        passed_over.append(f"{name}: {missing[0]}")
+    raise TargetUnavailable("--target auto", "; ".join(passed_over), "'recipe doctor' tells what mends it")

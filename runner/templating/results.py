@@ -20,6 +20,11 @@ _TITLES = {
     "cosine_min": "cosine, worst input",
 }
 
+_PACKAGES = (
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-genai", "onnxruntime-genai-cuda",
+    "onnxruntime-genai-directml", "torch",
+)  # fmt: skip
+_PLAIN = "PyTorch fp32"
 _KEPT = ("cosine", "agreement", "wer", "psnr")  # of value in themselves, whatever the baseline's are
 
 
@@ -63,6 +68,8 @@ def results_table(folder: Path, variants: Sequence[str]) -> str | None:
 def _host_table(files: Sequence[dict[str, Any]]) -> str:
     names = dict.fromkeys(row["name"] for content in files for row in content["rows"])
     rows = [["", *(f"`{content['variant']}`" for content in files)]]
+    if any("baseline" in content and content["baseline"] != _PLAIN for content in files):
+        rows += [["original", *(content.get("baseline", _PLAIN) for content in files)]]
     rows += [[_title(name), *(_cell(content, name) for content in files)] for name in names]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "|---|" + "---:|" * len(files))
@@ -72,14 +79,20 @@ def _host_table(files: Sequence[dict[str, Any]]) -> str:
 def _machine(content: dict[str, Any]) -> str:
     environment, dates = content["environment"], content["date"][:10]
     packages = environment["packages"]
-    versions = ", ".join(
-        f"{name} {packages[name]}" for name in ("onnxruntime", "onnxruntime-genai", "torch") if name in packages
-    )
+    versions = ", ".join(f"{name} {packages[name]}" for name in _PACKAGES if name in packages)
     flags = ", ".join(environment["flags"])
+    told = f"{environment['cpu']}, {content['threads']} threads ({flags})"
+    if card := environment.get("card"):
+        told = f"{card['name']}, driver {card['driver']}, CUDA {card['cuda']}; {environment['cpu']}"
+    random = " Weights are random ones of the model's shapes: speed and memory count, quality is not judged." * _random(content)
     return (
-        f"{environment['cpu']}, {content['threads']} threads ({flags}); {versions}; {dates}. "
+        f"{told}; {versions}; {dates}.{random} "
         "In brackets: as a multiple of the original model in PyTorch, measured in turn in the same sitting."
     )
+
+
+def _random(content: dict[str, Any]) -> bool:
+    return content.get("weights") == "random"
 
 
 def _title(name: str) -> str:
@@ -103,8 +116,13 @@ def figure(value: float, unit: str) -> str:
 
 
 def best_figures(folder: Path) -> Iterable[tuple[str, dict[str, str]]]:
-    """Yields (variant, {figure: text}) of each results file, for overviews: only what has a ratio, and kept quality."""
+    """Yields (variant, {figure: text}) of each results file, for overviews: only what has a ratio, and kept quality.
+
+    Results of random weights are left out: they say nothing of quality.
+    """
     for content in read_results_files(folder):
+        if _random(content):
+            continue
         told = {row["name"]: f"{row['ratio']['value']:.2f}x" for row in content["rows"] if row.get("ratio")}
         kept = {row["name"]: figure(row["optimised"]["value"], row["unit"]) for row in content["rows"] if row["name"] in _KEPT}
         yield content["variant"], {**told, **kept}

@@ -12,6 +12,7 @@ from runner.bench.bench import Contest, bench
 from runner.bench.inputs_record import Sizes
 from runner.bench.results import Ratio, Results, Row, Side, judge, read_results
 from runner.errors import InvalidRecipe, RecipeError
+from runner.evaluation.torch_form import TorchForm
 from runner.models.handle import ModelHandle
 from runner.models.twin import architecture_of
 from runner.passes import table
@@ -156,6 +157,35 @@ def test_a_chat_model_is_timed_by_token_and_scored_although_its_head_is_pruned(c
     assert perplexity.ratio.value == pytest.approx(1, abs=1e-3)
     assert results.gate("perplexity").met
     assert results.row("decode").optimised.value > 0
+
+
+def test_other_forms_of_the_original_and_batches_of_prompts(chat, tmp_path):
+    forms = (TorchForm.parse("fp32"), TorchForm.parse("bf16"))
+    results = bench(
+        contest(*chat, tmp_path, evaluation=Evaluation(), baselines=forms, rounds=1, sizes=Sizes((1, 3), (8, 5000)))
+    )
+    assert results.baseline == "PyTorch fp32"
+    assert [peer.form for row in results.rows for peer in row.peers] == ["PyTorch bf16"] * 2  # decode and first token
+    assert [(cell.figure, cell.batch, cell.length) for cell in results.grid] == [
+        ("prefill", 1, 8), ("decode", 1, 8), ("prefill", 3, 8), ("decode", 3, 8)
+    ]  # fmt: skip
+    assert sum("5000 tokens: not measured" in note for note in results.notes) == 2  # its context is shorter
+
+
+def test_random_weights_are_timed_and_not_judged(chat, tmp_path):
+    (tmp_path / "text.txt").write_text(" ".join(SENTENCES * 40))
+    evaluation = Evaluation(text="text.txt", windows=2, window_tokens=64)
+    asked = contest(*chat, tmp_path, evaluation=evaluation, gates={"perplexity": "<= 1.01x"}, random_weights=True, rounds=1)
+    results = bench(asked)
+    assert results.weights == "random"
+    assert results.row("perplexity") is None
+    assert results.gates == ()
+    assert any("nothing of quality" in note for note in results.notes)
+
+
+def test_a_form_that_does_not_exist_is_told():
+    with pytest.raises(RecipeError, match="runs no model as 'fp17'"):
+        TorchForm.parse("fp17")
 
 
 def test_without_a_text_a_chat_model_is_timed_and_the_lack_is_noted(chat, tmp_path):

@@ -62,6 +62,8 @@ def test_a_missed_gate_ends_with_4_and_everything_is_written(embedder):
     results = read_results(saved)
     assert results == read_results(output / "results.json")
     assert results.command == "recipe bench tiny/cpu-fp32 --rounds 1"
+    assert results.model is not None
+    assert "/" not in results.model  # a local folder's name, and not where it lies
     assert results.threads == 1
     assert {gate.metric: gate.met for gate in results.gates} == {"cosine": True, "latency": False}
     assert "gate" in (output / "report.html").read_text(encoding="utf-8")

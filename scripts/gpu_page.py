@@ -1,0 +1,132 @@
+"""Writes docs/gpu.md from scripts/gpu_page.md, docs/gpu.json and the results that a GPU left in the recipes' folders.
+
+    python scripts/gpu_page.py [--records FOLDER/done] [--check]
+
+--records takes the records of gpu_suite.py's scripts over into docs/gpu.json first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES, PAGE = ROOT / "docs" / "gpu.json", ROOT / "docs" / "gpu.md"
+TEXT = ROOT / "scripts" / "gpu_page.md"
+SHOWN = ("decode", "ttft", "rtf", "latency", "throughput", "perplexity", "wer", "cosine", "agreement", "size", "device_memory")
+
+
+def main() -> int:
+    """Writes the page, or says whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, help="folder of the suite's records")
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 where the page is not up to date")
+    asked = parser.parse_args()
+    if asked.records:
+        told = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+        told |= {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(asked.records.glob("*.json"))}
+        kept = {name: record for name, record in told.items() if "rows" not in record["figures"]}
+        FIGURES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    page = render()
+    if asked.check:
+        current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+        return int(current != page)
+    PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+def render() -> str:
+    """Returns the page: what people wrote in scripts/gpu_page.md, with the tables in place of its markers."""
+    records = json.loads(FIGURES.read_text(encoding="utf-8"))
+    results = [
+        found
+        for path in sorted(ROOT.glob("recipes/*/*/results/*.json"))
+        if (found := json.loads(path.read_text(encoding="utf-8")))["environment"].get("card")
+    ]
+    page = TEXT.read_text(encoding="utf-8")
+    tables = {
+        "limits": _limits(records["machine"]["figures"]),
+        "results": _table(("recipe", "weights", "figure", "original", "optimised", "ratio", "compiled"), _rows(results)),
+        "sizes": _table(("recipe", "what", "rows x length", "original", "optimised", "ratio"), _cells(results)),
+        "decode": _table(("model", "tried", "a token", "of the limit"), _decode(records)),
+        "placed": _table(("recipe", "nodes on CUDA", "on the CPU"), _placed(results)),
+        "commands": _table(("recipe", "command"), ((_name(one), f"`{one['command']}`") for one in results)),
+    }
+    for name, table in tables.items():
+        page = page.replace(f"<!-- {name} -->", table)
+    return page
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    lines.insert(1, "|" + "---|" * len(head))
+    return "\n".join(lines)
+
+
+def _limits(found: dict[str, Any]) -> str:
+    card = found["card"]
+    return (
+        f"{card['name']}, driver {card['driver']}, CUDA {card['cuda']}, PyTorch {found['torch']}: memory is read at "
+        f"{found['read'] / 1e12:.2f} TB/s, copied at {found['copy'] / 1e12:.2f} TB/s (read and written), and a bf16 product of "
+        f"8192 x 8192 matrices runs at {found['bf16_product'] / 1e12:.0f} TFLOP/s."
+    )
+
+
+def _name(found: dict[str, Any]) -> str:
+    return f"{found['recipe']}/{found['variant']}"
+
+
+def _rows(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
+    for found in results:
+        for row in found["rows"]:
+            if row["name"] in SHOWN:
+                ratio = f"{row['ratio']['value']:.2f}x" if row["ratio"] else ""
+                theirs = _figure(row["baseline"]["value"], row["unit"]) if row["baseline"] else ""
+                compiled = ", ".join(_figure(peer["value"], row["unit"]) for peer in row["peers"])
+                ours = _figure(row["optimised"]["value"], row["unit"])
+                yield _name(found), found["weights"], row["name"].replace("_", " "), theirs, ours, ratio, compiled
+
+
+def _cells(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
+    for found in results:
+        for cell in found["grid"]:
+            size = f"{cell['batch']} x {cell['length']}" if cell["length"] else str(cell["batch"])
+            theirs, ours = (_figure(cell[side]["value"], cell["unit"]) for side in ("baseline", "optimised"))
+            yield _name(found), cell["figure"] or "calls", size, theirs, ours, f"{cell['ratio']['value']:.2f}x"
+
+
+def _decode(records: dict[str, Any]) -> Iterator[Sequence[str]]:
+    bandwidth = records["machine"]["figures"]["read"]
+    for piece in sorted(name for name in records if name.startswith("decode-")):
+        for model, told in records[piece]["figures"].items():
+            limit = told["bytes_a_token"] / bandwidth
+            yield model, f"the limit: {told['bytes_a_token'] / 1e9:.2f} GB read", f"{limit * 1e3:.2f} ms", "100 %"
+            for tried, found in told["tried"].items():
+                if "failed" in found:
+                    yield model, tried, "failed", ""
+                else:
+                    yield model, tried, f"{found['token'] * 1e3:.2f} ms", f"{limit / found['token']:.0%}".replace("%", " %")
+
+
+def _placed(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
+    for found in results:
+        placed = found["placement"]
+        if placed:
+            total, ran = sum(placed["nodes"].values()), placed["nodes"]["CUDAExecutionProvider"]
+            elsewhere = ", ".join(f"{operator} {count}" for operator, count in placed["fell_back"].items())
+            yield _name(found), f"{ran} of {total} ({ran / total:.1%})".replace("%", " %"), elsewhere
+
+
+def _figure(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 1e6:,.0f} MB"
+    text = f"{value:,.0f}" if value >= 100 else f"{value:.4g}" if not unit else f"{value:.3g}"
+    return f"{text} {unit}".rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Makes and measures CUDA recipes of every kind, piece by piece.
+
+    python scripts/gpu_suite.py [--work FOLDER] [--seconds 520] [--only smollm2-fp16,machine]
+
+A finished piece leaves FOLDER/done/NAME.json, and a second start skips it. No piece is begun that is not likely to end within
+--seconds, so that a machine that is lent for minutes gets through the set in several starts. No network is needed: real weights
+come from the wheels in $PIP_FIND_LINKS where they lie there, and models of the real shapes with random weights are made for the
+rest (scripts/random_models.py), of which the results say so. `recipe bench --save` writes results into the recipes' folders.
+scripts/gpu_page.py makes docs/gpu.md of everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EAGER, EAGER_BF16 = ("--baseline", "fp16"), ("--baseline", "bf16")
+BOTH = (*EAGER, "--baseline", "fp16-compiled")
+LENGTHS = ("--length", "128,1024,4096,16384", "--batch", "1,8")
+BATCHES = ("--batch", "1,8,32", "--length", "128")
+PICTURES = ("--batch", "1,8,32")
+MAKERS = 8  # models that --make makes at once
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One thing that is made and measured.
+
+    Attributes:
+        name: of its record.
+        seconds: that it is likely to take on an H100 with 16 cores, its model included.
+        recipe: ID/VARIANT that `recipe bench` measures; empty where `script` is run instead.
+        options: of `recipe bench`, or of the script.
+        random: made of random weights of the model's shape, since no wheel brings the real ones.
+        script: script below scripts/ that prints its figures as JSON in its last line.
+    """
+
+    name: str
+    seconds: int
+    recipe: str = ""
+    options: tuple[str, ...] = ()
+    random: bool = False
+    script: str = ""
+
+
+SMOL, LLAMA, MISTRAL = "smollm2-135m-instruct", "llama-3.2-1b-instruct", "mistral-7b-instruct-v0.3"
+PIECES: Sequence[Piece] = (
+    Piece("machine", 20, script="gpu_limits.py"),
+    Piece("llama-1b-fp16", 110, f"{LLAMA}/cuda-fp16", (*BOTH, *LENGTHS), random=True),
+    Piece("llama-1b-int4", 70, f"{LLAMA}/cuda-int4", (*EAGER, *LENGTHS), random=True),
+    Piece("decode-1b", 40, options=("llama-1b-fp16", "llama-1b-int4"), script="gpu_decode.py"),
+    Piece("mistral-7b-fp16", 110, f"{MISTRAL}/cuda-fp16", (*EAGER, "--length", "128,4096", "--batch", "1,8"), random=True),
+    Piece("mistral-7b-int4", 80, f"{MISTRAL}/cuda-int4", EAGER, random=True),
+    Piece("decode-7b", 60, options=("mistral-7b-fp16", "mistral-7b-int4"), script="gpu_decode.py"),
+    Piece("smollm2-fp16", 60, f"{SMOL}/cuda-fp16", (*EAGER, "--length", "128,1024,4096", "--batch", "1,8")),
+    Piece("smollm2-int4", 50, f"{SMOL}/cuda-int4", EAGER),
+    Piece("smollm2-bf16", 50, f"{SMOL}/cuda-bf16", EAGER_BF16),
+    Piece("smollm2-int4-gptq", 50, f"{SMOL}/cuda-int4-gptq", EAGER),
+    Piece("minilm-fp16", 70, "all-minilm-l6-v2/cuda-fp16", (*BOTH, *BATCHES)),
+    Piece("minilm-int8", 40, "all-minilm-l6-v2/cuda-int8", (*EAGER, *BATCHES)),
+    Piece("bert-base-fp16", 70, "bert-base-uncased/cuda-fp16", (*BOTH, *BATCHES), random=True),
+    Piece("bert-base-int8", 40, "bert-base-uncased/cuda-int8", (*EAGER, *BATCHES), random=True),
+    Piece("vit-base-fp16", 70, "vit-base-patch16-224/cuda-fp16", (*BOTH, *PICTURES), random=True),
+    Piece("whisper-base-fp16", 70, "whisper-base/cuda-fp16", EAGER),
+    Piece("dinov2-small-fp16", 50, "dinov2-small/cuda-fp16", (*EAGER, *PICTURES)),
+    Piece("lora-smollm2", 60, script="gpu_finetune.py"),
+    Piece("unet-fp16", 120, script="gpu_unet.py"),
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One start.
+
+    Attributes:
+        work: folder of records, logs, models and the cache.
+        until: second (of the monotonic clock) at which everything is over.
+        target: `cuda`, or `cpu` to try the suite itself.
+        smoke: tiny twins.
+        rounds: turns that each side gets.
+    """
+
+    work: Path
+    until: float
+    target: str
+    smoke: bool
+    rounds: int
+
+    def left(self) -> float:
+        """Returns the seconds that are left."""
+        return self.until - time.monotonic()
+
+    def record(self, piece: Piece) -> Path:
+        """Returns the file that a finished piece leaves."""
+        return self.work / "done" / f"{piece.name}.json"
+
+    def make(self, pieces: Sequence[Piece]) -> None:
+        """Makes the models of pieces, several at once, each with its share of the cores; measuring finds them in the cache."""
+        sources = {piece.recipe.partition("/")[0] for piece in pieces if piece.random and not self.smoke}
+        with ThreadPoolExecutor(MAKERS) as several:
+            list(several.map(self._make_source, sources))
+            list(several.map(self._make_model, pieces))
+
+    def _make_source(self, recipe: str) -> None:
+        source = self.work / "random" / recipe
+        if not (source / "config.json").is_file():
+            self._quietly([sys.executable, str(ROOT / "scripts" / "random_models.py"), recipe, str(source)], f"source-{recipe}")
+
+    def _make_model(self, piece: Piece) -> None:
+        command = [*next(iter(reversed(list(self._commands(piece)))))]
+        if piece.script == "gpu_unet.py":
+            command.append("--make")
+        elif piece.script:
+            return
+        else:
+            at = command.index("bench")
+            command = [*command[:at], "run", command[at + 1], "--json", *_kept(command, ("--output-dir", "--model-path"))]
+            command += ["--smoke"] if self.smoke else []
+        self._quietly(command, f"make-{piece.name}")
+
+    def _quietly(self, command: Sequence[str], name: str) -> None:
+        """Runs a command with its output in logs/; what fails here is told where it is measured."""
+        begun = time.monotonic()
+        path = self.work / "logs" / f"{name}.log"
+        with path.open("w", encoding="utf-8") as log, contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                command, stdout=log, stderr=log, env=self._environment(), cwd=ROOT, check=False, timeout=max(1.0, self.left())
+            )
+            print(f"{name}: code {done.returncode}, {time.monotonic() - begun:.0f} s", flush=True)
+
+    def run(self, piece: Piece) -> bool:
+        """Runs a piece and returns whether it is done; its log lies in logs/."""
+        started = time.monotonic()
+        with (self.work / "logs" / f"{piece.name}.log").open("w", encoding="utf-8") as log:
+            codes, told = [], ""
+            for command in self._commands(piece):
+                log.write(f"$ {' '.join(command)}\n")
+                log.flush()
+                try:
+                    done = subprocess.run(
+                        command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment(), cwd=ROOT,
+                        check=False, timeout=max(1.0, self.left()),
+                    )  # fmt: skip
+                except subprocess.TimeoutExpired:
+                    log.write("stopped: no time is left\n")
+                    return False
+                codes.append(done.returncode)
+                told = done.stdout
+                log.write(told)
+                if done.returncode not in (0, 4):  # 4: measured, and a gate is missed, which the results tell
+                    return False
+        figures = json.loads(told.strip().splitlines()[-1]) if piece.script else json.loads(told)
+        record = {"piece": piece.name, "seconds": round(time.monotonic() - started, 1), "code": codes[-1],
+                  "random_weights": piece.random, "figures": figures}  # fmt: skip
+        self.record(piece).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return True
+
+    def _commands(self, piece: Piece) -> Iterator[list[str]]:
+        if piece.script:
+            options = [*piece.options, *(("--smoke",) if self.smoke else ())]
+            yield [sys.executable, str(ROOT / "scripts" / piece.script), "--work", str(self.work), *options]
+            return
+        recipe = piece.recipe if self.target == "cuda" else piece.recipe.partition("/")[0]
+        command = [sys.executable, "-m", "runner", "bench", recipe, "--json", "--save", "--rounds", str(self.rounds)]
+        command += ["--output-dir", str(self.work / "models" / piece.name), *piece.options]
+        if self.smoke:
+            command.append("--smoke")
+        elif piece.random:
+            source = self.work / "random" / recipe.partition("/")[0]
+            if not (source / "config.json").is_file():
+                yield [sys.executable, str(ROOT / "scripts" / "random_models.py"), source.name, str(source)]
+            command += ["--model-path", str(source)]
+        yield command
+
+    def _environment(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        return {"RECIPE_CACHE": str(self.work / "cache"), "HF_HUB_OFFLINE": "1", **os.environ, "PYTHONPATH": path}
+
+
+def _kept(command: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Returns those options of a command, with their values."""
+    return [word for name, value in pairwise(command) if name in names for word in (name, value)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what is not done yet, as far as the time suffices; returns 1 where a piece failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=ROOT / "models" / "gpu-suite", help="folder of records and models")
+    parser.add_argument("--seconds", type=float, default=520, help="no piece is begun that would end later")
+    parser.add_argument("--only", help="names of pieces, separated by commas")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each side gets")
+    parser.add_argument("--target", choices=("cuda", "cpu"), default="cuda", help="cpu tries the suite itself")
+    parser.add_argument("--smoke", action="store_true", help="tiny twins in place of the models")
+    parser.add_argument("--make", action="store_true", help="make the models first, several at once, and measure then")
+    asked = parser.parse_args(arguments)
+    known = {piece.name: piece for piece in PIECES}
+    names = asked.only.split(",") if asked.only else list(known)
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"there is no piece '{unknown[0]}'; there are {', '.join(known)}")
+    suite = Suite(asked.work.absolute(), time.monotonic() + asked.seconds, asked.target, asked.smoke, asked.rounds)
+    for folder in ("done", "logs", "models"):
+        (suite.work / folder).mkdir(parents=True, exist_ok=True)
+    if asked.make:
+        suite.make([known[name] for name in names if not suite.record(known[name]).is_file()])
+    failed = []
+    for piece in (known[name] for name in names):
+        if suite.record(piece).is_file():
+            print(f"{piece.name}: done before", flush=True)
+        elif piece.seconds > suite.left() and not asked.smoke:
+            print(f"{piece.name}: {piece.seconds} s are not left; start again for it", flush=True)
+        else:
+            begun = time.monotonic()
+            done = suite.run(piece)
+            print(f"{piece.name}: {'done' if done else 'FAILED'} in {time.monotonic() - begun:.0f} s", flush=True)
+            failed += [] if done else [piece.name]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Listings of GPUs as nvidia-smi and Windows write them, and the targets that follow from them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runner.errors import TargetUnavailable
+from runner.models.session import session_options
+from runner.targets.devices import Device, read_adapters, read_nvidia, read_processes
+from runner.targets.target import best_target, clashing_wheels, mismatched_genai, target_named, what_is_missing
+
+
+def adapter(name: str, memory: int | None) -> dict[str, object]:
+    """Returns an object of `Get-CimInstance Win32_VideoController | Select-Object ... | ConvertTo-Json`."""
+    return {"Name": name, "AdapterRAM": memory, "DriverVersion": "32.0.101.6647", "PNPDeviceID": "PCI"}
+
+
+LAPTOP = json.dumps([
+    adapter("Microsoft Basic Render Driver", 0),
+    adapter("Intel(R) Arc(TM) Graphics", 2147479552),
+    adapter("NVIDIA GeForce RTX 4070", 4293918720),
+])  # fmt: skip
+FORGE = json.dumps(adapter("Microsoft Hyper-V Video", None))  # one adapter is written without a list
+
+
+def test_nvidia_smi_lists_an_h100() -> None:
+    devices, driver = read_nvidia("NVIDIA H100 80GB HBM3, 81559, 580.159.04, 9.0\n")
+    assert devices == (Device("NVIDIA H100 80GB HBM3", 81559 << 20, "9.0"),)
+    assert driver == "580.159.04"
+
+
+@pytest.mark.parametrize("listing", ["", "No devices were found\n", "NVIDIA-SMI has failed because it couldn't communicate\n"])
+def test_nvidia_smi_lists_nothing(listing: str) -> None:
+    assert read_nvidia(listing) == ((), None)
+
+
+def test_memory_of_a_process_on_several_gpus_is_one_sum() -> None:
+    assert read_processes("4711, 100\n4711, 20\n4712, [N/A]\n") == {4711: 120 << 20}
+
+
+def test_hardware_comes_before_software_and_a_full_32_bit_number_is_no_size() -> None:
+    found = read_adapters(LAPTOP)
+    assert [(one.name, one.memory_bytes, one.software) for one in found.devices] == [
+        ("Intel(R) Arc(TM) Graphics", 2147479552, False),
+        ("NVIDIA GeForce RTX 4070", 0, False),
+        ("Microsoft Basic Render Driver", 0, True),
+    ]
+
+
+def test_one_adapter_and_none() -> None:
+    assert [one.software for one in read_adapters(FORGE).devices] == [True]
+    assert read_adapters("").devices == read_adapters("Access denied").devices == ()
+
+
+def test_directml_sessions_run_in_order_and_without_memory_patterns() -> None:
+    options = session_options(2, provider="DmlExecutionProvider")
+    assert not options.enable_mem_pattern
+    assert options.execution_mode.name == "ORT_SEQUENTIAL"
+    assert session_options(2).enable_mem_pattern
+
+
+@pytest.mark.parametrize(("here", "best"), [("cuda cpu directml", "cuda"), ("directml cpu", "directml"), ("cpu", "cpu")])
+def test_the_best_target_that_is_here(monkeypatch: pytest.MonkeyPatch, here: str, best: str) -> None:
+    def missing(target: object) -> tuple[str, str] | None:
+        return None if target.name in here.split() else ("no device", "buy one")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("runner.targets.target.what_is_missing", missing)
+    target, why = best_target()
+    assert target.name == best
+    assert ("cuda: no device" in why) == (best != "cuda")
+    target, why = best_target({"cpu"} if "cpu" in here else set())
+    assert (target.name, "no variant for cuda" in why) == ("cpu", True)
+
+
+def test_no_target_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.targets.target.what_is_missing", lambda target: ("no wheel", "pip install it"))
+    with pytest.raises(TargetUnavailable, match="cpu: no wheel"):
+        best_target()
+
+
+def test_wheels_that_overwrite_one_another_or_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(clashing_wheels({"onnxruntime": "1", "onnxruntime-directml": "1"})) == ["onnxruntime", "onnxruntime-directml"]
+    assert mismatched_genai({"onnxruntime-gpu": "1", "onnxruntime-genai": "1"}) == (
+        ["onnxruntime-genai"],
+        "onnxruntime-genai-cuda",
+    )
+    assert mismatched_genai({"onnxruntime-gpu": "1", "onnxruntime-genai-cuda": "1"}) is None
+    monkeypatch.setattr("runner.targets.target.device_missing", lambda target: None)
+    monkeypatch.setattr("runner.targets.target.installed_wheels", lambda: {"onnxruntime": "1", "onnxruntime-genai": "1"})
+    cause, remedy = what_is_missing(target_named("cuda")) or ("", "")
+    assert cause == "the wheel onnxruntime-gpu is not installed"
+    assert remedy == "pip uninstall -y onnxruntime onnxruntime-genai && pip install onnxruntime-gpu onnxruntime-genai-cuda"
