@@ -17,7 +17,7 @@ from runner.models.diffusion import component_files, pipeline_files
 from runner.models.digest import files_below
 from runner.models.stored_weights import count_files
 from runner.models.weight_count import DRAWING, WeightCount, add_up, count_weights
-from runner.passes.footprint import RULES, SOURCE_STEPS, Options, Stored
+from runner.passes.footprint import CODES_IN_TORCH, RULES, SOURCE_STEPS, Options, Stored
 from runner.targets.target import TARGETS
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ LIBRARIES = 360_000_000  # bytes that a worker holds before it loads any model: 
 _ALMOST_ALL = 0.999  # the share of a component is less than one
 _HALF = 2.1  # bytes a weight of a source that is computed from where it lies, one matrix in fp32 at a time
 _WIDENED, _RUN = 0.4e9, 1.8  # bytes that this takes; times the result's size that running it takes
+_DEQUANTISED = 1.4  # times the weights in fp32 that PyTorch holds of a quantised checkpoint
 BESIDE = 5_000_000  # bytes of tokenizer, configuration and graph beside the weights
 
 
@@ -157,16 +158,16 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
         effect = RULES[pass_name](stored, options, target)
         if pass_name in SOURCE_STEPS:
             source = effect.stored
-        checked = 0.0 if pass_name in SOURCE_STEPS else _checked(source, stored, effect.stored)
+        checked = 0.0 if pass_name in SOURCE_STEPS else _checked(source, stored, effect.stored, pass_name in CODES_IN_TORCH)
         stored = effect.stored
         check = int(LIBRARIES + checked) if checked else 0
         yield StepNeeds(name, pass_name, int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch), check)
 
 
-def _checked(source: Stored, before: Stored, made: Stored) -> float:
+def _checked(source: Stored, before: Stored, made: Stored, in_torch: bool) -> float:
     """Bytes of the check against the source: both forms of the largest component, or the whole pipeline in PyTorch."""
     if source.stays_mapped and source.size <= _HALF * source.weights.total:
-        return _WIDENED + _RUN * made.size
+        return _WIDENED + (_DEQUANTISED * made.in_fp32 if in_torch else _RUN * made.size)
     drawn = 4.0 * before.weights.total if before.in_components else 0.0
     return max(before.in_fp32 + made.size * before.share, drawn)
 

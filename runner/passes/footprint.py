@@ -25,7 +25,7 @@ _STREAMED = 4.0  # bytes a weight of the largest matrix, for what is quantised w
 _WEIGHT_ROUNDED = 8.0  # bytes a weight of the largest matrix, where a graph's weights lie beside it
 _WAITING = 0.5e9  # bytes of weights that are collected for one file
 _CODES_MAPPED = 1.6  # times a model whose codes the builder takes over
-_A_LAYER = 26.0  # bytes a weight of a decoder layer, for the layer in fp32 and the factors of its largest Hessian
+_A_LAYER = 80.0  # bytes a weight of a decoder layer, for it in fp32 and the factors of its largest Hessian
 _LAYERS = 30.0  # about as many as a decoder of a billion weights or more has
 # Times the largest component of a pipeline, by the UNet of Stable Diffusion v1.4.
 _PART_EXPORTED, _PART_FUSED, _PART_INFERRED, _PART_HALVED, _PART_INTEGER = 2.0, 1.1, 6.0, 3.4, 3.9
@@ -339,6 +339,7 @@ def _inc(model: Stored, options: Options, target: str) -> Effect:
 
 _GRAPH = _kept(2.0)
 
+CODES_IN_TORCH = ("Awq", "Gptq", "Rtn")  # their results are checked in PyTorch, with all weights in fp32
 SOURCE_STEPS = ("ImportCtranslate2", "ImportDinov2", "ImportGguf")  # their result is the source: it is compared with nothing
 
 RULES: Mapping[str, Rule] = {

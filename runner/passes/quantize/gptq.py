@@ -134,14 +134,15 @@ def gptq(
     mean = diagonal.mean().clamp(min=1e-8)
     importance = diagonal.clamp(min=float(mean) * 1e-4)
     order = diagonal.argsort(descending=True) if descending else torch.arange(weight.shape[1])
-    upper = _inverse_factor(hessian, order, damp * mean)
+    passed_on = _inverse_factor(hessian, order, damp * mean)
+    passed_on.div_(passed_on.diagonal().clone()[:, None])
 
     group = order // scheme.group_size
 
     def solve(rows: torch.Tensor) -> Parts:
         scales, zeros = fit_grid(rows, scheme, importance)
         weight, scale, zero = (one.T.contiguous() for one in (rows[:, order], scales[:, group], zeros[:, group]))
-        return _solve(weight, scale, zero, upper, scheme.levels)[:, order.argsort()], scales, zeros
+        return _solve(weight, scale, zero, passed_on, scheme.levels)[:, order.argsort()], scales, zeros
 
     codes, scales, zeros = over_rows(solve, weight)
     return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
@@ -170,12 +171,16 @@ def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor, damp: torch.Tens
     )
 
 
-def _solve(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, upper: torch.Tensor, levels: int) -> torch.Tensor:
-    """Returns the codes, uint8 [rows, columns]; the other tensors are [columns, rows], so that a column is contiguous."""
+def _solve(
+    weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, passed_on: torch.Tensor, levels: int
+) -> torch.Tensor:
+    """Returns the codes, uint8 [rows, columns]; weight, scales and zeros are [columns, rows], so that a column is contiguous.
+
+    A row of `passed_on` says how much of a column's error each column behind it takes.
+    """
     import torch
 
     columns, rows = weight.shape
-    passed_on = upper / upper.diagonal()[:, None]
     codes = torch.empty(columns, rows)  # less their zeros, so that few and short operations fall on a column
     errors = torch.empty(_COLUMNS, rows)
     each = [one.unbind() for one in (weight, codes, scales, scales.reciprocal(), -zeros, levels - zeros)]
