@@ -44,16 +44,23 @@ class Shape:
         random: the model whose shape is taken.
         bars: of the peak resident memory in GB, and of the wall time against the builder.
         alone: the builder does not fit this kind of machine and is left out.
+        overrides: laid over the recipe, so that both sides quantise by the same method.
     """
 
     recipe: str
     random: str
     bars: tuple[str, str | None]
     alone: bool = False
+    overrides: tuple[str, ...] = ()
 
 
 SHAPES: Mapping[str, Shape] = {
-    "Llama-3.2-1B shape": Shape("llama-3.2-1b-instruct/cpu-int4", "meta-llama/Llama-3.2-1B", ("<= 2.5", "<= 0.5")),
+    "Llama-3.2-1B shape": Shape(
+        "llama-3.2-1b-instruct/cpu-int4",
+        "meta-llama/Llama-3.2-1B",
+        ("<= 2.5", "<= 0.5"),
+        overrides=("passes.build.int4_algo_config=default",),
+    ),
     "Llama-3.1-8B shape": Shape("llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B", ("<= 5.0", None), alone=True),
     "Qwen2.5-14B shape": Shape("qwen2.5-14b-instruct", "Qwen/Qwen2.5-14B", ("<= 6.0", None), alone=True),
 }
@@ -90,6 +97,7 @@ def measure(case: str, cache: Path, terms: Terms) -> list[Row]:
     work = cache / "decoders" / case.replace(" ", "-").lower()
     source = random_decoder(shape.random, work / "source")
     ours = [sys.executable, "-m", "runner", "run", shape.recipe, "--model-path", str(source), "--no-cache", "--force"]
+    ours += [part for one in shape.overrides for part in ("--set", one)]
     commands = {OURS: [*ours, "--threads", str(terms.threads), "--output-dir", str(work / "built")]}
     if not shape.alone:
         commands[BUILDER] = [sys.executable, "-c", _BUILDER, str(source), str(work / "builder")]

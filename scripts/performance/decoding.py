@@ -194,13 +194,23 @@ def _llama_sides(
 def _decode(
     sides: Sequence[Side], failed: Mapping[str, str], new_tokens: int, terms: Terms, work: Path
 ) -> tuple[dict[str, list[list[float]]], dict[str, str], float]:
-    """Returns the seconds to each token, of every side and round; one turn before them does not count."""
+    """Returns the seconds to each token, of every side and round; one turn before them does not count.
+
+    Who is loaded later can be faster, so all are loaded once more for the second half of the rounds, in the other order.
+    """
     prompt = np.random.default_rng(0).integers(1000, 40000, PROMPT_TOKENS).tolist()
     question = {"prompt": prompt, "new_tokens": new_tokens, "clock": terms.clock}
-    with loaded(sides, work / "log.txt") as (processes, not_loaded):
-        take_turns(processes, not_loaded, 1, "decode", {**question, "new_tokens": 2})
-        told, dropped, busy = take_turns(processes, not_loaded, terms.rounds, "decode", question)
-    return {name: [one["seconds"] for one in turns] for name, turns in told.items()}, {**failed, **dropped}, busy
+    seconds: dict[str, list[list[float]]] = {one.name: [] for one in sides}
+    dropped, busy = dict(failed), 0.0
+    for order, rounds in ((sides, -(-terms.rounds // 2)), (sides[::-1], terms.rounds // 2)):
+        with loaded([one for one in order if one.name not in dropped], work / "log.txt") as (processes, not_loaded):
+            take_turns(processes, not_loaded, 1, "decode", {**question, "new_tokens": 2})
+            told, lost, others = take_turns(processes, not_loaded, rounds, "decode", question)
+        dropped |= lost
+        busy = max(busy, others)
+        for name, turns in told.items():
+            seconds[name] += [one["seconds"] for one in turns]
+    return {name: turns for name, turns in seconds.items() if name not in dropped}, dropped, busy
 
 
 def _rate(seconds: Sequence[float]) -> float:
