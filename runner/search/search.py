@@ -207,7 +207,7 @@ class _Stop:
             self.reason, self.further = "a point meets all goals", "without stop_when_goals_met the same search goes on"
         elif study.trials and strategy.max_time is not None and time.monotonic() - self.began > strategy.max_time:
             self.reason, self.further = f"{strategy.max_time:g} s are over", "the same command goes on from here"
-        return bool(self.reason) or study.spent >= samples
+        return bool(self.reason) or len(study.trials) >= samples
 
     def after(self, space: Space, study: Study) -> None:
         """Notes whether a space that is left for good has points that were not tried."""

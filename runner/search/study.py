@@ -120,12 +120,6 @@ class Study:
         """Returns the first trial in which a step failed, by that step."""
         return {trial.failed_step: trial for trial in reversed(self.trials) if trial.failed_step}
 
-    @property
-    def spent(self) -> int:
-        """Returns how many trials count for the budget: one that met a step known to fail took no time."""
-        again = [one.failed_step for one in self.trials if one.failed_step]
-        return len(self.trials) - len(again) + len(set(again))
-
     def write(self, told: Mapping[str, Any]) -> None:
         """Writes the record, whole or not at all.
 

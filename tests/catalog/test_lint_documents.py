@@ -66,7 +66,7 @@ def _of_command(clone: Path, *lines: str, language: str = "bash") -> list[Proble
         ("recipe rum all-minilm-l6-v2", "there is no verb 'rum'", "did you mean 'run'?"),
         ("recipe run all-minilm-l6-v2 --smok", "No such option", "did you mean '--smoke'?"),
         ("recipe run all-minilm-l6-v1", "there is no recipe 'all-minilm-l6-v1'", "did you mean 'all-minilm-l6-v2'?"),
-        ("recipe run all-minilm-l6-v2/cpu-int", "has no variant 'cpu-int'", "did you mean 'cpu-int8"),
+        ("recipe run all-minilm-l6-v2/cpu-int8-dynamik", "has no variant 'cpu-int8-dynamik'", "did you mean 'cpu-int8"),
         ("recipe show all-minilm-l6-v2 --variant cpu-fp23", "has no variant 'cpu-fp23'", "did you mean 'cpu-fp32'?"),
         ("recipe run all-minilm-l6-v2 --target cudda", "there is no target 'cudda'", "did you mean 'cuda'?"),
         ("recipe run all-minilm-l6-v2 --threads many", "Invalid value for '--threads'", "correct the command"),

@@ -65,7 +65,7 @@ def test_what_would_be_checked_is_listed(checkout: Path, capsys: Capture) -> Non
     (checkout / "templates" / "pipelines" / "vision-cuda-fp16.json.j2").write_text("{}")
     assert run_command(["check", "--list"]) == 0
     listed = [line for line in capsys.readouterr().out.splitlines() if "/" in line]
-    assert sum(line.startswith("bert-base-uncased/") for line in listed) == 5
+    assert sum(line.startswith("bert-base-uncased/") for line in listed) == 6
     assert "resnet-50/cuda-fp16" in listed
 
 

@@ -52,13 +52,13 @@ def test_filters(as_json: Callable[..., Any]) -> None:
 
 def test_conditions_together(as_json: Callable[..., Any]) -> None:
     asked = ["--target", "cuda", "--precision", "int4", "--license", "permissive", "--task", "text-generation"]
-    found = as_json("ls", "qwen", *asked, "--max-memory", "8GB")
+    found = as_json("ls", "qwen", *asked, "--max-memory", "3GB")
     assert "qwen2.5-0.5b-instruct" in [recipe["id"] for recipe in found]
     for recipe in found:
         assert (recipe["licence_category"], recipe["task"]) == ("permissive", "text-generation")
         for variant in recipe["variants"]:
             assert (variant["target"], variant["precision"]) == ("cuda", "int4")
-            assert variant["peak_memory_bytes"] <= 8e9
+            assert variant["peak_memory_bytes"] <= 3e9
     more = _ids(as_json, "qwen", *asked, "--max-memory", "40GiB")
     assert {recipe["id"] for recipe in found} < set(more)
     assert "qwen2.5-3b-instruct" not in more  # for research only
@@ -109,7 +109,14 @@ def test_plain_columns_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["ls", "smollm2"]) == 0
     heading, row = capsys.readouterr().out.splitlines()
     assert heading.split() == ["FAMILY", "RECIPE", "TASK", "PARAMETERS", "LICENCE", "PRECISIONS"]
-    assert row.split() == ["smollm", RECIPE, "text-generation", "135M", "Apache-2.0", "cpu", "int4", "int8", "fp32"]
+    assert row.split() == [
+        "smollm",
+        RECIPE,
+        "text-generation",
+        "135M",
+        "Apache-2.0",
+        *"cpu int4 int8 fp32 · cuda fp16 bf16 int4".split(),
+    ]
 
 
 def test_variants_into_a_pipe_are_names_that_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +124,8 @@ def test_variants_into_a_pipe_are_names_that_can_be_run(capsys: pytest.CaptureFi
     heading, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
     assert heading == ["VARIANT", "DOWNLOAD", "MEMORY", "MEASURED", "CONFIG"]
     assert rows[0][:3] == [f"{RECIPE}/cpu-int4", "269", "MB"]
-    assert [row[-1] for row in rows] == ["olive_config.json", "olive_config.cpu-int8.json", "olive_config.cpu-fp32.json"]
+    files = ["olive_config.json", "olive_config.cpu-int8.json", "olive_config.cpu-fp32.json"]
+    assert [row[-1] for row in rows if "/cpu-" in row[0]] == files
 
 
 @pytest.mark.parametrize("room", [80, 120])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from runner.search.aims import Aims, Figure, Figures, Goal, Objective
 from runner.search.pareto import front_of, ranked
 from runner.search.sampling import next_point
 from runner.search.space import Space, key_of
-from runner.search.study import Study, Trial
+from runner.search.study import Trial
 from tests.search.conftest import CHOICE, GRID, Load
 
 AIMS = Aims((Objective("size", maximise=False),), (Goal("parity", Gate.parse("parity", ">= 0.9")),))
@@ -105,8 +104,3 @@ def test_the_first_points_take_every_value_as_often(load: Load) -> None:
             counts = Counter(key_of({"": trial.point[axis.name]}) for trial in spread)
             assert len(counts) == len(axis.values or ())
             assert max(counts.values()) - min(counts.values()) <= 1
-
-
-def test_a_failure_that_is_known_costs_no_sample(tmp_path: Path) -> None:
-    trials = [Trial(at, {"x": at}, 0.0, {}, "refused", failed_step=step) for at, step in enumerate(["a", "a", "b", None, "a"])]
-    assert Study(tmp_path, "key", (*trials, Trial(5, {"x": 5}, 0.0, {"size": Figure(1, "bytes", False)}))).spent == 4
