@@ -52,12 +52,12 @@ class Job:
     structure: str | None
     smoke: bool
     no_cache: bool
-    no_artifacts: bool
     scripts_allowed: bool
     log: Path
     memory: int | None = None
     offline: bool = False
     unchecked: Mapping[str, str] = field(default_factory=dict)
+    no_artifacts: bool = False
 
     @classmethod
     def of_plan(cls, plan: Plan, log: Path, memory: int | None = None, unchecked: Mapping[str, str] | None = None) -> Job:
@@ -85,12 +85,12 @@ class Job:
             plan.structure,
             request.smoke,
             request.no_cache,
-            request.no_artifacts,
             request.inside_catalogue or request.trust,
             log,
             memory,
             request.offline,
             unchecked or {},
+            request.no_artifacts,
         )
 
     def open_data(self, model: ModelHandle, name: str | dict[str, Any]) -> Batches:

@@ -115,7 +115,7 @@ def test_plain_columns_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
         "text-generation",
         "135M",
         "Apache-2.0",
-        *"cpu int4 int8 fp32 · cuda fp16 bf16 int4".split(),
+        *["cpu", "int4", "int8", "fp32", "·", "cuda", "fp16", "bf16", "int4"],
     ]
 
 
