@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.errors import RecipeError
+from runner.models.twin import architecture_of
 from runner.recipe.load import LoadedConfig
 
 # Pass -> option -> values. A recipe's own value comes first, whether it stands here or not.
@@ -42,7 +44,8 @@ _WEIGHTS = ("Gptq", "Awq", "Rtn")  # behind them, the builder keeps their scheme
 def builtin_space(loaded: LoadedConfig) -> list[str]:
     """Returns `--space` texts for the passes of a configuration; empty where none of them is known.
 
-    An encoder's fusions are varied only where nothing is quantised. What `--set` says keeps its one value.
+    An encoder's fusions are varied only where nothing is quantised. What `--set` says keeps its one value. Group sizes that do
+    not divide the rows of the model's matrices are left out, where its config.json tells their widths.
 
     Args:
         loaded: the configuration, with one pass a step.
@@ -50,6 +53,7 @@ def builtin_space(loaded: LoadedConfig) -> list[str]:
     steps = list(loaded.config.passes.items())
     kinds = [step.type for _, step in steps]
     quantised = any(kind in _AXES and kind != "OrtTransformersOptimization" for kind in kinds)
+    widths = _row_widths(loaded.config.input_model.model_path)
     texts = []
     for name, step in steps:
         if step.type == "OrtTransformersOptimization" and quantised:
@@ -62,10 +66,26 @@ def builtin_space(loaded: LoadedConfig) -> list[str]:
             if nested is not None:
                 continue  # the recipe says it where it wins over the option
             listed = [value for value in values if value != own]
+            if option == "group_size":
+                listed = [size for size in listed if all(width % size == 0 for width in widths)]
             listed = listed if own is None else [own, *listed]
             listed = [own] if _is_set(loaded, name, option) else listed
             texts.append(f"passes.{name}.{option}={json.dumps({'choices': listed})}")
     return texts
+
+
+def _row_widths(model: str | None) -> tuple[int, ...]:
+    """Returns how many weights the rows of a decoder's matrices have; nothing where that is not known."""
+    try:
+        known = architecture_of(model or "")
+    except RecipeError:
+        return ()
+    if known.stands_in:
+        return ()
+    facts = known.facts.get("text_config") or known.facts
+    heads, width = facts.get("num_attention_heads"), facts.get("head_dim")
+    widths = (facts.get("hidden_size"), facts.get("intermediate_size"), heads and width and heads * width)
+    return tuple(width for width in widths if isinstance(width, int))
 
 
 def _is_set(loaded: LoadedConfig, step: str, option: str) -> bool:

@@ -175,6 +175,12 @@ def test_what_is_pinned_does_not_vary(own_catalogue: None, capsys: pytest.Captur
     assert "one point: every option has one value" in capsys.readouterr().out
 
 
+def test_groups_that_do_not_divide_the_rows_are_left_out(own_catalogue: None, capsys: pytest.CaptureFixture[str]) -> None:
+    group = "gptq.group_size"
+    assert _space(capsys, "smollm2-135m-instruct")["space"][group] == [32, 64]  # rows of 576 and 1536
+    assert 128 in _space(capsys, "llama-3.2-1b-instruct")["space"][group]
+
+
 @pytest.mark.parametrize("flags", [["-o", "made"], ["--output_path", "made", "--order", "pass-by-pass"]])
 def test_one_value_is_one_point(config: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(config.read_text(encoding="utf-8"))
