@@ -406,20 +406,21 @@ def _passes(root: Node, notes: list[str]) -> Node:
     passes = root.members.get("passes")
     if passes is None or not isinstance(passes.value, dict):
         return root
+    return root.with_members(passes=_map_members(passes, lambda step: migrate_step(step, notes)))
 
-    def one(node: Node) -> Node:
-        if isinstance(node.value, list) and len(node.value) == 1:
-            node = node.value[0]
-        if isinstance(node.value, list):
-            return _map_items(node, one)
-        if not isinstance(node.value, dict):
-            return node
-        node = _retire(_unnest(node), RETIRED_PASS_LEVEL, notes)
-        written = {key: child for key, child in node.members.items() if child.value != "DEFAULT_VALUE"}
-        options = {key: child for key, child in written.items() if key not in PASS_LEVEL}
-        kept: dict[str, Node] = {key: child for key, child in node.members.items() if key in PASS_LEVEL}
-        if "components" in kept:
-            kept["components"] = _named_components(kept["components"])
-        return Node({**kept, "options": Node(options, node.origin)}, node.origin)
 
-    return root.with_members(passes=_map_members(passes, one))
+def migrate_step(node: Node, notes: list[str]) -> Node:
+    """Returns a step of `passes`, or the list of those that it chooses from, with its options in a mapping of their own."""
+    if isinstance(node.value, list) and len(node.value) == 1:
+        node = node.value[0]
+    if isinstance(node.value, list):
+        return _map_items(node, lambda one: migrate_step(one, notes))
+    if not isinstance(node.value, dict):
+        return node
+    node = _retire(_unnest(node), RETIRED_PASS_LEVEL, notes)
+    written = {key: child for key, child in node.members.items() if child.value != "DEFAULT_VALUE"}
+    options = {key: child for key, child in written.items() if key not in PASS_LEVEL}
+    kept: dict[str, Node] = {key: child for key, child in node.members.items() if key in PASS_LEVEL}
+    if "components" in kept:
+        kept["components"] = _named_components(kept["components"])
+    return Node({**kept, "options": Node(options, node.origin)}, node.origin)

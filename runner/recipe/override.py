@@ -8,7 +8,7 @@ from typing import Any
 from runner.errors import UsageError, did_you_mean
 from runner.recipe.config import RunConfig
 from runner.recipe.document import Node, Origin, node_of
-from runner.recipe.migrate import PASS_LEVEL
+from runner.recipe.migrate import PASS_LEVEL, migrate_step
 
 
 def apply_override(root: Node, text: str, flag: str = "--set") -> Node:
@@ -34,7 +34,15 @@ def apply_override(root: Node, text: str, flag: str = "--set") -> Node:
         parts = parts[1:]
     if parts[0] == "passes" and len(parts) > 2 and parts[2] not in (*PASS_LEVEL, "options"):
         parts.insert(2, "options")
-    return _set(root, parts, node_of(value, Origin(typed)), typed)
+    node = node_of(value, Origin(typed))
+    return _set(root, parts, _step(node) if parts[0] == "passes" and len(parts) == 2 else node, typed)
+
+
+def _step(node: Node) -> Node:
+    """Returns a whole step, or the passes that it chooses from, as the document has them: options in their own mapping."""
+    if isinstance(node.value, list):
+        return Node([_step(one) for one in node.items], node.origin)
+    return node if isinstance(node.value, dict) and "options" in node.members else migrate_step(node, [])
 
 
 def _scalar(written: str) -> Any:

@@ -182,6 +182,11 @@ def test_overrides_are_typed_and_keep_their_origin(tmp_path: Path) -> None:
     assert leaves["input_model.model_path"].endswith("c0.json:4")
 
 
+@pytest.mark.parametrize("written", ['{"type": "Paint", "coats": 7}', '{"type": "Paint", "options": {"coats": 7}}'])
+def test_a_whole_step_is_set_as_files_write_it(tmp_path: Path, written: str) -> None:
+    assert load(tmp_path, minimal(), f"passes.p={written}").config.passes["p"].options.coats == 7
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
