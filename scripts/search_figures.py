@@ -3,9 +3,10 @@
     python scripts/search_figures.py grid    # TPE and random sampling against all 48 points of two grids, 20 seeds each
     python scripts/search_figures.py cache   # a pass-by-pass search with the store, and with --no-cache
 
-A grid is measured once, all 48 points; then the sampler is asked for its points, seed by seed, and told what was measured. The
-objective is the size at a bar for the cosine of the outputs to PyTorch's on the engine's probe inputs: the same in every run, so
-that no noise decides. A seed has found the best where it meets the goal and its size is within 1 % of the smallest that meets it.
+A grid is measured once, all 48 points; then the sampler is asked for its points, seed by seed, and told what was measured.
+The objective is the size at a bar for the cosine of the outputs to PyTorch's on the engine's probe inputs: the same in every
+run, so that no noise decides. A seed has found the best where it meets the goal and its size is within 1 % of the smallest
+that meets it.
 """
 
 from __future__ import annotations
