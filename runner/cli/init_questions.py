@@ -16,7 +16,7 @@ from runner.cli.options import catalog
 from runner.cli.wizard import Answers, Option, Question, Wizard, choose, is_back
 from runner.data.row_files import columns_of
 from runner.engine.publish import check_writable
-from runner.errors import RecipeError, UsageError
+from runner.errors import Interrupted, RecipeError, UsageError
 
 if TYPE_CHECKING:
     from runner.compose.known import Known
@@ -248,6 +248,8 @@ class Interview:
             else:
                 try:
                     return self.do(wizard.answers, chosen)
+                except Interrupted:
+                    raise
                 except RecipeError as error:
                     self._tell(error)
 

@@ -115,12 +115,13 @@ def _run(offers: Sequence[Offer], listener: socket.socket, host: str, api_key: s
 
         cause = f"serving needs a package that is not installed: {error.name}"
         raise PackageMissing(Problem("missing-package", cause, remedy="pip install 'onnx-recipes[serve]'")) from None
-    from runner.serving.models import load
+    from runner.serving.models import way_to_serve
 
+    ways = [way_to_serve(offer) for offer in offers]
     models = []
-    for offer in offers:
+    for way, offer in zip(ways, offers, strict=True):
         click.echo(f"loading {offer.name} from {offer.handle.folder}", err=True)
-        models.append(load(offer))
+        models.append(way(offer))
     app = app_of(models, api_key, only_loopback=host in _LOOPBACK)
     told = f"[{host}]" if ":" in host else host
     for model in models:

@@ -77,6 +77,12 @@ def answer(asked: Asked) -> None:
 
         (transcribe if hears(asked.model.folder) else _generate)(asked)
         return
+    if task not in _TASKS and asked.model.kind == "hf":
+        raise UsageError(
+            "not-onnx",
+            f"{asked.model.folder} is a checkpoint in transformers' form, which is not tried",
+            f"make it an ONNX model first: recipe optimize -m {asked.model.folder}",
+        )
     if task not in _TASKS:
         raise UsageError(
             "cannot-try",

@@ -18,7 +18,7 @@ from runner.compose.optimise import Decided, decide
 from runner.compose.optimise import Wish as OptimiseWish
 from runner.compose.single_step import Chain, Wish, compose
 from runner.compose.subject import Subject, subject_of
-from runner.compose.training import METHODS, TRAIN, Training, data_configs, training_decisions, training_steps
+from runner.compose.training import METHODS, TRAIN, Training, data_configs, survey_rows, training_decisions, training_steps
 from runner.engine.events import Event
 from runner.engine.plan import Request
 from runner.engine.run import Outcome, execute, plan_run
@@ -27,6 +27,7 @@ from runner.errors import RunFailed, StoreError, UsageError, did_you_mean
 from runner.models.adapter import ADAPTER_FOLDER
 from runner.models.checkpoint import read_json
 from runner.models.digest import DigestMemo
+from runner.models.tasks import WITH_PAST
 from runner.passes.finetune.training import TRAINING_FILE
 from runner.targets.target import TARGETS, Target
 
@@ -34,6 +35,7 @@ _AS_INPUTS = ("lora", "qlora")  # methods whose factors the graphs of onnxruntim
 MULTI_LORA = "multi-lora"  # folder of the base model that takes adapters
 ADAPTER_FILE = "adapter_weights.onnx_adapter"  # the trained one in it
 _UNQUANTISED = ("fp32", "fp16")
+TEXT_GENERATION = "text-generation"
 
 
 @dataclass(frozen=True)
@@ -165,14 +167,19 @@ def prepare(
         raise UsageError("no-data", "no data to train on was named", "give --data_name or --data_files")
     if subject.kind != "hf":
         raise UsageError("wrong-kind", "only Hugging Face language models are trained", "name an id or a folder of one")
-    configs = data_configs(data, training)
+    configs, rows = data_configs(data, training), survey_rows(data, training)
     known = look_up(subject, wish.catalog, wish.offline, say)
+    task = (known.subject.task or TEXT_GENERATION).removesuffix(WITH_PAST)
+    if task != TEXT_GENERATION:
+        raise UsageError("wrong-kind", f"{subject.word} is a model for {task}", "only language models are trained")
+    output = (wish.output or Path("models") / f"{known.subject.name}-{training.method}").expanduser().absolute()
+    if known.subject.folder is not None and output.resolve() == known.subject.folder.resolve():
+        raise UsageError("output-occupied", f"{output} holds the model that is trained", "choose another --output_path")
     if data.use_chat_template and known.subject.folder is not None and not _has_chat_template(known.subject.folder):
         cause = f"the tokenizer in {known.subject.folder} has no chat template"
         raise UsageError("no-chat-template", cause, "say with --text_template how a row reads as text")
     weights = None if multi_lora is None else _multi_lora_precision(known, training, wish.target, multi_lora)
-    output = (wish.output or Path("models") / f"{known.subject.name}-{training.method}").expanduser().absolute()
-    train, decisions = training_steps(training, held_out=len(configs) > 1), training_decisions(data, training, configs)
+    train, decisions = training_steps(training, held_out=len(configs) > 1), training_decisions(data, training, configs, rows)
     if weights is not None:
         decisions += (Decision("multi-LoRA", weights, "an ONNX base model that takes this adapter and others as inputs"),)
     merging = Chain(training.method, "fp32", {**train, "merge": {"type": "MergeAdapterWeights"}}, configs, decisions)

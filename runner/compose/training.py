@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from runner.catalog.scaffold import Decision
 from runner.compose.calibration import DataWish, located
+from runner.compose.row_survey import Read, Rows, survey
 from runner.compose.single_step import Steps
-from runner.data.row_files import ROW_FILES, columns_of
-from runner.errors import InvalidRecipe, Problem, UsageError, did_you_mean
+from runner.data.text_generation import template_columns
+from runner.errors import UsageError
 
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 TRAIN, HELD_OUT = "train", "held_out"
 _LOW_RANK = ("lora", "qlora", "dora")  # methods with a dropout of their own
-_PROSE = (".txt", ".md")  # a line is a row, whose one column is `text`
-_OF_FILES = ("train", "all")  # splits of files that are named one by one
-_SLICE = re.compile(r"\[[^\]]*\](?:\([^)]*\))?")  # in the notation of `datasets`: train[:10%](closest)
 _ON_ANSWERS = "on the answer", "the last column or message is the answer"
 _ON_EVERYTHING = "on the whole text", "nothing tells an answer from the rest, or --packing or --whole_text asks for it"
 _LOSSES = 0.05  # share of the steps between two losses that are told
@@ -69,11 +64,9 @@ def data_configs(data: DataWish, training: Training) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: the flags do not go together, or a file is not there.
-        InvalidRecipe: local files have no such column or split.
     """
     name, files = located(data)
     prepared = _prepared(data, training)
-    _check(files, _columns_read(data, training), [data.split, training.eval_split])
     load = {
         "data_name": name,
         **({"subset": data.subset} if data.subset else {}),
@@ -129,12 +122,15 @@ def _prepared(data: DataWish, training: Training) -> dict[str, Any]:
 
 
 def _fields(template: str | None) -> list[str]:
-    """Returns the columns that a template names; of {row.key} and {row[0]} it is row."""
+    """Returns the columns that a template names.
+
+    Raises:
+        UsageError: its braces do not match.
+    """
     try:
-        named = [name for _, name, _, _ in string.Formatter().parse(template or "") if name]
+        return template_columns(template or "")
     except ValueError as error:
         raise UsageError("bad-template", f"--text_template: {error}", "write a brace that is no column as {{ or }}") from None
-    return [re.split(r"[.\[]", name)[0] for name in named]
 
 
 def _columns_read(data: DataWish, training: Training) -> Mapping[str, str]:
@@ -146,26 +142,23 @@ def _columns_read(data: DataWish, training: Training) -> Mapping[str, str]:
     return {data.text_field or "text": "--text_field"}
 
 
-def _check(files: Sequence[str], columns: Mapping[str, str], splits: Sequence[str | None]) -> None:
-    """Refuses columns and splits that local files cannot have. Of the hub and of folders nothing is known here."""
-    local = [Path(one) for one in files if "://" not in one and "*" not in one]
-    problems = []
-    for file in local:
-        if file.suffix.lower() in (*ROW_FILES, *_PROSE):
-            there = ["text"] if file.suffix.lower() in _PROSE else columns_of(file, columns)
-            problems += [
-                Problem("unknown-column", f"{file} has no column '{name}' ({flag})", remedy=did_you_mean(name, there))
-                for name, flag in columns.items()
-                if name not in there
-            ]
-    for split in filter(None, splits) if local else ():
-        for name in re.sub(_SLICE, "", split).split("+"):
-            if name not in _OF_FILES:
-                cause = f"files that are named have one split, 'train', and '{name}' was asked for"
-                remedy = "--eval_dataset_size and --eval_fraction hold rows out; a folder has a split for each of its files"
-                problems.append(Problem("unknown-split", cause, remedy=remedy))
-    if problems:
-        raise InvalidRecipe(*problems)
+def survey_rows(data: DataWish, training: Training) -> Rows | None:
+    """Returns what local files hold; None where nothing is known of them.
+
+    Raises:
+        UsageError: a file is not there, or cannot be read.
+        InvalidRecipe: they have no such column or split, a row is no conversation, or too few rows are left.
+    """
+    whole = training.eval_split is None and data.split in (None, "train")
+    return survey(
+        located(data)[1],
+        Read(
+            _columns_read(data, training),
+            [data.split, training.eval_split],
+            training.messages if data.use_chat_template else None,
+            (training.eval_rows or training.eval_share) if whole else 0,
+        ),
+    )
 
 
 def training_steps(training: Training, held_out: bool) -> Steps:
@@ -190,7 +183,9 @@ def training_steps(training: Training, held_out: bool) -> Steps:
     return {TRAIN: train}
 
 
-def training_decisions(data: DataWish, training: Training, configs: Sequence[Mapping[str, Any]]) -> tuple[Decision, ...]:
+def training_decisions(
+    data: DataWish, training: Training, configs: Sequence[Mapping[str, Any]], rows: Rows | None
+) -> tuple[Decision, ...]:
     """Returns what was decided of a training, and why."""
     answers = "completion_only_loss" in configs[0]["pre_process_data_config"]
     split = str(configs[0]["load_dataset_config"]["split"])
@@ -201,9 +196,12 @@ def training_decisions(data: DataWish, training: Training, configs: Sequence[Map
         drawn = "" if size is None else f"{size} rows of " if size >= 1 else f"{size:.0%} of "
         held, why = f"{drawn}{load['split']}", "its loss is told before and after"
         why = f"drawn by the seed {training.seed}; {why}" if drawn else why
+    lacking = ""
+    if rows is not None and rows.incomplete:
+        lacking = f"; {rows.incomplete} of {rows.count} rows lack a value and are left out"
     return (
         Decision("method", training.method, METHODS[training.method]),
-        Decision("data", data.data_name or ", ".join(data.data_files), split),
+        Decision("data", data.data_name or ", ".join(data.data_files), f"{split}{lacking}"),
         Decision("held out", held, why),
         Decision("loss", *(_ON_ANSWERS if answers else _ON_EVERYTHING)),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
+from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -102,6 +104,8 @@ def text_generation(
 ) -> Examples:
     """Returns sequences of token ids with their masks, labelled with themselves (padding and shared context left out).
 
+    Rows whose text is empty are left out, and so are those that lack a value that the template names.
+
     Args:
         dataset: rows of text, or of chat messages.
         model: its folder holds the tokenizer.
@@ -156,10 +160,16 @@ def _text(
                 "the model's tokenizer has no chat template", "say with text_template how a row reads as text"
             )
         template = options.chat_template if isinstance(options.chat_template, str) else None
-        return str(tokenizer.apply_chat_template(_messages(row, options), tokenize=False, chat_template=template))
+        return str(
+            tokenizer.apply_chat_template(
+                conversation(row[options.message_col], options.message_col), tokenize=False, chat_template=template
+            )
+        )
     if formatted is not None:
         text = formatted(row)
     elif options.text_template is not None:
+        if any(row.get(name, "") is None for name in template_columns(options.text_template)):
+            return ""
         try:
             text = options.text_template.format(**row)
         except (KeyError, IndexError) as error:
@@ -168,25 +178,47 @@ def _text(
             ) from None
     else:
         require_columns(row, options.columns)
-        text = " ".join(str(row[name]) for name in options.columns)
+        text = " ".join(str(row[name]) for name in options.columns if row[name] is not None)
     if not text.strip() or not options.add_special_tokens:
         return text.strip() and text
     return " ".join(part for part in (_token(tokenizer.bos_token), text, _token(tokenizer.eos_token)) if part)
 
 
-def _messages(row: Mapping[str, Any], options: TextGenerationOptions) -> list[dict[str, Any]]:
-    """Returns the messages of a conversation with role and content, also where they come in ShareGPT's form."""
-    messages = row[options.message_col]
+def template_columns(template: str) -> list[str]:
+    """Returns the columns that a template names; of {row.key} and {row[0]} it is row.
+
+    Raises:
+        ValueError: its braces do not match.
+    """
+    named = [name for _, name, _, _ in Formatter().parse(template) if name]
+    return [re.split(r"[.\[]", name)[0] for name in named]
+
+
+def conversation(messages: Any, column: str) -> list[dict[str, Any]]:
+    """Returns messages with role and content, also where they come in ShareGPT's form.
+
+    Args:
+        messages: a row's value.
+        column: where it stands.
+
+    Raises:
+        DataUnavailable: it is no conversation.
+    """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise DataUnavailable(
-            f"the column {options.message_col} holds no list of messages", 'a message is {"role": "user", "content": "..."}'
+            f"the column {column} holds no list of messages", 'a message is {"role": "user", "content": "..."}'
         )
     made = []
     for message in messages:
+        if not isinstance(message, Mapping):
+            raise DataUnavailable(
+                f"the column {column} holds a message that is a {type(message).__name__}",
+                'a message is {"role": "user", "content": "..."}',
+            )
         role, content = ("role", "content") if "role" in message else ("from", "value")
         if role not in message or content not in message:
             raise DataUnavailable(
-                f"a message has no role or no content: it has {', '.join(message)}",
+                f"a message has no role or no content: it has {', '.join(map(str, message))}",
                 'a message is {"role": "user", "content": "..."}, or {"from": "human", "value": "..."}',
             )
         made.append({"role": _ROLES.get(message[role], message[role]), "content": message[content]})
@@ -199,7 +231,10 @@ def _question(row: Mapping[str, Any], options: TextGenerationOptions, tokenizer:
         template = options.chat_template if isinstance(options.chat_template, str) else None
         return str(
             tokenizer.apply_chat_template(
-                _messages(row, options)[:-1], tokenize=False, chat_template=template, add_generation_prompt=True
+                conversation(row[options.message_col], options.message_col)[:-1],
+                tokenize=False,
+                chat_template=template,
+                add_generation_prompt=True,
             )
         )
     whole = options.text_template or ""

@@ -128,7 +128,7 @@ def failure(error: BaseException, step: str, root: Path) -> Event:
             {"rule": one.rule, "cause": one.cause, "remedy": one.remedy, "place": str(one.place) if one.place else None}
             for one in error.problems
         ]
-        return Event("failed", step, data={"problems": problems, "exit_code": error.exit_code})
+        return Event("failed", step, data={"problems": problems, "exit_code": error.exit_code, "kind": type(error).__name__})
     if isinstance(error, MemoryError):
         return Event("failed", step, "out of memory", {"memory": True})
     text = str(error).strip().splitlines()

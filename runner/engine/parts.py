@@ -29,6 +29,7 @@ from runner.engine.fingerprint import component_digest, fingerprint, step_ingred
 from runner.engine.job import Job, PartJob
 from runner.engine.plan import Step
 from runner.engine.store import Entry, Store
+from runner.errors import RunFailed
 from runner.evaluation.subject_process import start_python
 from runner.models.components import parts_of
 from runner.models.digest import DigestMemo, files_below
@@ -188,7 +189,7 @@ class Parts:
                 return ModelHandle.from_json(event.data["handle"])
         rule, cause, remedy = child.death(process.wait(), "its process", 0)
         problem = {"rule": rule, "cause": cause, "remedy": remedy, "place": None}
-        raise self._failure(part, Event("failed", data={"problems": [problem], "exit_code": 1}))
+        raise self._failure(part, Event("failed", data={"problems": [problem], "exit_code": 1, "kind": RunFailed.__name__}))
 
     def _failure(self, part: Part, event: Event) -> PartFailed:
         return PartFailed(replace(event, step=self._step.name, data={**event.data, "component": part.name}))

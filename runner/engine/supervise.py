@@ -118,8 +118,11 @@ def _failure(event: Event, job: Job) -> RecipeError:
     where = _where(event.step, job, event.data.get("component"))
     problems = event.data.get("problems")
     if problems is not None:
+        told = [_problem(one, where, job) for one in problems]
+        if event.data.get("kind") == RunFailed.__name__:
+            return RunFailed(told[0].rule, told[0].cause, told[0].remedy)
         kind = {2: InvalidRecipe, 4: GateMissed}.get(event.data["exit_code"], RecipeError)
-        return kind(*(_problem(one, where, job) for one in problems))
+        return kind(*told)
     if event.data.get("memory"):
         return RunFailed("out-of-memory", f"{where}out of memory", "use a smaller model or a bigger machine", str(job.log))
     return RunFailed(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.errors import RunFailed
+from runner.errors import ModelUnavailable, RunFailed
 from runner.evaluation.picture import PictureParity
 from runner.evaluation.probe_inputs import NoProbe, Shape, probe_inputs, random_inputs
 from runner.evaluation.probe_outputs import (
     CPU,
+    DOES_NOT_RUN,
     GENERATED,
     genai_outputs,
     graph_outputs,
@@ -69,6 +70,7 @@ class Parity:
 
         Raises:
             RunFailed: ``output-does-not-run``, ``output-not-finite`` or ``output-shape-differs``.
+            ModelUnavailable: an ONNX source does not load either.
         """
         if is_pipeline(model):
             return self._compare_parts(model)
@@ -80,8 +82,12 @@ class Parity:
             }
         except NoProbe as reason:
             if self.target == "cpu" and ("no kernel" in str(reason) or _NO_KERNEL in str(reason)):
-                raise RunFailed("output-does-not-run", f"{model.path}: {reason}") from reason
+                raise RunFailed(DOES_NOT_RUN, f"{model.path}: {reason}") from reason
             return {"numeric": False, "reason": str(reason), "outputs": {}}
+        except RunFailed as error:
+            if error.problems[0].rule == DOES_NOT_RUN and self.source.kind == "onnx":
+                self._load_source()
+            raise
         told = {
             "numeric": True,
             "provider": self.provider,
@@ -89,6 +95,16 @@ class Parity:
             "outputs": outputs,
         }
         return {**told, "generated": found[GENERATED].size} if GENERATED in found else told
+
+    def _load_source(self) -> None:
+        """Blames the source for a result that does not run, where it does not load itself."""
+        try:
+            open_graph(self.source, self.threads)
+        except RunFailed as error:
+            remedy = (
+                "start from a graph that onnxruntime loads; operators of other domains need a library that is not loaded here"
+            )
+            raise ModelUnavailable("model-damaged", error.problems[0].cause, remedy) from error
 
     def _compare_parts(self, model: ModelHandle) -> dict[str, Any]:
         """Returns the same of a pipeline, every name led by its component's; and how far the picture lies from the source's."""
@@ -177,7 +193,7 @@ class Parity:
                 cause = error.problems[0].cause
                 if _NO_KERNEL in cause:
                     raise NoProbe(f"not run on the CPU: {cause}") from error
-                raise RunFailed("output-does-not-run", cause) from error
+                raise RunFailed(DOES_NOT_RUN, cause) from error
         raise NoProbe(f"a model of kind '{model.kind}' is not run")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Arrays = dict[str, NDArray[Any]]
 
 CPU = "CPUExecutionProvider"
+DOES_NOT_RUN = "output-does-not-run"  # rule of a model that does not load, or stops
 GENERATED = "generated"  # what a model of onnxruntime-genai writes by itself
 DECODED = 8  # tokens fed one at a time behind the prompt, through the key-value cache
 WHILE_DECODING = "logits_while_decoding"
@@ -120,7 +121,7 @@ def open_graph(model: ModelHandle, threads: int, provider: str = CPU) -> onnxrun
     except Exception as error:
         if not raised_by_runtime(error):
             raise
-        raise RunFailed("output-does-not-run", f"ONNX Runtime does not load {model.path}: {first_line(error)}") from error
+        raise RunFailed(DOES_NOT_RUN, f"ONNX Runtime does not load {model.path}: {first_line(error)}") from error
 
 
 def graph_outputs(session: onnxruntime.InferenceSession, inputs: Mapping[str, NDArray[Any]], *, every: bool = False) -> Arrays:
@@ -142,7 +143,7 @@ def graph_outputs(session: onnxruntime.InferenceSession, inputs: Mapping[str, ND
     except Exception as error:
         if not raised_by_runtime(error):
             raise
-        raise RunFailed("output-does-not-run", f"ONNX Runtime stops: {first_line(error)}") from error
+        raise RunFailed(DOES_NOT_RUN, f"ONNX Runtime stops: {first_line(error)}") from error
     return {name: np.asarray(result, dtype=np.float32) for name, result in zip(names, results, strict=True)}
 
 

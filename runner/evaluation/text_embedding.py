@@ -68,10 +68,10 @@ class Embedder:
         vectors: Array = np.concatenate(found)
         return vectors
 
-    def count(self, texts: Sequence[str]) -> int:
-        """Returns how many tokens of the texts are read."""
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Returns how many tokens of each text are read."""
         encoded = self._tokenizer(list(texts), truncation=True, max_length=self._longest)
-        return sum(map(len, encoded["input_ids"]))
+        return [len(ids) for ids in encoded["input_ids"]]
 
     @property
     def vocabulary(self) -> int:
@@ -79,8 +79,9 @@ class Embedder:
         return len(self._tokenizer)
 
     def text_of(self, tokens: Sequence[int]) -> str:
-        """Returns the text of tokens."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        """Returns the text of tokens; special ones, which the tokenizer adds by itself, count where there are no others."""
+        text = str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return text or str(self._tokenizer.decode(list(tokens)))
 
     def _vectors(self, inputs: Mapping[str, Array]) -> Array:
         import numpy as np

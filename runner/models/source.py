@@ -326,7 +326,7 @@ def _from_sources(model: InputModel, sources: Sequence[HubSource | PackageSource
     raise ModelUnavailable(
         "model-not-found",
         f"{model.model_path} cannot be had: {'; '.join(failures)}",
-        "give a local folder with --model-path FOLDER, or try again where the source can be reached; --smoke needs no weights",
+        "name a local folder in its place, or try again where the source can be reached; --smoke needs no weights",
     )
 
 
@@ -347,7 +347,7 @@ def _missing(model: InputModel, sources: Sequence[HubSource | PackageSource], ac
             wanted.append(f"{source.package} below {access.models}")
         else:
             wanted.append(f"{files} of {source.hub} below {cache_folder()}")
-    return f"missing: {'; '.join(wanted)}; fetch them with a run without --offline, or give --model-path FOLDER"
+    return f"missing: {'; '.join(wanted)}; fetch them with a run without --offline, or name a local folder"
 
 
 def _import_step(source: PackageSource) -> tuple[str, dict[str, Any]] | None:

@@ -21,6 +21,7 @@ from runner.serving.speech import Way, transcribe
 from runner.serving.writing import chat, complete
 
 Kind = TypeVar("Kind", bound=Served)
+_CODES = {404: "not_found", 405: "method_not_allowed"}
 _LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 
 
@@ -58,7 +59,9 @@ def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         told = f"{request.method} {request.url.path}: {error.detail}"
-        return JSONResponse(error_body(error.status_code, told, "not_found"), error.status_code)
+        return JSONResponse(
+            error_body(error.status_code, told, _CODES.get(error.status_code, "invalid_request")), error.status_code
+        )
 
     @app.exception_handler(RecipeError)
     async def failed(_: Request, error: RecipeError) -> Response:

@@ -14,6 +14,7 @@ from runner.errors import RunFailed, UsageError
 from runner.models.generation import GenerationSession, genai_config
 from runner.models.handle import ModelHandle
 from runner.models.transcription import Passage, TranscriptionSession, hears
+from runner.serving.protocol import Refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,9 +130,16 @@ class TextEncoder(Served):
         return self._embedder.vocabulary
 
     def embed(self, inputs: Sequence[str | list[int]]) -> tuple[np.ndarray[Any, Any], int]:
-        """Returns vectors of length 1, float32 [inputs, width], and the number of tokens that were read."""
+        """Returns vectors of length 1, float32 [inputs, width], and the number of tokens that were read.
+
+        Raises:
+            Refused: the tokenizer finds no token in an input.
+        """
         texts = [one if isinstance(one, str) else self._embedder.text_of(one) for one in inputs]
-        return self._embedder.embed(texts, _TEXTS_AT_ONCE), self._embedder.count(texts)
+        counts = self._embedder.counts(texts)
+        if 0 in counts:
+            raise Refused(400, f"input[{counts.index(0)}] has no tokens that this model reads", "empty_input", "input")
+        return self._embedder.embed(texts, _TEXTS_AT_ONCE), sum(counts)
 
 
 class Listener(Served):
@@ -158,18 +166,23 @@ class Listener(Served):
         return self._session.transcribe(sound, language=language)
 
 
-def load(offer: Offer) -> Served:
-    """Loads a model.
+def way_to_serve(offer: Offer) -> type[Served]:
+    """Returns the class that loads a model and answers with it.
 
     Raises:
-        UsageError: OpenAI's interface has no place for what it does.
-        RunFailed: it does not load.
+        UsageError: OpenAI's interface has no place for what it does, or it is not in the form that is served.
     """
     task = (offer.handle.task or "").removesuffix("-with-past")
     if offer.handle.kind == "genai":
-        return Listener(offer) if hears(offer.handle.folder) else Writer(offer)
+        return Listener if hears(offer.handle.folder) else Writer
     if task in _EMBEDS:
-        return TextEncoder(offer)
+        return TextEncoder
+    if offer.handle.kind == "hf":
+        raise UsageError(
+            "not-onnx",
+            f"{offer.name} is a checkpoint in transformers' form, which is not served",
+            f"make it an ONNX model first: recipe optimize -m {offer.handle.folder}",
+        )
     raise UsageError(
         "cannot-serve",
         f"{offer.name}: a model of kind '{offer.handle.kind}' for '{task or 'no task'}' cannot be served",

@@ -120,6 +120,7 @@ class Message(BaseModel):
         for part in parts:
             if part.type != "text" or part.text is None:
                 raise Refused(400, f"this model takes text only, no '{part.type}'", "unsupported_content", "messages")
+            _check_text(part.text, "a message", "messages")
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": "\n".join(part.text or "" for part in parts)}
 
@@ -213,7 +214,7 @@ def _texts_or_tokens(given: str | list[Any], field: str, vocabulary: int) -> lis
         Refused: something in it is neither text nor such a token; tells where.
     """
     if isinstance(given, str) or not given:
-        return [given] if given else []
+        return [_text_or_tokens(given, field, field, vocabulary)] if given else []
     if any(isinstance(one, str | list) for one in given):
         return [_text_or_tokens(one, f"{field}[{at}]", field, vocabulary) for at, one in enumerate(given)]
     return [_tokens(given, field, field, vocabulary)]
@@ -224,9 +225,13 @@ def _text_or_tokens(given: Any, place: str, field: str, vocabulary: int) -> str 
         return _tokens(given, place, field, vocabulary)
     if not isinstance(given, str):
         raise Refused(400, f"{place} is a text or a list of tokens, not {_shown(given)}", "invalid_input", field)
+    _check_text(given, place, field)
+    return given
+
+
+def _check_text(given: str, place: str, field: str) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in given):
         raise Refused(400, f"{place} is no text: half of a surrogate pair is in it", "invalid_input", field)
-    return given
 
 
 def _tokens(given: Sequence[Any], place: str, field: str, vocabulary: int) -> list[int]:

@@ -165,6 +165,18 @@ def test_bad_input_is_named_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_other_models_and_the_models_own_folder_are_refused(
+    tiny_bert: ModelHandle, tiny_llama: ModelHandle, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data_name", str(rows), "--text_field", "response"]
+    assert _finetune(tiny_bert, tmp_path / "out", *data) == 2
+    assert "only language models are trained" in capsys.readouterr().err
+    before = sorted(tiny_llama.folder.iterdir())
+    assert _finetune(tiny_llama, tiny_llama.folder, *data) == 2
+    assert "output-occupied" in capsys.readouterr().err
+    assert sorted(tiny_llama.folder.iterdir()) == before
+
+
 def test_adapters_as_inputs_are_refused_of_an_architecture_that_has_none(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +201,7 @@ def test_what_conversations_need_is_checked_first(
     told.pop("chat_template", None)
     (model / "tokenizer_config.json").write_text(json.dumps(told))
     rows, nothing = tmp_path / "chats.jsonl", tmp_path / "nothing.jsonl"
-    rows.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}\n')
+    rows.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}\n' * 2)
     nothing.touch()
     asked = ["finetune", "-m", str(model), "-o", str(tmp_path / "out"), "--offline", "--chat_template", "--data_files"]
     assert run_command([*asked, str(rows)]) == 2

@@ -96,3 +96,31 @@ def test_a_task_that_the_architecture_does_not_serve_is_refused(
 def test_memory_is_gigabytes_or_a_size(text: str, code: int, tmp_path: Path) -> None:
     asked = ["optimize", "-m", "sentence-transformers/all-MiniLM-L6-v2", "-o", str(tmp_path / "out"), "--dry-run", "--offline"]
     assert run_command([*asked, "--smoke", "--max-memory", text]) == code
+
+
+@pytest.mark.parametrize("verb", ["optimize", "search"])
+def test_a_source_that_does_not_load_is_blamed_and_not_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    axes = ("N", 4)
+    value = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], [0.5] * 16)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Ours", ["m"], ["y"], domain="my.domain")]
+    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, axes) for name in ("x", "y")]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("my.domain", 1)]
+    graph = helper.make_graph(nodes, "g", told[:1], told[1:], [value])
+    onnx.save(helper.make_model(graph, opset_imports=opsets), tmp_path / "ours.onnx")
+    config = {
+        "input_model": {"type": "ONNXModel", "model_path": "ours.onnx"},
+        "passes": {"q": {"type": "OnnxDynamicQuantization", "per_channel": [True, False]}},
+        "search_strategy": True,
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    how = ["-m", str(tmp_path / "ours.onnx"), "-o", str(tmp_path / "out")]
+    assert run_command([verb, *(how if verb == "optimize" else ["--config", str(tmp_path / "config.json")])]) == 1
+    shown = capsys.readouterr().err
+    assert "model-damaged" in shown
+    assert "ours.onnx" in shown

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from runner.compose.calibration import DataWish
-from runner.compose.training import Training, data_configs
+from runner.compose.row_survey import Rows
+from runner.compose.training import Training, data_configs, survey_rows
 from runner.data.hub import hub_dataset
 from runner.errors import DataUnavailable, InvalidRecipe, UsageError
 
@@ -60,10 +61,10 @@ def test_holding_out_everything_is_refused(file: Path) -> None:
 
 
 def test_columns_and_splits_of_local_files_are_checked_at_once(file: Path) -> None:
-    assert data_configs(DataWish(str(file), text_template="{text}: {note}"), Training())
+    assert survey_rows(DataWish(str(file), text_template="{text}: {note}"), Training()) == Rows(50, 49)
     wish = DataWish(str(file), text_template="{txt}: {notes[0]}", split="tran[:10]+train")
     with pytest.raises(InvalidRecipe) as caught:
-        data_configs(wish, Training(eval_split="validation"))
+        survey_rows(wish, Training(eval_split="validation"))
     told = [(one.rule, one.remedy) for one in caught.value.problems]
     assert [rule for rule, _ in told] == ["unknown-column", "unknown-column", "unknown-split", "unknown-split"]
     assert told[0][1] == "did you mean 'text'?"
@@ -80,9 +81,52 @@ def test_every_format_of_rows_is_checked(tmp_path: Path, name: str) -> None:
         table.to_parquet(made)
     else:
         table.to_json(made, orient="records", indent=2)
-    assert data_configs(DataWish(str(made), text_template="{ask} {say}"), Training())
+    assert survey_rows(DataWish(str(made), text_template="{ask} {say}"), Training()) == Rows(2, 0)
     with pytest.raises(InvalidRecipe, match="has no column 'said'"):
-        data_configs(DataWish(str(made), text_template="{ask} {said}"), Training())
+        survey_rows(DataWish(str(made), text_template="{ask} {said}"), Training())
     made.write_text("{", encoding="utf-8")
-    with pytest.raises((UsageError, InvalidRecipe)):
-        data_configs(DataWish(str(made), text_template="{ask} {say}"), Training())
+    with pytest.raises((UsageError, InvalidRecipe), match=name):
+        survey_rows(DataWish(str(made), text_template="{ask} {say}"), Training())
+
+
+def test_rows_without_a_value_are_counted(tmp_path: Path) -> None:
+    rows = [{"ask": "a", "say": "b"}, {"ask": "a"}, {"ask": "a", "say": None}]
+    (tmp_path / "rows.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("ask,say\na,b\nc,\n", encoding="utf-8")
+    found = [
+        survey_rows(DataWish(str(tmp_path / name), text_template="{ask} {say}"), Training())
+        for name in ("rows.jsonl", "rows.csv")
+    ]
+    assert found == [Rows(3, 2), Rows(2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("files", "training", "told"),
+    [
+        ({"a.jsonl": '{"text": "x"}\n\n{"text": "y"}\n{"text"'}, {}, "a.jsonl, line 4: "),
+        ({"a.json": '[{"text": "x"},\n{"text": ]'}, {}, "a.json, line 2: "),
+        ({"a.jsonl": '{"text": "x"}', "b.csv": "text\ny\n"}, {}, "b.csv is none of .json"),
+        ({"a.jsonl": '{"text": "x"}'}, {}, "1 of 1 rows are held out"),
+        ({"a.csv": "text\nx\ny\n"}, {"eval_rows": 2}, "2 of 2 rows are held out"),
+        ({"a.csv": "text\n"}, {}, "no row has a value in 'text'"),
+        ({"a.csv": "text\nGr\xfc\xdfe\n"}, {}, "a.csv is not text in UTF-8"),
+        ({"a.parquet": "PAR1"}, {}, "no rows can be read from it"),
+    ],
+)
+def test_what_would_stop_the_training_is_told_by_its_place(
+    tmp_path: Path, files: dict[str, str], training: dict[str, Any], told: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    wish = DataWish(data_files=tuple(str(tmp_path / name) for name in files), text_field="text")
+    with pytest.raises((UsageError, InvalidRecipe), match=told):
+        survey_rows(wish, Training(**training))
+
+
+def test_rows_that_are_no_conversations_are_told(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "a"}]}, {"messages": "text"}, {"messages": [{"rule": "user"}]}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(InvalidRecipe) as caught:
+        survey_rows(DataWish(str(tmp_path / "rows.jsonl"), use_chat_template=True), Training())
+    told = [one.cause for one in caught.value.problems]
+    assert ["line 2: the column" in told[0], "line 3: a message has no role" in told[1], len(told)] == [True, True, 2]

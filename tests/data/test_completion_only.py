@@ -46,6 +46,12 @@ def test_the_last_message_is_the_answer(tiny_llama: ModelHandle, names: tuple[st
     assert len(labels) > len(asked)
 
 
+def test_rows_without_a_value_are_left_out(tiny_llama: ModelHandle) -> None:
+    rows = [{"q": "one", "a": "two"}, {"q": "one", "a": None}, {"q": None, "a": None}]
+    assert len(_answers(tiny_llama, rows, text_template="{q} {a}")) == 1
+    assert len(_answers(tiny_llama, rows, text_cols="a", completion_only_loss=False)) == 1
+
+
 def test_bad_rows_and_options_are_named(tiny_llama: ModelHandle) -> None:
     with pytest.raises(DataUnavailable, match="names 'qq'") as caught:
         _answers(tiny_llama, [{"q": "one", "a": "two"}], text_template="{qq} {a}")

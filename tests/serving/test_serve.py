@@ -164,6 +164,7 @@ def test_speech_is_written_down_in_every_form(client: openai.OpenAI) -> None:
         ),
         ("embeddings", {"model": "encoder", "input": ""}, 400, "empty"),
         ("embeddings", {"model": "encoder", "input": "x", "dimensions": 3}, 400, "dimensions"),
+        ("chat/completions", {"model": "chat", "messages": [{"role": "user", "content": "\ud800"}]}, 400, "is no text"),
         ("nothing", {}, 404, "nothing"),
     ],
 )
@@ -197,6 +198,11 @@ def test_tokens_outside_the_vocabulary_are_refused(
     assert last.status_code == 200
 
 
+def test_a_special_token_alone_has_a_vector(client: openai.OpenAI) -> None:
+    for token in range(4):
+        assert len(client.embeddings.create(model="encoder", input=[token]).data) == 1
+
+
 @pytest.mark.parametrize(("path", "model", "field"), [("completions", "chat", "prompt"), ("embeddings", "encoder", "input")])
 def test_tokens_among_texts_and_what_is_neither_are_told_apart(
     client: openai.OpenAI, path: str, model: str, field: str
@@ -208,6 +214,7 @@ def test_tokens_among_texts_and_what_is_neither_are_told_apart(
 
     assert told(["a", 7]).startswith(f"{field}[1] is a text or a list of tokens, not 7")
     assert told(["\ud800"]).startswith(f"{field}[0] is no text")
+    assert told("\ud800").startswith(f"{field} is no text")
     assert "empty" in told([])
 
 
@@ -315,6 +322,19 @@ def test_what_cannot_be_started_is_told(
     typed = [text.format(encoder=folders["encoder"], empty=tmp_path) for text in arguments]
     assert run_command(["serve", *typed]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_refused_before_any_model_is_loaded(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receipt = json.loads((folders["encoder"] / "receipt.json").read_text(encoding="utf-8"))
+    told = json.dumps({**receipt, "kind": "hf", "file": None, "task": "text-generation"})
+    (tmp_path / "receipt.json").write_text(told, encoding="utf-8")
+    for arguments in (["serve", str(folders["encoder"]), str(tmp_path)], ["try", str(tmp_path), "hello"]):
+        assert run_command(arguments) == 2
+        shown = capsys.readouterr().err
+        assert f"recipe optimize -m {tmp_path}" in shown
+        assert "loading" not in shown
 
 
 def test_a_port_in_use_is_told(address: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
