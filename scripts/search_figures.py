@@ -85,7 +85,7 @@ GRIDS = (
             "quantize.reduce_range": [True, False],
             "quantize.weight_type": ["QInt8", "QUInt8"],
         },
-        (0.999, 0.9993, 0.9995),
+        (0.999, 0.9995),
     ),
 )
 STEPS = {"rtn.bits": [8, 4], "build.accuracy_level": [4, 0, 1], "build.search": [{"max_length": 512}, {"max_length": 1024}]}

@@ -237,6 +237,8 @@ def _at_path(path: Path, variant: str | None) -> Found:
         return _of_entry(path, info, variant)
     if path.name in INFO_NAMES:
         return _of_entry(path.parent, quick_info(path), variant)
+    if path.suffix.lower() == ".onnx":
+        raise UsageError("not-a-recipe", f"'{path}' is a model, not a recipe", "name the folder that a run left, or a recipe")
     info = _info_of(path.parent)
     named = next((one for one in info.recipes if one.file == path.name), None) if info else None
     if variant and (named is None or variant_key(named.name) != variant_key(variant)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import click
 
@@ -36,8 +38,13 @@ class Way:
     quiet: bool = False
 
 
-def carry_out(request: Request, way: Way) -> Outcome | None:
+def carry_out(request: Request, way: Way, about: Mapping[str, Any] | None = None) -> Outcome | None:
     """Runs a request, or plans it only, and shows what came of it; returns the outcome, None of a dry run.
+
+    Args:
+        request: the run.
+        way: how it is carried out.
+        about: told as well where JSON is asked for.
 
     Raises:
         RecipeError: whatever stands in the way, see `plan_run` and `execute`.
@@ -46,7 +53,7 @@ def carry_out(request: Request, way: Way) -> Outcome | None:
     if outcome is None:
         show_plan(plan, way.limits.memory, way.as_json)
     elif way.as_json:
-        told = {"output": str(plan.output), "seconds": outcome.seconds, "receipt": outcome.receipt}
+        told = {"output": str(plan.output), "seconds": outcome.seconds, "receipt": outcome.receipt, **(about or {})}
         click.echo(json.dumps(told, indent=2))
     else:
         show_outcome(outcome)

@@ -41,12 +41,17 @@ def run_composed(composed: Composed, request: Request, way: Way, log_level: int)
         return None
     if not way.as_json and log_level < _QUIET:
         show_decisions(composed)
-    outcome = carry_out(request, way)
+    outcome = carry_out(request, way, _told_beside(composed))
     if not way.as_json:
         click.echo(f"recipe   {composed.folder}")
     if outcome is not None and outcome.log is not None and log_level == 0:
         click.echo(outcome.log.read_text(encoding="utf-8", errors="replace"), err=True)
     return outcome
+
+
+def _told_beside(composed: Composed) -> dict[str, Any]:
+    plain = _plainly(composed)
+    return {"recipe": plain["folder"], "decisions": plain["decisions"], "notes": plain["notes"]}
 
 
 def _plainly(composed: Composed) -> dict[str, Any]:

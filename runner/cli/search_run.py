@@ -93,7 +93,9 @@ def carry_out_search(request: Request, asked: Asked) -> None:
     missed = search.aims.missed(best.figures)
     if missed:
         cause = f"{request.name}: none of {len(found.ranked)} points meets all goals; point {best.number + 1} is the nearest"
-        reached = ", ".join(f"{name} is {best.figures[name].value:.4g}" for name in search.aims.metrics if name in best.figures)
+        reached = ", ".join(
+            f"{name} is {best.figures[name].value:.10g}" for name in search.aims.metrics if name in best.figures
+        )
         remedy = f"it misses {', '.join(missed)}: {reached}; widen the space, or lower the goal"
         raise GateMissed(Problem("goal-missed", cause, remedy=remedy))
 

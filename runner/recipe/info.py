@@ -230,7 +230,7 @@ class Gate:
         return value <= limit if self.at_most else value >= limit
 
     def __str__(self) -> str:
-        return f"{self.metric} {'<=' if self.at_most else '>='} {self.bar:g}{'x' if self.relative else ''}"
+        return f"{self.metric} {'<=' if self.at_most else '>='} {self.bar:.10g}{'x' if self.relative else ''}"
 
 
 def _spelled(node: Node) -> Node:
