@@ -22,10 +22,11 @@ from gpu_suite import PIECES
 
 from runner.evaluation.device_forward import DeviceForward
 from runner.evaluation.forward import OnnxForward
+from runner.models.files import read_graph
 from runner.models.handle import ModelHandle
 
 BATCHES, CALLS, UNTIMED = (1, 8, 32), 30, 5
-PROFILED, SIDE = 5, 224
+PROFILED = 5
 KERNELS = 14  # that are told by name
 
 
@@ -40,8 +41,11 @@ def main() -> None:
     model, source = asked.work / "models" / piece.name, asked.work / "random" / piece.recipe.partition("/")[0]
     batches = BATCHES[:1] if asked.smoke else BATCHES
     random = np.random.default_rng(0)
-    pictures = {size: random.standard_normal((size, 3, SIDE, SIDE), dtype=np.float32) for size in batches}
-    told = [{"side": "original", **_original(source, pictures)}, {"side": "optimised", **_optimised(model, pictures)}]
+    (given,) = read_graph(model / "model.onnx", weights=False).graph.input
+    shape = [one.dim_value for one in given.type.tensor_type.shape.dim[1:]]
+    pictures = {size: random.standard_normal((size, *shape), dtype=np.float32) for size in batches}
+    told = [{"side": "original", **_original(source, pictures)}] if source.is_dir() else []  # a tiny twin has no such folder
+    told.append({"side": "optimised", **_optimised(model, pictures)})
     print(json.dumps({"piece": piece.name, "sides": told}))
 
 
