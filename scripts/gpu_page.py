@@ -29,6 +29,7 @@ def main() -> int:
     if asked.records:
         told = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
         told |= {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(asked.records.glob("*.json"))}
+        _keep_bandwidth(told, asked.records)
         kept = {name: record for name, record in told.items() if "rows" not in record["figures"]}
         FIGURES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     page = render()
@@ -37,6 +38,15 @@ def main() -> int:
         return int(current != page)
     PAGE.write_text(page, encoding="utf-8")
     return 0
+
+
+def _keep_bandwidth(told: dict[str, Any], records: Path) -> None:
+    """Writes what the memory reached into the records of decoding of the same sitting, which it is the limit of."""
+    machine = records / "machine.json"
+    if machine.is_file():
+        read = json.loads(machine.read_text(encoding="utf-8"))["figures"]["read"]
+        for path in records.glob("decode-*.json"):
+            told[path.stem]["read"] = read
 
 
 def render() -> str:
@@ -53,6 +63,7 @@ def render() -> str:
         "results": _table(("recipe", "weights", "figure", "original", "optimised", "ratio", "compiled"), _rows(results)),
         "sizes": _table(("recipe", "what", "rows x length", "original", "optimised", "ratio"), _cells(results)),
         "decode": _table(("model", "tried", "a token", "of the limit"), _decode(records)),
+        "kernels": _table(("what", "a call of 32", "kernels alone", "images/s"), _kernels(records)),
         "placed": _table(("recipe", "nodes on CUDA", "on the CPU"), _placed(results)),
         "commands": _table(("recipe", "command"), ((_name(one), f"`{one['command']}`") for one in results)),
     }
@@ -100,8 +111,8 @@ def _cells(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
 
 
 def _decode(records: dict[str, Any]) -> Iterator[Sequence[str]]:
-    bandwidth = records["machine"]["figures"]["read"]
     for piece in sorted(name for name in records if name.startswith("decode-")):
+        bandwidth = records[piece].get("read") or records["machine"]["figures"]["read"]
         for model, told in records[piece]["figures"].items():
             limit = told["bytes_a_token"] / bandwidth
             yield model, f"the limit: {told['bytes_a_token'] / 1e9:.2f} GB read", f"{limit * 1e3:.2f} ms", "100 %"
@@ -110,6 +121,15 @@ def _decode(records: dict[str, Any]) -> Iterator[Sequence[str]]:
                     yield model, tried, "failed", ""
                 else:
                     yield model, tried, f"{found['token'] * 1e3:.2f} ms", f"{limit / found['token']:.0%}".replace("%", " %")
+
+
+def _kernels(records: dict[str, Any]) -> Iterator[Sequence[str]]:
+    for piece in sorted(name for name in records if name.endswith("-kernels")):
+        for side in records[piece]["figures"]["sides"]:
+            alone = f"{side['kernels']['total'] * 1e3:.2f} ms" if side["kernels"] else ""
+            calls = [side["seconds"]["32"], *(side.get("again") or {}).values()]
+            speeds = ", ".join(f"{32 / one:,.0f}" for one in calls)
+            yield side["side"], ", ".join(f"{one * 1e3:.2f} ms" for one in calls), alone, speeds
 
 
 def _placed(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:

@@ -18,6 +18,7 @@ from runner.models.twin import architecture_of
 from runner.models.twin_tokenizer import train_tokenizer
 
 SEED = 20
+BIAS = 0.02  # deviation of the biases
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ SHAPES: Mapping[str, Shape] = {
     "vit-base-patch16-224": Shape(
         "google/vit-base-patch16-224", "vit", "image-classification", {"num_labels": 1000}
     ),
+    "dinov2-small": Shape(
+        "facebook/dinov2-small", "dinov2", "image-feature-extraction",
+        {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518, "patch_size": 14,
+         "mlp_ratio": 4},
+    ),
 }  # fmt: skip
 
 
@@ -85,6 +91,9 @@ def write_random_model(shape: Shape, folder: Path, layers: int | None = None) ->
     torch.manual_seed(SEED)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         module = auto.from_config(config, dtype=getattr(torch, shape.dtype))
+        for name, weight in module.named_parameters():
+            if name.endswith("bias"):  # zeros, which exporters and fusions would leave out
+                torch.nn.init.normal_(weight, std=BIAS)
     module.save_pretrained(folder, safe_serialization=True)
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), RANDOM_WEIGHTS: True}, indent=2))

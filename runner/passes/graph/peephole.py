@@ -50,6 +50,15 @@ class OnnxPeepholeOptimizerOptions(ExternalDataOptions):
         description="where only one token of the last layer is read, such as a class token, compute that layer for it alone;"
         " with use_multi_head_attention",
     )
+    fold_attention_biases: bool = Field(
+        False,
+        description="take the biases of keys, which change nothing, and of values out of MultiHeadAttention; what projects"
+        " its result holds the latter",
+    )
+    use_product_for_patches: bool = Field(
+        False,
+        description="a product in place of a convolution that embeds the patches of a picture, slow on GPUs",
+    )
 
     retired: ClassVar[Mapping[str, str]] = {
         "patch_unsupported_argmax_operator": "ONNX Runtime takes every ArgMax today",
@@ -79,6 +88,10 @@ def _cleaned(proto: onnx.ModelProto, options: OnnxPeepholeOptimizerOptions, cont
         changed += _take_multi_head_attention(graph, context)
     if options.skip_unread_tokens:
         changed += _skip_unread_tokens(graph, context)
+    if options.fold_attention_biases:
+        changed += _fold_attention_biases(graph, context)
+    if options.use_product_for_patches:
+        changed += _use_product_for_patches(graph, context)
     if changed or options.onnxscript_optimize or options.split_skip_layer_normalization:
         _drop_unused(graph)
     if options.fix_com_microsoft_opset:
@@ -240,6 +253,24 @@ def _skip_unread_tokens(graph: ir.Model, context: PassContext) -> int:
     return moved
 
 
+def _fold_attention_biases(graph: ir.Model, context: PassContext) -> int:
+    from runner.passes.graph.attention_biases import fold_attention_biases
+
+    folded = fold_attention_biases(graph)
+    context.say(f"{folded} biases of keys and values are no longer added")
+    return folded
+
+
+def _use_product_for_patches(graph: ir.Model, context: PassContext) -> int:
+    from runner.passes.graph.patches import take_product_for_patches
+    from runner.passes.graph.surgeons.io import infer_shapes
+
+    infer_shapes(graph)
+    replaced = take_product_for_patches(graph)
+    context.say(f"{replaced} products in place of convolutions of patches")
+    return replaced
+
+
 def _declare_microsoft(graph: ir.Model) -> None:
     if any(node.domain == _MICROSOFT for node in graph.graph.all_nodes()):
         graph.opset_imports[_MICROSOFT] = 1
@@ -257,5 +288,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("onnxscript", "onnx-ir", "onnx"),
-    version=4,
+    version=5,
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -51,6 +53,7 @@ _GPU_ONLY = (
     "enable_bias_add", "enable_bias_splitgelu", "enable_group_norm", "enable_nhwc_conv", "enable_packed_kv",
     "enable_packed_qkv", "enable_skip_group_norm",
 )  # fmt: skip
+_HEADS_APART = 4  # sizes of [batch, tokens, heads, width of a head]
 
 
 class OrtTransformersOptimizationOptions(ExternalDataOptions):
@@ -148,6 +151,7 @@ def _optimized(
     elif options.float16 and name == COMPARISON:
         context.say(f"{name} is kept in fp32: scores reach 100, where half precision has steps of 0.06")
     elif options.float16:
+        _hold_constants_as_weights(fused.model)
         fused.convert_float_to_float16(
             keep_io_types=options.keep_io_types,
             op_block_list=options.force_fp32_ops,
@@ -158,6 +162,25 @@ def _optimized(
         _take_int32(fused.model)
     fused.topological_sort()
     return fused.model
+
+
+def _hold_constants_as_weights(graph: onnx.ModelProto) -> None:
+    """Makes Constant nodes initializers.
+
+    Of those ONNX Runtime's converter knows which stay in fp32 (Resize's scales); of other values only where it inferred shapes,
+    which it cannot beyond 2 GB.
+    """
+    kept = []
+    for node in graph.graph.node:
+        tensors = [one.t for one in node.attribute if one.name == "value"] if node.op_type == "Constant" else []
+        if tensors:
+            graph.graph.initializer.add().CopyFrom(tensors[0])
+            graph.graph.initializer[-1].name = node.output[0]
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.graph.node):
+        del graph.graph.node[:]
+        graph.graph.node.extend(kept)
 
 
 def _take_int32(graph: onnx.ModelProto) -> None:
@@ -214,17 +237,44 @@ def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOpt
         if level is not None:
             context.say(f"{context.target.provider} is not here: opt_level 1 in place of {level}, whose operators it may lack")
         level = 1
-    return optimize_model(
-        str(unlinked(model.folder / name, context.scratch)),
-        model_type=kind or "bert",
-        num_heads=options.num_heads or int(facts.get("num_attention_heads") or 0),
-        hidden_size=options.hidden_size or int(facts.get("hidden_size") or 0),
-        optimization_options=_fusion_options(kind or "bert", options.optimization_options, context.target.device),
-        opt_level=level,
-        use_gpu=use_gpu and here and context.target.device == "gpu",
-        only_onnxruntime=only_runtime,
-        provider=context.target.provider.removesuffix("ExecutionProvider").lower() if use_gpu and here and level else None,
-    )
+    with _heads_as_numbers():
+        return optimize_model(
+            str(unlinked(model.folder / name, context.scratch)),
+            model_type=kind or "bert",
+            num_heads=options.num_heads or int(facts.get("num_attention_heads") or 0),
+            hidden_size=options.hidden_size or int(facts.get("hidden_size") or 0),
+            optimization_options=_fusion_options(kind or "bert", options.optimization_options, context.target.device),
+            opt_level=level,
+            use_gpu=use_gpu and here and context.target.device == "gpu",
+            only_onnxruntime=only_runtime,
+            provider=context.target.provider.removesuffix("ExecutionProvider").lower() if use_gpu and here and level else None,
+        )
+
+
+@contextmanager
+def _heads_as_numbers() -> Iterator[None]:
+    """Lets the fusions of a UNet read the number of heads from an array of one element, which numpy converts no more since 2.4.
+
+    ONNX Runtime 1.32 still asks for int(array): fusion_attention_unet.py, FusionAttentionUnet.get_num_heads.
+    """
+    from onnxruntime.transformers import optimizer
+
+    # The optimiser imports its modules by their bare names, so the class is reached through the one that uses it.
+    fusion = sys.modules[optimizer.MODEL_TYPES["unet"][0].__module__].FusionAttentionUnet
+    original = fusion.get_num_heads
+
+    def number_of_heads(self: Any, reshape_q: onnx.NodeProto, is_torch2: bool = False) -> int:
+        shape = self.model.get_parent(reshape_q, 1) if is_torch2 else None
+        if shape is None or shape.op_type != "Concat" or len(shape.input) != _HEADS_APART:
+            return int(original(self, reshape_q, is_torch2))
+        heads = self.model.get_constant_value(shape.input[2])
+        return int(heads.item()) if heads is not None and heads.size == 1 else 0
+
+    fusion.get_num_heads = number_of_heads
+    try:
+        yield
+    finally:
+        fusion.get_num_heads = original
 
 
 def _provider_here(context: PassContext) -> bool:
