@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -53,6 +53,7 @@ _GPU_ONLY = (
     "enable_bias_add", "enable_bias_splitgelu", "enable_group_norm", "enable_nhwc_conv", "enable_packed_kv",
     "enable_packed_qkv", "enable_skip_group_norm",
 )  # fmt: skip
+_UNET = "unet"
 _HEADS_APART = 4  # sizes of [batch, tokens, heads, width of a head]
 
 
@@ -237,7 +238,7 @@ def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOpt
         if level is not None:
             context.say(f"{context.target.provider} is not here: opt_level 1 in place of {level}, whose operators it may lack")
         level = 1
-    with _heads_as_numbers():
+    with _heads_as_numbers() if kind == _UNET else nullcontext():
         return optimize_model(
             str(unlinked(model.folder / name, context.scratch)),
             model_type=kind or "bert",
@@ -260,7 +261,7 @@ def _heads_as_numbers() -> Iterator[None]:
     from onnxruntime.transformers import optimizer
 
     # The optimiser imports its modules by their bare names, so the class is reached through the one that uses it.
-    fusion = sys.modules[optimizer.MODEL_TYPES["unet"][0].__module__].FusionAttentionUnet
+    fusion = sys.modules[optimizer.MODEL_TYPES[_UNET][0].__module__].FusionAttentionUnet
     original = fusion.get_num_heads
 
     def number_of_heads(self: Any, reshape_q: onnx.NodeProto, is_torch2: bool = False) -> int:
@@ -350,4 +351,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("onnxruntime", "onnx"),
+    version=2,
 )
