@@ -378,6 +378,11 @@ def _builder() -> Iterator[Any]:
         sys.path.remove(parts)
 
 
+def _import_builder() -> None:
+    with _builder():
+        pass
+
+
 def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: PassContext) -> None:
     work = context.scratch / "builder"
     work.mkdir()
@@ -516,4 +521,5 @@ PASS = Pass(
     gives="genai",
     packages=("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers"),
     version=3,
+    imports=_import_builder,
 )
