@@ -17,6 +17,7 @@ from runner.compose.finetune import FineTuned, finetune
 from runner.compose.optimise import Decided, Wish, decide
 from runner.compose.request import make_request
 from runner.compose.subject import subject_of
+from runner.engine.ahead import of_request
 from runner.engine.events import Event
 from runner.engine.plan import Plan, Request
 from runner.engine.run import Outcome, execute, plan_run
@@ -383,8 +384,9 @@ def _execute(request: Request, limits: Limits, say: Say) -> Outcome:
         if event.text:
             say(f"{event.step}: {event.text}" if event.step else event.text)
 
-    plan = plan_run(request, say, max_memory=limits.memory)
-    for step in plan.steps:
-        if step.cached:
-            say(f"{step.name}: cached")
-    return execute(plan, listen, limits)
+    with of_request(request) as ahead:
+        plan = plan_run(request, say, max_memory=limits.memory, ahead=ahead)
+        for step in plan.steps:
+            if step.cached:
+                say(f"{step.name}: cached")
+        return execute(plan, listen, limits, ahead)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from runner.cli.run_progress import Progress, show_outcome, show_plan
+from runner.engine.ahead import of_request
 from runner.engine.locked import check_source
 from runner.engine.plan import Plan, Request
 from runner.engine.run import Outcome, execute, plan_run
@@ -66,14 +67,18 @@ def run_watched(request: Request, way: Way) -> tuple[Plan, Outcome | None]:
     Raises:
         RecipeError: whatever stands in the way, see `plan_run` and `execute`.
     """
-    outcome = None
     with Progress(request.name, quiet=way.quiet or way.as_json) as progress:
-        plan = plan_run(request, progress.say, fetch=not way.dry_run, force=way.force, max_memory=way.limits.memory)
-        if way.lock is not None:
-            check_source(plan, way.lock)
-        if not way.dry_run:
+        if way.dry_run:
+            plan = plan_run(request, progress.say, fetch=False)
+            if way.lock is not None:
+                check_source(plan, way.lock)
+            return plan, None
+        with of_request(request) as ahead:
+            plan = plan_run(request, progress.say, force=way.force, max_memory=way.limits.memory, ahead=ahead)
+            if way.lock is not None:
+                check_source(plan, way.lock)
             progress.begin(plan)
-            outcome = execute(plan, progress.listen, way.limits)
+            outcome = execute(plan, progress.listen, way.limits, ahead)
     return plan, outcome
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.engine.ahead import Ahead
 from runner.engine.estimate import estimate
 from runner.engine.events import Event
 from runner.engine.fit import check_fit, checks_left_out
@@ -54,7 +55,12 @@ class Outcome:
 
 
 def plan_run(
-    request: Request, say: Callable[[str], None], fetch: bool = True, force: bool = False, max_memory: int | None = None
+    request: Request,
+    say: Callable[[str], None],
+    fetch: bool = True,
+    force: bool = False,
+    max_memory: int | None = None,
+    ahead: Ahead | None = None,
 ) -> Plan:
     """Returns the plan of a request; fetches the source model unless told not to.
 
@@ -64,37 +70,39 @@ def plan_run(
         fetch: fetch the source model where it is not here.
         force: fetch it even where this machine is too small for the run.
         max_memory: bytes that the worker is allowed; all of the machine's when None.
+        ahead: starts the worker while a large source is hashed.
 
     Raises:
         DoesNotFit: this machine has too little memory or disk; nothing was fetched.
         RecipeError: whatever else stands in the way.
     """
     if fetch and not force and not request.smoke:
-        planned = _plan(request, say, fetch=False)
+        planned = _plan(request, say, fetch=False, ahead=ahead)
         needs = estimate(planned)
         if needs is not None:
             require(planned.target)
             check_fit(planned, needs, max_memory)
-    return _plan(request, say, fetch)
+    return _plan(request, say, fetch, ahead)
 
 
-def _plan(request: Request, say: Callable[[str], None], fetch: bool) -> Plan:
+def _plan(request: Request, say: Callable[[str], None], fetch: bool, ahead: Ahead | None) -> Plan:
     where = places(request.config.cache_dir)
     try:
-        with DigestMemo(where.digests) as memo:
+        with DigestMemo(where.digests, ahead.start if ahead else lambda: None) as memo:
             access = Access(where.models, memo, request.offline, fetch, request.trust, say)
             return make_plan(request, where, Store(where, memo), memo, access)
     except OSError as error:
         raise explain_write_failure(error, where.root) from None
 
 
-def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None = None) -> Outcome:
+def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None = None, ahead: Ahead | None = None) -> Outcome:
     """Does what the plan says and returns what came of it.
 
     Args:
         plan: with its source fetched.
         listen: told what happens.
         limits: what the worker may use.
+        ahead: has a worker, perhaps.
 
     Raises:
         RunFailed, StoreError, Interrupted: see there. Finished steps are kept.
@@ -106,7 +114,7 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
         store = Store(plan.places, memo)
         log = None
         if not plan.complete:
-            log = _work(plan, listen, limits or Limits(), store)
+            log = _work(plan, listen, limits or Limits(), store, ahead)
             memo.forget()  # the worker has learned more
         entry = _last(plan, store)
         evaluation = store.get(plan.evaluation) if plan.evaluation else None
@@ -125,7 +133,7 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
     return Outcome(plan, model, receipt, source, log, written, time.perf_counter() - started)
 
 
-def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: Store) -> Path:
+def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: Store, ahead: Ahead | None) -> Path:
     try:
         for folder in (plan.places.store, plan.places.scratch, plan.places.logs):
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +144,7 @@ def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: St
         raise explain_write_failure(error, plan.places.root) from None
     needs = estimate(plan)
     unchecked = checks_left_out(needs, limits.memory) if needs else {}
-    supervise(Job.of_plan(plan, log, limits.memory, unchecked), limits, listen)
+    supervise(Job.of_plan(plan, log, limits.memory, unchecked), limits, listen, ahead.take() if ahead else None)
     return log
 
 

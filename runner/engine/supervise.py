@@ -44,8 +44,14 @@ class Limits:
     seconds: float | None = None
 
 
-def supervise(job: Job, limits: Limits, listen: Callable[[Event], None]) -> None:
+def supervise(job: Job, limits: Limits, listen: Callable[[Event], None], worker: subprocess.Popen[str] | None = None) -> None:
     """Runs the job in a worker process and returns when it is done.
+
+    Args:
+        job: what is to do.
+        limits: what the worker may use.
+        listen: told what happens.
+        worker: one that was started ahead and has no job yet; a new one when None.
 
     Raises:
         RunFailed: the worker failed, died or went over a limit; names the log.
@@ -53,7 +59,7 @@ def supervise(job: Job, limits: Limits, listen: Callable[[Event], None]) -> None
             and its scratch removed.
         RecipeError: what the worker reported as a person's problem, with the exit code it had there.
     """
-    worker = start_python("runner.engine.worker")
+    worker = worker or start_python("runner.engine.worker")
     watch = _Watch(worker.pid, limits)
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(worker.stdout, lines), daemon=True).start()

@@ -5,6 +5,7 @@ See `runner.engine.child` for its streams, and `runner.engine.parts` for steps o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -13,7 +14,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
+from threading import Thread
 
+from runner.engine.ahead import preparation
 from runner.engine.child import exit_at_once, failure, take_jobs, write_to_log
 from runner.engine.events import Event
 from runner.engine.job import Job
@@ -24,7 +28,7 @@ from runner.evaluation.evaluate import evaluate
 from runner.evaluation.parity import Parity
 from runner.evaluation.placement import placement_apart
 from runner.evaluation.structure import check_structure
-from runner.models.digest import DigestMemo
+from runner.models.digest import DigestMemo, files_below
 from runner.models.handle import ModelHandle
 from runner.passes import table
 from runner.passes.declaration import PassContext
@@ -122,6 +126,8 @@ class Walk:
             made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)
             seconds = time.perf_counter() - started
             parity = None
+            hashing = Thread(target=self._hash, args=(output,), daemon=True)
+            hashing.start()  # beside the check, whose threads wait for memory most of the time
             if reason := self.job.unchecked.get(step.name):
                 say(f"the check against the source is left out: {reason}")
                 parity = {"numeric": False, "reason": f"left out: {reason}", "outputs": {}}
@@ -139,9 +145,15 @@ class Walk:
                 "parity": parity,
                 "parity_seconds": time.perf_counter() - started - seconds,
             }
+            hashing.join()
             entry = self.store.put(key, output, record)
             shutil.rmtree(kept, ignore_errors=True)
             return entry
+
+    def _hash(self, output: Path) -> None:
+        """Lets the store know what a step left by the time that it asks."""
+        with contextlib.suppress(OSError):  # the store finds it too, and tells
+            self.store.memo.of_files(files_below(output))
 
     def _check_structure(self, model: ModelHandle) -> None:
         key = self.job.structure or ""
@@ -187,10 +199,16 @@ class Walk:
 def main() -> int:
     """Takes a job from standard input, does it, and returns the exit code."""
     lines, events = take_jobs()
-    job = Job.parse(next(lines))
+    line = next(lines)
+    if (asked := preparation(line)) is not None:
+        imports, offline = asked
+        write_to_log(Path(os.devnull))  # there is no log before there is a job
+        _keep_off_the_hub(offline)
+        imports()
+        line = next(lines)
+    job = Job.parse(line)
     write_to_log(job.log)
-    if job.offline:  # before anything imports the hub's libraries, which try it for half a minute
-        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    _keep_off_the_hub(job.offline)
     current = ""
 
     def emit(event: Event) -> None:
@@ -208,6 +226,11 @@ def main() -> int:
             return FAILED
     emit(Event("done"))
     return 0
+
+
+def _keep_off_the_hub(offline: bool) -> None:
+    if offline:  # before anything imports the hub's libraries, which try it for half a minute
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 
 
 if __name__ == "__main__":

@@ -68,11 +68,11 @@ def _output_names(model: ModelHandle, count: int) -> list[str]:
 
 
 def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], threads: int, *, on_cpu: bool = True) -> Arrays:
-    """Returns the logits of a prompt run at once, those of its last tokens run one by one, and what the model writes by itself.
+    """Returns the logits of a text, whose last tokens are run one by one, and what the model writes by itself behind it.
 
     Returns:
-        `logits` [1, tokens, vocabulary], `logits_while_decoding` [1, 8, vocabulary], and `GENERATED`, ids [1, up to 8] that are
-        written greedily behind the prompt.
+        `logits` [1, tokens, vocabulary], its last 8 rows again as `logits_while_decoding` [1, 8, vocabulary], and `GENERATED`,
+        ids [1, up to 8] that are written greedily.
 
     Raises:
         NoProbe: the graph has no logits, or wants embeddings instead of tokens.
@@ -88,9 +88,8 @@ def genai_outputs(model: ModelHandle, inputs: Mapping[str, NDArray[Any]], thread
         raise NoProbe("the graph is one part of a model: it takes embeddings or gives no logits")
     tokens = [int(token) for token in inputs["input_ids"][0]]
     session = GenerationSession(model.folder, threads, every_position=True, on_cpu=on_cpu)
-    decoded = session.last_logits(tokens[:-DECODED], tokens[-DECODED:])
-    written = list(session.generate_ids(tokens[:-DECODED], DECODED, do_sample=False))
-    return {"logits": session.all_logits(tokens)[None], WHILE_DECODING: decoded[None, 1:], GENERATED: np.array([written])}
+    logits, written = session.read(tokens, DECODED, DECODED)
+    return {"logits": logits[None], WHILE_DECODING: logits[None, -DECODED:], GENERATED: np.array([written])}
 
 
 def graph_shapes(session: onnxruntime.InferenceSession) -> dict[str, Shape]:

@@ -7,17 +7,26 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _CHUNK = 1 << 22
+_LONG = 1 << 28  # bytes that are not hashed in a moment
+_FILES_AT_ONCE = 4
 
 
 class DigestMemo:
-    """Remembers sha256 digests in one JSON file; safe to share between processes, which at worst hash a file twice."""
+    """Remembers sha256 digests in one JSON file; safe to share between processes, which at worst hash a file twice.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        file: where they are kept.
+        before_long: called before files are hashed whose digests are unknown and which are large together.
+    """
+
+    def __init__(self, file: Path, before_long: Callable[[], None] = lambda: None) -> None:
         self._file = file
+        self._before_long = before_long
         self._known: dict[str, list[object]] | None = None
         self._changed = False
 
@@ -33,9 +42,7 @@ class DigestMemo:
         Raises:
             OSError: the file cannot be read.
         """
-        status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-        key = str(path.resolve())
+        key, stamp = _stamp(path)
         known = self._load().get(key)
         if known is not None and known[:3] == stamp:
             return str(known[3])
@@ -46,16 +53,27 @@ class DigestMemo:
 
     def note(self, path: Path, digest: str) -> None:
         """Remembers a digest that is already known, because the file was just written or linked."""
-        status = path.stat()
-        self._load()[str(path.resolve())] = [status.st_size, status.st_mtime_ns, status.st_ino, digest]
+        key, stamp = _stamp(path)
+        self._load()[key] = [*stamp, digest]
         self._changed = True
 
     def of_files(self, files: Iterable[tuple[str, Path]]) -> str:
-        """Returns one digest over (name, content) pairs, in the order of their names."""
+        """Returns one digest over (name, content) pairs, in the order of their names; several files are hashed at once."""
+        ordered = sorted(files)
+        unknown = [path for _, path in ordered if not self._knows(path)]
+        if sum(path.stat().st_size for path in unknown) >= _LONG:
+            self._before_long()
+            with ThreadPoolExecutor(min(_FILES_AT_ONCE, os.cpu_count() or 1)) as pool:
+                list(pool.map(self.of_file, unknown))
         whole = hashlib.sha256()
-        for name, path in sorted(files):
+        for name, path in ordered:
             whole.update(f"{name}\0{self.of_file(path)}\n".encode())
         return whole.hexdigest()
+
+    def _knows(self, path: Path) -> bool:
+        key, stamp = _stamp(path)
+        known = self._load().get(key)
+        return known is not None and known[:3] == stamp
 
     def forget(self) -> None:
         """Drops what is in memory, after saving it, so that what another process learned is read."""
@@ -80,6 +98,12 @@ class DigestMemo:
             except (OSError, ValueError):
                 self._known = {}
         return self._known
+
+
+def _stamp(path: Path) -> tuple[str, list[object]]:
+    """Returns a file's name in the memo, and what changes with its content."""
+    status = path.stat()
+    return str(path.resolve()), [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def sha256_of_file(path: Path) -> str:

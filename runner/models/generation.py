@@ -249,6 +249,41 @@ class GenerationSession:
             raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
         return np.stack(rows)
 
+    def read(self, tokens: Sequence[int], one_by_one: int, further: int = 0) -> tuple[NDArray[np.float32], list[int]]:
+        """Reads tokens in one go, the last of them one at a time through the key-value cache, and goes on by itself.
+
+        Args:
+            tokens: what is read.
+            one_by_one: how many of them, at the end, are fed alone.
+            further: the most tokens that are written greedily behind them; fewer where the context or the answer ends.
+
+        Returns:
+            logits [len(tokens), vocabulary], as of `all_logits`, and the ids that were written.
+
+        Raises:
+            UsageError, RunFailed: as `all_logits`.
+        """
+        import numpy as np
+
+        split = len(tokens) - one_by_one
+        further = min(further, self.context_length - len(tokens))
+        rows: list[NDArray[np.float32]] = []
+        written: list[int] = []
+        try:
+            generator = self._generator(len(tokens) + further, {"do_sample": False})
+            for piece in (list(tokens[:split]), *([token] for token in tokens[split:])):
+                generator.append_tokens(piece)
+                logits = np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
+                if len(logits) != len(piece):
+                    raise _pruned()
+                rows.append(logits)
+            while len(written) < further and not generator.is_done():
+                generator.generate_next_token()
+                written.append(int(generator.get_next_tokens()[0]))
+        except RuntimeError as error:
+            raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
+        return np.concatenate(rows), written
+
     def all_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Returns logits [len(tokens), vocabulary]: row t is the model's guess at token t + 1.
 
@@ -265,9 +300,7 @@ class GenerationSession:
         except RuntimeError as error:
             raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
         if logits.shape[1] != len(tokens):
-            raise UsageError(
-                "pruned-head", "this model gives logits of the last token only", "open the session with every_position=True"
-            )
+            raise _pruned()
         rows: NDArray[np.float32] = logits[0]
         return rows
 
@@ -282,6 +315,12 @@ class GenerationSession:
         parameters = self._library.GeneratorParams(self._model)
         parameters.set_search_options(**{**search, "max_length": max(length, window)})  # a cache must hold one window
         return self._library.Generator(self._model, parameters)
+
+
+def _pruned() -> UsageError:
+    return UsageError(
+        "pruned-head", "this model gives logits of the last token only", "open the session with every_position=True"
+    )
 
 
 def threads_overlay(config: Mapping[str, Any], threads: int, *, on_cpu: bool) -> dict[str, Any]:

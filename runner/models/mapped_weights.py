@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 LARGE = 500_000_000  # weights from which on a model is not copied
-_AT_ONCE = 2**25  # weights of a matrix that are widened at a time
+_AT_ONCE = 2**24  # weights of a matrix that are widened at a time
 _PAGE = 4096
 _PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4: gives pages back, never their content
 
@@ -81,12 +81,13 @@ def widen(module: torch.nn.Module) -> None:
     """Lets a module with weights in half precision compute in fp32, from inputs in fp32 or whole numbers."""
     import torch
 
+    room = torch.empty(0)
     for below in module.modules():
         own = [name for name, one in below._parameters.items() if one is not None and one.is_floating_point()]
         if type(below) is torch.nn.Embedding:
             below.register_forward_hook(_widened_output)
-        elif type(below) is torch.nn.Linear and below.weight.numel() > _AT_ONCE:
-            below.forward = functools.partial(_in_slices, below)
+        elif type(below) is torch.nn.Linear and below.weight.dtype != torch.float32:
+            below.forward = functools.partial(_in_slices, below, room)
         elif own:
             below.register_forward_pre_hook(functools.partial(_widened, own))
             below.register_forward_hook(_narrowed)
@@ -116,11 +117,24 @@ def _narrowed(module: Any, _: Any, __: Any) -> None:
     del module._narrow
 
 
-def _in_slices(module: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-    """Computes the outputs of a large matrix some at a time."""
+def _in_slices(module: torch.nn.Linear, room: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Computes the outputs of a matrix some at a time.
+
+    Args:
+        module: holds the matrix.
+        room: memory for rows in fp32, used again by all matrices: to get fresh pages from the kernel takes longer than to
+            widen what goes into them. It grows to what is needed.
+        inputs: of the matrix.
+    """
     import torch
 
-    rows = max(1, _AT_ONCE // module.in_features)
-    made = torch.cat([torch.nn.functional.linear(inputs, part.float()) for part in module.weight.split(rows)], -1)
+    rows = max(1, min(_AT_ONCE // module.in_features, module.out_features))
+    if room.numel() < rows * module.in_features:
+        room.resize_(rows * module.in_features)
+    made = []
+    for part in module.weight.split(rows):
+        wide = room[: part.numel()].view(part.shape).copy_(part)
+        made.append(torch.nn.functional.linear(inputs, wide))
     give_back(module.weight)
-    return made if module.bias is None else made + module.bias.float()
+    outputs = made[0] if len(made) == 1 else torch.cat(made, -1)
+    return outputs if module.bias is None else outputs.add_(module.bias)

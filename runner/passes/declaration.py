@@ -73,6 +73,7 @@ class Pass:
         version: raised when the same options start to give another result.
         data_options: options that name a data config, whose content is part of the fingerprint.
         leaves: components of a pipeline that it leaves as they are.
+        imports: imports what `apply` needs and takes long to import; a worker calls it while its job is still being planned.
     """
 
     name: str
@@ -86,3 +87,4 @@ class Pass:
     version: int = 1
     data_options: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    imports: Callable[[], object] | None = None

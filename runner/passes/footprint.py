@@ -154,7 +154,10 @@ def _model_builder(model: Stored, options: Options, target: str) -> Effect:
     tied, asked = model.weights.tied, chosen.get("shared_embeddings")
     linear, head = _builder_scheme(chosen, 8 if precision == "int8" else 4, around)
     shared = tied and target != _NO_CODES and (asked is not False if precision == "int4" else asked is True)
-    built = replace(built, linear=linear, head=head, embedding=head if shared else around, shared=shared)
+    apart = (
+        in_blocks(8, int(chosen.get("block_size", 32)), around, zero_points=False) if chosen.get("embedding_bits") else around
+    )
+    built = replace(built, linear=linear, head=head, embedding=head if shared else apart, shared=shared)
     own_way = chosen.get("use_qdq") or "Gather" in (chosen.get("op_types_to_quantize") or ())
     return Effect(built, _BUILDER + (2.3 * model.in_fp32 if own_way else _STREAMED * model.largest))
 

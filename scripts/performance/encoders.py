@@ -20,14 +20,16 @@ from performance.models import by_recipe, random_encoder
 from performance.peers import OLIVE_AI, OPTIMUM, environment, script
 from performance.record import Row
 from runner.models.components import MANIFEST
+from runner.models.handle import ModelHandle
 
-TEXT_TOKENS, CAPTIONS, CAPTION_TOKENS = 128, 10, 12
+TEXT_TOKENS, TEXTS, CAPTIONS, CAPTION_TOKENS = 128, 8, 10, 12
 RUNS = 10  # of a side in its turn
 # How `recipe bench` opens every graph on CPU (runner/models/session.py).
 SESSION = {"optimization.disable_specified_optimizers": "SkipLayerNormFusion"}
 TORCH, COMPILED, OURS, PLAIN, INT8 = "PyTorch", "torch.compile", "ours fp32", "ours fp32, default session", "ours int8"
 PEERS = (TORCH, COMPILED, "optimum O2", "optimum O3", "Olive")
 MAKING_SECONDS = 1200.0
+ROOT = Path(__file__).resolve().parents[2]
 LEAST_COSINE = 0.99  # below it no speed counts
 Feed = dict[str, np.ndarray[Any, Any]]
 
@@ -102,13 +104,17 @@ def measure(case: str, cache: Path, terms: Terms) -> list[Row]:
     int8 = by_recipe(f"{encoder.recipe}/cpu-int8-dynamic", work / "int8", folder)
     source = folder or fp32.source
     sides, failed = _sides(encoder, source, fp32.folder, int8.folder, work, cache, terms.threads)
-    np.savez(work / "feed.npz", **_feed(encoder, source))  # type: ignore[arg-type]
+    judged = _feed(encoder, source, _sentences(encoder))
+    np.savez(work / "judged.npz", **judged)  # type: ignore[arg-type]
+    timed = judged if "pixel_values" in judged else {name: values[:1] for name, values in judged.items()}
+    np.savez(work / "feed.npz", **timed)  # type: ignore[arg-type]
     with loaded(sides, work / "log.txt") as (processes, not_loaded):
         answers = {}
         for name, process in list(processes.items()):
             try:
-                process.ask("feed", arrays=str(work / "feed.npz"), into=str(work / f"{name}.npz"))
+                process.ask("feed", arrays=str(work / "judged.npz"), into=str(work / f"{name}.npz"))
                 answers[name] = _answer(encoder, dict(np.load(work / f"{name}.npz")))
+                process.ask("feed", arrays=str(work / "feed.npz"), into=str(work / f"{name}.npz"))
             except (PeerFailed, KeyError) as error:
                 not_loaded[name] = f"no output {error}" if isinstance(error, KeyError) else str(error)
                 del processes[name]
@@ -146,17 +152,32 @@ def _rows(
 
 
 def _answer(encoder: Encoder, outputs: Feed) -> Any:
-    """Returns what the model is for, flat: of a text its embedding, the mean over the tokens."""
+    """Returns what the model is for, flat: of each text its embedding, the mean over the tokens, as long as the others."""
     answer = outputs[encoder.output].astype(np.float64)
-    return (answer.mean(axis=1) if encoder.task == _FEATURES else answer).ravel()
+    if encoder.task == _FEATURES:
+        pooled = answer.mean(axis=1)
+        answer = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    return answer.ravel()
 
 
 def _cosine(one: Any, other: Any) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other)) if one.shape == other.shape else 0.0
 
 
-def _feed(encoder: Encoder, source: Path) -> Feed:
-    """Returns one input of the model: a text of 128 tokens, a picture, or a picture and ten captions."""
+def _sentences(encoder: Encoder) -> list[str]:
+    """Returns the sentences that the recipe is evaluated on; none for random weights, which say nothing of any text."""
+    found = sorted((ROOT / "recipes").glob(f"*/{encoder.recipe}/sample_data/sentences.txt"))
+    return found[0].read_text(encoding="utf-8").split("\n") if found and not encoder.random else []
+
+
+def _feed(encoder: Encoder, source: Path, sentences: Sequence[str]) -> Feed:
+    """Returns inputs of the model: texts of 128 tokens, a picture, or a picture and ten captions.
+
+    Args:
+        encoder: the model.
+        source: its transformers folder.
+        sentences: what the texts are made of, one behind the other; one of random tokens where there are none.
+    """
     random = np.random.default_rng(0)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     picture = {"pixel_values": random.standard_normal((1, 3, 224, 224)).astype(np.float32)}
@@ -164,10 +185,27 @@ def _feed(encoder: Encoder, source: Path) -> Feed:
         return picture
     if encoder.olive_type == "bert":
         ids = random.integers(1000, config["vocab_size"] - 1, (1, TEXT_TOKENS))
+        if sentences:
+            ids = np.asarray([_tokens(source, sentences[at::TEXTS]) for at in range(TEXTS)], dtype=np.int64)
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     ids = random.integers(1000, 40000, (CAPTIONS, CAPTION_TOKENS))
     ids[:, -1] = 49407
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), **picture}
+
+
+def _tokens(source: Path, sentences: Sequence[str]) -> list[int]:
+    """Returns a text of 128 tokens.
+
+    Raises:
+        PeerFailed: the sentences are too few for it.
+    """
+    from runner.models.torch_source import load_tokenizer
+
+    tokenizer = load_tokenizer(ModelHandle("hf", source, None, _FEATURES))
+    told = tokenizer(" ".join(sentences), max_length=TEXT_TOKENS, truncation=True)["input_ids"]
+    if len(told) < TEXT_TOKENS:
+        raise PeerFailed(f"{len(sentences)} sentences make {len(told)} tokens, and {TEXT_TOKENS} are needed")
+    return list(told)
 
 
 # --- the sides -------------------------------------------------------------------------------------------------------

@@ -90,6 +90,17 @@ def test_last_logits_through_the_cache(pair):
     np.testing.assert_allclose(found, torch_logits(source, tokens)[-4:], atol=1e-3)
 
 
+def test_a_text_is_read_at_once_and_one_by_one_and_gone_on_with(pair):
+    source, model = pair
+    session = GenerationSession(model.folder, 2, every_position=True)
+    tokens = session.text_tokens("Rain fell on the harbour, and the boats lay still.")
+    found, written = session.read(tokens, 3, 4)
+    np.testing.assert_allclose(found, torch_logits(source, tokens), atol=1e-3)
+    assert written == list(session.generate_ids(tokens, 4, do_sample=False))
+    with pytest.raises(UsageError, match="last token only"):
+        GenerationSession(model.folder, 2).read(tokens, 3)
+
+
 def test_a_prompt_longer_than_the_context_is_refused(pair):
     session = GenerationSession(pair[1].folder, 2)
     with pytest.raises(UsageError, match="room for 4096"):

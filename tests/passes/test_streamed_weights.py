@@ -18,6 +18,7 @@ from runner.passes.genai import streamed_weights
 from runner.passes.genai.model_builder import PASS, ModelBuilderOptions
 from runner.passes.genai.nbits_rounding import rounding_of
 from runner.passes.genai.streamed_weights import Rows
+from runner.passes.quantize import block_rtn
 from runner.targets.target import TARGETS
 
 TIED, OWN_HEAD = "HuggingFaceTB/SmolLM2-135M-Instruct", "microsoft/Phi-3-mini-4k-instruct"
@@ -71,6 +72,45 @@ def test_the_graph_is_that_of_the_builder(
     one, other = tensors(ours), tensors(theirs)
     assert one.keys() == other.keys()
     assert not [name for name in one if one[name].dtype != other[name].dtype or not np.array_equal(one[name], other[name])]
+
+
+@pytest.mark.parametrize("served", [streamed_weights.SERVED, ()])
+@pytest.mark.parametrize(("precision", "block_size"), [("int4", 32), ("int8", 64)])
+def test_an_embedding_of_its_own_gets_the_codes_of_a_later_pass(
+    precision: str, block_size: int, served: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = architecture_of(OWN_HEAD)
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    options = {"precision": precision, "block_size": block_size}
+    built(source, tmp_path / "later", "cpu", **options)
+    for name in ("quantised", "scratch"):
+        (tmp_path / name).mkdir()
+    context = PassContext(tmp_path / "quantised", tmp_path / "scratch", TARGETS["cpu"], 2, lambda _: iter(()), lambda _: None)
+    first = ModelHandle("genai", tmp_path / "later" / "output", "model.onnx", "text-generation")
+    block_rtn.PASS.apply(first, block_rtn.PASS.options.model_validate({"bits": 8, "block_size": block_size}), context)
+    monkeypatch.setattr(streamed_weights, "SERVED", served)
+    at_once = built(source, tmp_path / "at-once", "cpu", **options, embedding_bits=8)
+    assert not any(one.name == "model.embed_tokens.weight" for one in at_once.graph.initializer)
+    found, expected = (lookup_of(one) for one in (at_once, onnx.load(tmp_path / "quantised" / "model.onnx")))
+    assert found[0] == expected[0]
+    assert all(map(np.array_equal, found[1], expected[1]))
+
+
+def lookup_of(model: onnx.ModelProto) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+    """Returns the attributes of a graph's one lookup in codes, and its codes and scales."""
+    (node,) = (one for one in model.graph.node if one.op_type == "GatherBlockQuantized")
+    known = tensors(model)
+    return {one.name: one.i for one in node.attribute}, [known[name] for name in node.input if name in known]
+
+
+def test_an_embedding_that_is_shared_stays_that_of_the_head(tmp_path: Path) -> None:
+    twin = architecture_of(TIED)
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    one, other = (built(source, tmp_path / name, "cpu", precision="int4", **more) for name, more in SHARED.items())
+    assert nodes(one) == nodes(other)
+
+
+SHARED: dict[str, dict[str, Any]] = {"asked": {"embedding_bits": 8}, "not-asked": {}}
 
 
 def test_rows_of_several_matrices_are_taken_across_them() -> None:

@@ -99,7 +99,8 @@ def test_an_embedding_that_is_not_tied_is_quantised_apart(folder: str, quantised
     info, _ = read_info(path / "info.yml")
     variant = info.variant("cpu-int4")
     assert variant is not None
-    assert ("embedding" in json.loads(render_config(info, variant, clone_of(path)))["passes"]) is quantised
+    build = json.loads(render_config(info, variant, clone_of(path)))["passes"]["build"]
+    assert build.get("embedding_bits") == (8 if quantised else None)
 
 
 def test_a_setting_of_null_takes_a_pass_away() -> None:

@@ -18,11 +18,11 @@ from runner.models.adapter import adapter_folder
 from runner.models.files import carry
 from runner.models.generation import import_genai
 from runner.models.handle import ModelHandle
-from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, quantization_of, read_checkpoint
+from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, Scheme, quantization_of, read_checkpoint
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.genai.architectures import mended
 from runner.passes.genai.quantized_source import write_for_builder
-from runner.passes.genai.shared_embedding import look_up_in_codes, look_up_in_head
+from runner.passes.genai.shared_embedding import look_up_in_codes, look_up_in_head, look_up_in_nearest
 from runner.passes.genai.streamed_weights import streamed
 from runner.recipe.config import Model
 from runner.recipe.options import PassOptions
@@ -144,6 +144,9 @@ class ModelBuilderOptions(BuilderOptions, PassOptions):
     """Options of ModelBuilder."""
 
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] = Field("fp32", description="precision of the weights")
+    embedding_bits: Literal[8] | None = Field(
+        None, description="bits of an embedding that shares no matrix with the head; it stays in floating point when not given"
+    )
     metadata_only: bool = Field(False, description="write genai_config.json and the tokenizer beside a finished ONNX model")
     search: dict[str, Any] | None = Field(None, description="entries of genai_config.json's search section")
     extra_options: ExtraOptions | None = Field(None, description="further options of the builder; they win over the others")
@@ -190,6 +193,12 @@ def check_combination(options: ModelBuilderOptions, target: Target) -> None:
             "not-quantised",
             f"{', '.join(weights_only)} say how to quantise, but precision is {options.precision}",
             "choose precision int4 or int8, or take them out",
+        )
+    if options.embedding_bits and (options.precision not in QUANTISED or target.name == "directml" or options.metadata_only):
+        refuse(
+            "bad-combination",
+            "embedding_bits makes codes, which only int4 and int8 graphs for CPU and CUDA read",
+            "take it out",
         )
     if chosen.get("exclude_lm_head") and chosen.get("include_hidden_states"):
         refuse("bad-combination", "exclude_lm_head and include_hidden_states exclude one another", "keep one of them")
@@ -262,19 +271,27 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     if precision == "int4" and not options.metadata_only:
         _keep_shared_loadable(source, chosen, context)
         _keep_blocks_even(model, chosen, context)
+    own_codes = share_head or (checkpoint is not None and EMBEDDING in checkpoint.matrices)
+    lookup = None if own_codes or not options.embedding_bits else _lookup_scheme(options.embedding_bits, chosen)
     context.say(f"building an {options.precision} graph for {context.target.provider}")
-    _build(source, precision, chosen, context)
+    _build(source, precision, chosen, context, lookup)
     gc.collect()  # the builder's graph and weights refer to one another
     if share_head:
         context.say("the embedding reads the rows of the quantised head")
         look_up_in_head(context.output / file)
     elif checkpoint and EMBEDDING in checkpoint.matrices:
         look_up_in_codes(context.output / file, checkpoint.matrices[EMBEDDING])
+    elif lookup:
+        look_up_in_nearest(context.output / file, lookup)  # does nothing where it was streamed
     if context.target.name == "directml" and not options.metadata_only:
         _lower_opset(context.output)
     _copy_beside(model.folder, context.output)
     config = _finish_config(context.output / "genai_config.json", options.search or {})
     return _handle(model, context.output, file, options.precision, config)
+
+
+def _lookup_scheme(bits: int, chosen: Mapping[str, Any]) -> Scheme:
+    return Scheme(bits, chosen.get("block_size", 32), True)
 
 
 def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions) -> Checkpoint:
@@ -378,7 +395,12 @@ def _builder() -> Iterator[Any]:
         sys.path.remove(parts)
 
 
-def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: PassContext) -> None:
+def _import_builder() -> None:
+    with _builder():
+        pass
+
+
+def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: PassContext, lookup: Scheme | None) -> None:
     work = context.scratch / "builder"
     work.mkdir()
     arguments = (None, str(source), str(context.output), precision, context.target.genai_provider, str(work))
@@ -392,7 +414,7 @@ def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: Pas
         config = prepared["hf_details"]["hf_config"]
         _prepare(config)
         try:
-            with mended(builder, config), streamed(builder, context.threads):
+            with mended(builder, config), streamed(builder, context.threads, lookup):
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(
@@ -516,4 +538,5 @@ PASS = Pass(
     gives="genai",
     packages=("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers"),
     version=3,
+    imports=_import_builder,
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed
+from runner.models.quantized_checkpoint import Scheme
+from runner.passes.quantize.grid import round_to_nearest
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -50,6 +52,20 @@ def look_up_in_codes(path: Path, matrix: QuantizedMatrix) -> None:
     _save(model, path)
 
 
+def look_up_in_nearest(path: Path, scheme: Scheme) -> None:
+    """Replaces the embedding of the graph at `path`, where it has one of its own in floating point, by the nearest codes."""
+    import onnx_ir as ir
+    import torch
+
+    model = ir.load(path)
+    gather = next((one for one in model.graph if one.name == GATHER and one.inputs[0].const_value is not None), None)
+    if gather is None or not gather.inputs[0].dtype.is_floating_point():
+        return
+    values = gather.inputs[0].const_value.numpy().astype("float32")
+    read_codes(model, gather, round_to_nearest(torch.from_numpy(values), scheme))
+    _save(model, path)
+
+
 def read_rows_of_head(model: ir.Model, gather: ir.Node, head: ir.Node) -> None:
     """Lets an embedding, a Gather or GatherBlockQuantized, read the codes of a MatMulNBits."""
     import numpy as np
@@ -63,7 +79,7 @@ def read_rows_of_head(model: ir.Model, gather: ir.Node, head: ir.Node) -> None:
         _shape_by_rows(value, rows)
     shape = add_weight(model.graph, f"{_PREFIX}.shape", np.array([rows, -1], np.int64))
     reshape = ir.node("Reshape", [codes, shape], name="/model/embed_tokens/Reshape")
-    _replace(model, gather, [reshape], [reshape.outputs[0], *rest], bits, head.attributes["block_size"].as_int())
+    look_up(model, gather, [reshape], [reshape.outputs[0], *rest], bits, head.attributes["block_size"].as_int())
 
 
 def read_codes(model: ir.Model, gather: ir.Node, matrix: QuantizedMatrix) -> None:
@@ -75,7 +91,7 @@ def read_codes(model: ir.Model, gather: ir.Node, matrix: QuantizedMatrix) -> Non
     if matrix.qzeros is not None:
         values["qzeros"] = matrix.qzeros.numpy()
     inputs = [add_weight(model.graph, f"{_PREFIX}.{name}", value) for name, value in values.items()]
-    _replace(model, gather, [], inputs, matrix.scheme.bits, matrix.scheme.group_size)
+    look_up(model, gather, [], inputs, matrix.scheme.bits, matrix.scheme.group_size)
 
 
 def _gather(model: ir.Model) -> ir.Node:
@@ -85,8 +101,20 @@ def _gather(model: ir.Model) -> ir.Node:
     return gather
 
 
-def _replace(model: ir.Model, gather: ir.Node, before: list[ir.Node], inputs: list[Any], bits: int, block_size: int) -> None:
-    """Puts a GatherBlockQuantized, with nodes before it, in place of the Gather and drops the matrix that it read."""
+def look_up(model: ir.Model, gather: ir.Node, before: list[ir.Node], inputs: list[Any], bits: int, block_size: int) -> ir.Value:
+    """Puts a GatherBlockQuantized, with nodes before it, in place of the Gather and drops the matrix that it read.
+
+    Args:
+        model: has the Gather.
+        gather: the lookup.
+        before: nodes that make the inputs.
+        inputs: codes, scales and, where there are any, zero points.
+        bits: of a code.
+        block_size: codes that share a scale.
+
+    Returns:
+        What the new node gives.
+    """
     import onnx_ir as ir
 
     matrix = gather.inputs[0]
@@ -104,6 +132,7 @@ def _replace(model: ir.Model, gather: ir.Node, before: list[ir.Node], inputs: li
     model.graph.remove(gather, safe=True)
     if matrix.is_initializer() and not matrix.uses():
         del model.graph.initializers[matrix.name]
+    return new
 
 
 def _shape_by_rows(value: ir.Value, rows: int) -> None:

@@ -18,7 +18,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.models.mapped_weights import give_back
+from runner.models.quantized_checkpoint import Scheme
 from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
+from runner.passes.genai.shared_embedding import GATHER, look_up
+from runner.passes.quantize.grid import fit_grid, nearest_codes
 from runner.targets.target import installed_wheels
 
 if TYPE_CHECKING:
@@ -87,19 +90,20 @@ class _Packed:
 
 
 @contextmanager
-def streamed(builder: Any, threads: int) -> Iterator[None]:
+def streamed(builder: Any, threads: int, lookup: Scheme | None = None) -> Iterator[None]:
     """Streams the weights of what the builder makes within the block; a release that is not known builds in its own way.
 
     Args:
         builder: the builder's module.
         threads: threads to quantise with.
+        lookup: how an embedding of its own is quantised where the graph is; left in floating point when None.
     """
     releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
     if not all(release.startswith(SERVED) for release in releases):
         yield
         return
     model = _base_of_models(builder)
-    stream = _Stream(threads)
+    stream = _Stream(threads, lookup)
     replaced = {
         "make_initializer": stream.make_initializer,
         "make_packed_matmul_float_class": stream.make_packed_matmul,
@@ -127,11 +131,13 @@ class _Stream:
 
     Attributes:
         threads: threads to quantise with.
+        lookup: how the embedding is quantised.
         originals: the methods themselves.
         rows: weights by the names of their initializers.
     """
 
     threads: int
+    lookup: Scheme | None = None
     originals: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
 
@@ -181,7 +187,29 @@ class _Stream:
         for node in constant:
             bits = (config.get(node.name) or {}).get("bits", attributes["bits"])
             self._quantise(made, node, int(bits))
+        for node in tables:
+            if self.lookup is not None and node.name == GATHER and node.inputs[0].name in self.rows:
+                self._look_up(made, node, self.lookup)
         return made.model
+
+    def _look_up(self, made: Any, node: ir.Node, scheme: Scheme) -> None:
+        """Replaces the embedding by codes, which are made when they are written."""
+        import onnx_ir as ir
+
+        weight = node.inputs[0]
+        matrix, kept = self.rows[weight.name].parts[0].T, weight.dtype
+        count, width = matrix.shape
+        blocks = -(-width // scheme.group_size)
+        source = _Quantised(Rows((matrix,)), partial(_codes_of_lookup, scheme=scheme, kept=kept), self.threads)
+        inputs = []
+        for at, (name, dtype, columns) in enumerate((("qweight", ir.DataType.UINT8, width), ("scales", kept, blocks))):
+            value = made.make_value(f"model.embed_tokens.{name}", dtype, (count, columns))
+            make = partial(source.part, at, value.name)
+            value.const_value = ir.LazyTensor(make, dtype=dtype, shape=ir.Shape(value.shape), name=value.name)
+            made.model.graph.register_initializer(value)
+            inputs.append(value)
+        found = look_up(made.model, node, [], inputs, scheme.bits, scheme.group_size)
+        made.values[found.name] = found
 
     def _quantise(self, made: Any, node: ir.Node, bits: int) -> None:
         """Replaces a product by that of a quantised weight, whose tensors are made later."""
@@ -204,6 +232,19 @@ class _Stream:
         _replace(made, node, fresh)
         if not weight.uses():
             del made.model.graph.initializers[weight.name]
+
+
+def _codes_of_lookup(rows: torch.Tensor, scheme: Scheme, kept: ir.DataType) -> Parts:
+    """Returns codes [rows, columns] and scales [rows, blocks], as OnnxBlockWiseRtnQuantization makes them of rows in a type."""
+    import torch
+    from onnx_ir.tensor_adapters import to_torch_dtype
+
+    stored, columns = to_torch_dtype(kept), rows.shape[1]
+    wide = torch.nn.functional.pad(rows.to(stored).float(), (0, -columns % scheme.group_size))
+    scales, zeros = fit_grid(wide, scheme)
+    scales = scales.to(stored)
+    codes = nearest_codes(wide, scales.float(), zeros, scheme.levels)
+    return [codes[:, :columns].contiguous().numpy(), scales.numpy()]
 
 
 def _replace(made: Any, node: ir.Node, fresh: ir.Node) -> None:
