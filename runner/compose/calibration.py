@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.catalog.scaffold import Decision
+from runner.compose.row_survey import Read, survey
 from runner.data.local import IMAGE_FILES
+from runner.data.text_generation import template_columns
 from runner.errors import UsageError
 from runner.models.tasks import TASKS, WITH_PAST
 from runner.templating.clone import Clone
@@ -94,6 +96,7 @@ def calibration(reads: Reads | None, wish: DataWish, clone: Clone) -> Calibratio
 
     Raises:
         UsageError: nothing is known that suits the model, or the files are not there.
+        InvalidRecipe: local files have no such column or split, or hold nothing to read.
     """
     if reads is None:
         raise UsageError(
@@ -111,6 +114,8 @@ def calibration(reads: Reads | None, wish: DataWish, clone: Clone) -> Calibratio
     if reads == "pictures":
         return Calibration(_pictures(_picture_folder(wish), wish), decision)
     name, files_named = located(wish)
+    columns = dict.fromkeys(wish.input_cols, "--input_cols") if reads == "sentences" and wish.input_cols else columns_read(wish)
+    survey(files_named, Read(columns, [wish.split], "messages" if wish.use_chat_template else None, 0))
     return Calibration(_text(reads, name, files_named, wish), decision)
 
 
@@ -133,6 +138,27 @@ def located(wish: DataWish) -> tuple[str, Sequence[str]]:
     if suffix not in _FORMATS:
         raise UsageError("unknown-format", f"{files[0]} has no format that is read", f"files end in {', '.join(_FORMATS)}")
     return _FORMATS[suffix], files
+
+
+def fields_of(template: str | None) -> list[str]:
+    """Returns the columns that a template names.
+
+    Raises:
+        UsageError: its braces do not match.
+    """
+    try:
+        return template_columns(template or "")
+    except ValueError as error:
+        raise UsageError("bad-template", f"--text_template: {error}", "write a brace that is no column as {{ or }}") from None
+
+
+def columns_read(data: DataWish, messages: str = "messages") -> Mapping[str, str]:
+    """Returns the columns of text that are read, each with the flag that names it; `messages` is that of conversations."""
+    if data.use_chat_template:
+        return {messages: "--messages"}
+    if data.text_template:
+        return dict.fromkeys(fields_of(data.text_template), "--text_template")
+    return {data.text_field or "text": "--text_field"}
 
 
 def _is_path(named: str) -> bool:
@@ -206,6 +232,8 @@ def _picture_folder(wish: DataWish) -> str:
         raise UsageError(
             "no-data", f"'{named[0]}' is no folder of pictures", f"name one folder whose files end in {', '.join(IMAGE_FILES)}"
         )
+    if not any(file.suffix.lower() in IMAGE_FILES for file in folder.iterdir()):
+        raise UsageError("no-data", f"{folder} holds no pictures", f"files of pictures end in {', '.join(IMAGE_FILES)}")
     return str(folder.absolute())
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.catalog.scaffold import Decision
-from runner.compose.calibration import DataWish, located
+from runner.compose.calibration import DataWish, columns_read, fields_of, located
 from runner.compose.row_survey import Read, Rows, survey
 from runner.compose.single_step import Steps
-from runner.data.text_generation import template_columns
 from runner.errors import UsageError
 
 METHODS = {"lora": "LoRA", "qlora": "QLoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
@@ -103,7 +102,7 @@ def _prepared(data: DataWish, training: Training) -> dict[str, Any]:
     if data.use_chat_template and data.text_template:
         raise UsageError("bad-usage", "--text_template and --chat_template do not go together", "give one of them")
     text = {"text_template": data.text_template} if data.text_template else {"text_cols": data.text_field or "text"}
-    named = _fields(data.text_template)
+    named = fields_of(data.text_template)
     if data.text_template and not named:
         raise UsageError("bad-template", "--text_template names no column", "write a column as {name}")
     answers = training.answers_only
@@ -121,27 +120,6 @@ def _prepared(data: DataWish, training: Training) -> dict[str, Any]:
     }
 
 
-def _fields(template: str | None) -> list[str]:
-    """Returns the columns that a template names.
-
-    Raises:
-        UsageError: its braces do not match.
-    """
-    try:
-        return template_columns(template or "")
-    except ValueError as error:
-        raise UsageError("bad-template", f"--text_template: {error}", "write a brace that is no column as {{ or }}") from None
-
-
-def _columns_read(data: DataWish, training: Training) -> Mapping[str, str]:
-    """Returns the columns that the training reads, each with the flag that names it."""
-    if data.use_chat_template:
-        return {training.messages: "--messages"}
-    if data.text_template:
-        return dict.fromkeys(_fields(data.text_template), "--text_template")
-    return {data.text_field or "text": "--text_field"}
-
-
 def survey_rows(data: DataWish, training: Training) -> Rows | None:
     """Returns what local files hold; None where nothing is known of them.
 
@@ -153,7 +131,7 @@ def survey_rows(data: DataWish, training: Training) -> Rows | None:
     return survey(
         located(data)[1],
         Read(
-            _columns_read(data, training),
+            columns_read(data, training.messages),
             [data.split, training.eval_split],
             training.messages if data.use_chat_template else None,
             (training.eval_rows or training.eval_share) if whole else 0,

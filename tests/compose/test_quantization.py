@@ -146,8 +146,15 @@ def test_data_is_named_or_taken_from_the_catalogue(tmp_path: Path) -> None:
     assert config["pre_process_data_config"]["text_template"] == "{question}\n{answer}"
     assert located(DataWish("Org/name")) == ("Org/name", [])
     assert located(DataWish(str(tmp_path)))[0] == str(tmp_path)
+    with pytest.raises(UsageError, match="holds no pictures"):
+        calibration("pictures", DataWish(str(tmp_path)), CLONE)
+    (tmp_path / "one.png").touch()
     pictures = calibration("pictures", DataWish(str(tmp_path)), CLONE).config
     assert pictures["load_dataset_config"] == {"type": "images", "path": str(tmp_path)}
+    with pytest.raises(InvalidRecipe, match=r"has no column 'query' \(--text_field\)"):
+        calibration("prose", DataWish(data_files=[str(tmp_path / "rows.jsonl")], text_field="query"), CLONE)
+    with pytest.raises(InvalidRecipe, match=r"has no column 'reply' \(--input_cols\)"):
+        calibration("sentences", DataWish(data_files=[str(tmp_path / "rows.jsonl")], input_cols=["answer", "reply"]), CLONE)
     for wish, rule in (
         (DataWish(data_files=["nowhere.txt"]), "no-data"),
         (DataWish("/no/where.txt"), "no-data"),
