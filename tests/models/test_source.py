@@ -85,7 +85,7 @@ def test_offline_says_which_files_are_missing_and_where(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "*.safetensors of Org/Model" in text
     assert "no-such-weights-anywhere==1.0" in text
-    assert "--model-path" in text
+    assert "name a local folder" in text
 
 
 def test_a_dry_run_fetches_nothing(tmp_path: Path) -> None:
