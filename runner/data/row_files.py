@@ -12,6 +12,11 @@ from runner.errors import UsageError
 
 ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
 _BATCH = 1024  # rows of a parquet file that are read at once
+# Cells of a csv file that pandas, and with it `datasets`, reads as no value (pandas.read_csv, na_values).
+_EMPTY_CELLS = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
+     "NaN", "None", "n/a", "nan", "null")
+)  # fmt: skip
 
 
 def columns_of(file: Path, wanted: Collection[str] = ()) -> Sequence[str]:
@@ -37,8 +42,8 @@ def columns_of(file: Path, wanted: Collection[str] = ()) -> Sequence[str]:
 def rows_of(file: Path, columns: Collection[str] | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the rows of a file with the place of each, for people; what is no object has no columns.
 
-    An empty cell of a csv file is None, as in the data sets that are made of it. A csv or parquet file without rows yields one
-    of empty cells.
+    A cell of a csv file that is empty, or says NA and the like, is None, as in the data sets that are made of it. A csv or
+    parquet file without rows yields one of empty cells.
 
     Args:
         file: json (a list, or an object a line), jsonl, csv or parquet.
@@ -82,7 +87,10 @@ def _of_csv(file: Path, _: Collection[str] | None) -> _Rows:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         for row in reader:
-            yield f"line {reader.line_num}", {name: cell or None for name, cell in row.items() if name is not None}
+            yield (
+                f"line {reader.line_num}",
+                {name: None if cell in _EMPTY_CELLS else cell for name, cell in row.items() if name is not None},
+            )
         if reader.line_num == 1 and reader.fieldnames:
             yield "line 1", dict.fromkeys(reader.fieldnames)
 

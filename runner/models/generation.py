@@ -231,24 +231,6 @@ class GenerationSession:
         except RuntimeError as error:
             raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
 
-    def last_logits(self, tokens: Sequence[int], then: Sequence[int] = ()) -> NDArray[np.float32]:
-        """Returns logits [1 + len(then), vocabulary]: behind `tokens`, and behind each further token fed alone.
-
-        Raises:
-            RunFailed: the model stops with an error.
-        """
-        import numpy as np
-
-        try:
-            generator = self._generator(len(tokens) + len(then) + 1, {})
-            rows = []
-            for piece in (list(tokens), *([token] for token in then)):
-                generator.append_tokens(piece)
-                rows.append(np.asarray(generator.get_logits(), dtype=np.float32).reshape(-1))
-        except RuntimeError as error:
-            raise RunFailed("generation-failed", f"onnxruntime-genai stopped: {error}") from error
-        return np.stack(rows)
-
     def read(self, tokens: Sequence[int], one_by_one: int, further: int = 0) -> tuple[NDArray[np.float32], list[int]]:
         """Reads tokens in one go, the last of them one at a time through the key-value cache, and goes on by itself.
 

@@ -92,12 +92,12 @@ def test_every_format_of_rows_is_checked(tmp_path: Path, name: str) -> None:
 def test_rows_without_a_value_are_counted(tmp_path: Path) -> None:
     rows = [{"ask": "a", "say": "b"}, {"ask": "a"}, {"ask": "a", "say": None}]
     (tmp_path / "rows.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (tmp_path / "rows.csv").write_text("ask,say\na,b\nc,\n", encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("ask,say\na,b\nc,\nd,NA\n", encoding="utf-8")
     found = [
         survey_rows(DataWish(str(tmp_path / name), text_template="{ask} {say}"), Training())
         for name in ("rows.jsonl", "rows.csv")
     ]
-    assert found == [Rows(3, 2), Rows(2, 1)]
+    assert found == [Rows(3, 2), Rows(3, 2)]
 
 
 @pytest.mark.parametrize(

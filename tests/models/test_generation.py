@@ -83,13 +83,6 @@ def test_logits_of_every_position_in_spite_of_pruning(pair):
         GenerationSession(model.folder, 2).all_logits(tokens)
 
 
-def test_last_logits_through_the_cache(pair):
-    source, model = pair
-    tokens = GenerationSession(model.folder, 2).text_tokens("Rain fell on the harbour, and the boats lay still.")
-    found = GenerationSession(model.folder, 2).last_logits(tokens[:-3], tokens[-3:])
-    np.testing.assert_allclose(found, torch_logits(source, tokens)[-4:], atol=1e-3)
-
-
 def test_a_text_is_read_at_once_and_one_by_one_and_gone_on_with(pair):
     source, model = pair
     session = GenerationSession(model.folder, 2, every_position=True)
