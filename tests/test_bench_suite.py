@@ -67,6 +67,20 @@ def test_sides_take_turns_and_one_that_fails_is_named(part, tmp_path):
     assert contest.ratio([2, 4, 9], [1, 2, 3]) == 2
 
 
+def test_a_side_whose_process_is_gone_stays_out_of_later_rounds(part, tmp_path):
+    contest = part("contest")
+    load = {"kind": "graphs", "paths": [graph(tmp_path, 2.0)], "threads": 1, "config": {}}
+    sides = [contest.Side(name, Path(sys.executable), load) for name in ("lives", "is gone")]
+    np.savez(tmp_path / "feed.npz", x=np.float32([1, 2]))
+    with contest.loaded(sides, tmp_path / "log.txt") as (processes, failed):
+        processes["is gone"].end()
+        processes["lives"].ask("feed", arrays=str(tmp_path / "feed.npz"), into=str(tmp_path / "out.npz"))
+        gone = {**failed, "is gone": "its process ended with -11"}
+        told, dropped, _ = contest.take_turns(processes, gone, 2, "run", {"repeats": 1, "clock": "wall"})
+    assert list(told) == ["lives"]
+    assert dropped == gone
+
+
 def renamed(path: str) -> Path:
     """A graph that goes on where another ended: y to z."""
     model = onnx.load(path)

@@ -140,9 +140,9 @@ def take_turns(
     Returns:
         The answers by side, why sides dropped out, and the share of the machine that others used.
     """
-    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in processes}
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in processes if name not in failed}
     dropped = dict(failed)
-    watch = OtherLoad(*(one.pid for one in processes.values()))
+    watch = OtherLoad(*(processes[name].pid for name in answers))
     for number in range(rounds):
         names = [name for name in processes if name not in dropped]
         at = number % len(names) if names else 0

@@ -11,15 +11,21 @@ from typing import Any
 
 import numpy as np
 
+import runner
 from performance.bandwidth import bytes_a_token, read_bandwidth
 from performance.contest import PeerFailed, Side, Terms, loaded, ratio, take_turns
 from performance.gguf_file import gguf
 from performance.models import Made, by_recipe, random_decoder
 from performance.peers import LLAMA_CPP, environment
 from performance.record import Row
+from runner.evaluation.perplexity import perplexity, token_windows
+from runner.evaluation.subject_process import SubjectProcess
+from runner.models.handle import ModelHandle
+from runner.models.torch_source import load_tokenizer
+from runner.targets.target import TARGETS
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 48
-OURS, TORCH, KINDS = "ours int4", "PyTorch fp32", ("Q4_0", "Q4_K_M")
+OURS, TORCH, KINDS, PLAIN = "ours int4", "PyTorch fp32", ("Q4_0", "Q4_K_M"), "F16"
 LIMIT, TRIED_SIDE = "the memory's limit", "with the setting"
 
 
@@ -33,6 +39,7 @@ class Decoder:
         of_llama: the bar of decoding, ours divided by the best of llama.cpp.
         of_limit: the bar of decoding, ours divided by what the memory allows; None without one.
         random: the model whose shape is taken, with random weights; None for real ones.
+        overrides: what the recipe is made with where all of it would take too long, and no speed depends on it.
     """
 
     name: str
@@ -40,33 +47,52 @@ class Decoder:
     of_llama: str
     of_limit: str | None
     random: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 DECODERS = (
     Decoder("SmolLM2-135M", "smollm2-135m-instruct", ">= 1.5", None),
-    Decoder("Llama-3.2-1B shape", "llama-3.2-1b-instruct/cpu-int4", ">= 1.15", ">= 0.9", "meta-llama/Llama-3.2-1B"),
+    Decoder(
+        "Llama-3.2-1B shape",
+        "llama-3.2-1b-instruct",
+        ">= 1.15",
+        ">= 0.9",
+        "meta-llama/Llama-3.2-1B",
+        {"data_configs.0.pre_process_data_config.max_samples": 2},
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What was tried: overrides of a recipe, and session options on top of the threads."""
+    """What was tried.
+
+    Attributes:
+        decoder: whose recipe it stands beside.
+        overrides: of the recipe.
+        options: session options on top of the threads.
+        recipe: the variant that is overridden; the decoder's own when None.
+    """
 
     decoder: Decoder
     overrides: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
 
 
 _REAL, _SHAPE = DECODERS
 _GROUP, _HEAD, _BUILD = "passes.gptq.group_size", "passes.rtn.group_size", "passes.build.int4"
+_BUILDER = "llama-3.2-1b-instruct/cpu-int4"
 SETTINGS: Mapping[str, Setting] = {
     "8-bit head in blocks of 64": Setting(_REAL, {_HEAD: 64}),
     "all in blocks of 64": Setting(_REAL, {_GROUP: 64, _HEAD: 64}),
+    "all in blocks of 64, head in 4 bits": Setting(_REAL, {_GROUP: 64, _HEAD: 64, "passes.rtn.bits": 4}),
     "threads do not spin": Setting(_REAL, {}, {"session.intra_op.allow_spinning": "0"}),
-    "k-quant mixed, blocks of 64": Setting(_SHAPE, {f"{_BUILD}_block_size": 64}),
-    "k-quant, blocks of 32": Setting(_SHAPE, {f"{_BUILD}_algo_config": "k_quant"}),
-    "rounding, blocks of 32, symmetric": Setting(_SHAPE, {f"{_BUILD}_algo_config": "rtn"}),
-    "rounding, blocks of 128, symmetric": Setting(_SHAPE, {f"{_BUILD}_algo_config": "rtn", f"{_BUILD}_block_size": 128}),
+    "all in blocks of 32": Setting(_SHAPE, {_GROUP: 32, _HEAD: 32}),
+    "all in blocks of 128": Setting(_SHAPE, {_GROUP: 128, _HEAD: 128}),
+    "head in 4 bits": Setting(_SHAPE, {"passes.rtn.bits": 4}),
+    "builder's k-quant mixed, blocks of 32": Setting(_SHAPE, {}, recipe=_BUILDER),
+    "builder's rounding, blocks of 32, symmetric": Setting(_SHAPE, {f"{_BUILD}_algo_config": "rtn"}, recipe=_BUILDER),
     "accuracy level 1": Setting(_SHAPE, {f"{_BUILD}_accuracy_level": 1}),
 }
 TRIED = tuple(f"settings: {one}" for one in SETTINGS)
@@ -136,12 +162,56 @@ def measure_first_token(case: str, cache: Path, terms: Terms) -> list[Row]:
     ]  # fmt: skip
 
 
+def _answers(decoder: Decoder, made: Made, work: Path, cache: Path, terms: Terms) -> list[Row]:
+    """What the speed costs: perplexities over that of the same weights in 16 bits; nothing of random weights."""
+    if decoder.random:
+        return []
+    windows = _windows(decoder, made)
+    found, failed = {}, {}
+    for kind in (PLAIN, *KINDS):
+        name = f"llama.cpp {kind}"
+        try:
+            python = environment(LLAMA_CPP, cache)
+            path = gguf(made.source, kind, work / "gguf", python, terms.threads)
+            load = {"kind": "llama judge", "path": str(path), "threads": terms.threads, "tokens": len(windows[0])}
+            with loaded([Side(name, python, load)], work / "log.txt") as (processes, not_loaded):
+                if name in not_loaded:
+                    raise PeerFailed(not_loaded[name])
+                found[name] = perplexity(processes[name].ask("losses", windows=windows)["losses"], windows).value
+        except PeerFailed as error:
+            failed[name] = str(error)
+    with SubjectProcess(ModelHandle("genai", made.folder, None, "text-generation"), OURS) as process:
+        process.load(terms.threads, TARGETS["cpu"].provider, generates=True)
+        found[OURS] = perplexity(process.ask("losses", windows=windows)["losses"], windows).value
+    plain = found.pop(f"llama.cpp {PLAIN}", None)
+    if plain is None:
+        return []
+    told = f"{len(windows)} windows of {len(windows[0])} tokens; {plain:.2f} in 16 bits"
+    values = {name: round(one / plain, 4) for name, one in found.items()}
+    return [Row(f"{decoder.name}: perplexity", "x", values, failed=failed, remark=told)]
+
+
+def _windows(decoder: Decoder, made: Made) -> list[list[int]]:
+    """The text that the recipe itself is judged on, as tokens."""
+    recipe = runner.load_recipe(decoder.recipe)
+    assert recipe.request.info is not None
+    evaluation = recipe.request.info.evaluation
+    tokenizer = load_tokenizer(ModelHandle("hf", made.source, None, "text-generation"))
+    text = (recipe.folder / str(evaluation.text)).read_text(encoding="utf-8")
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return token_windows(ids, [], evaluation.windows, evaluation.window_tokens)
+
+
 def _setting(name: str, cache: Path, terms: Terms) -> Row:
     """One setting in turns with the recipe's own. What it does to quality is told in docs/quantization.md."""
     tried = SETTINGS[name]
     decoder, made, work = _made(tried.decoder.name, cache)
-    label = name.replace(" ", "-").replace(",", "")
-    other = by_recipe(decoder.recipe, work / label, _given(decoder, made), tried.overrides) if tried.overrides else made
+    other = made
+    if tried.overrides or tried.recipe:
+        own = tried.recipe is None
+        overrides = {**(decoder.overrides if own else {}), **tried.overrides}
+        label = name.replace(" ", "-").replace(",", "").replace("'", "")
+        other = by_recipe(tried.recipe or decoder.recipe, work / label, _given(decoder, made), overrides)
     sides = [
         _ours(made.folder, terms.threads),
         Side(name, Path(sys.executable), _genai(other.folder, terms.threads, tried.options)),
@@ -165,7 +235,7 @@ def _made(case: str, cache: Path) -> tuple[Decoder, Made, Path]:
     decoder = next(one for one in DECODERS if one.name == case)
     work = cache / "decoders" / decoder.name.replace(" ", "-").lower()
     source = random_decoder(decoder.random, work / "source") if decoder.random else None
-    return decoder, by_recipe(decoder.recipe, work / "int4", source), work
+    return decoder, by_recipe(decoder.recipe, work / "int4", source, decoder.overrides), work
 
 
 def _genai(folder: Path, threads: int, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,8 +274,8 @@ def _decode(
     dropped, busy = dict(failed), 0.0
     for order, rounds in ((sides, -(-terms.rounds // 2)), (sides[::-1], terms.rounds // 2)):
         with loaded([one for one in order if one.name not in dropped], work / "log.txt") as (processes, not_loaded):
-            take_turns(processes, not_loaded, 1, "decode", {**question, "new_tokens": 2})
-            told, lost, others = take_turns(processes, not_loaded, rounds, "decode", question)
+            _, not_ready, _ = take_turns(processes, not_loaded, 1, "decode", {**question, "new_tokens": 2})
+            told, lost, others = take_turns(processes, not_ready, rounds, "decode", question)
         dropped |= lost
         busy = max(busy, others)
         for name, turns in told.items():

@@ -152,12 +152,34 @@ class LlamaDecoder:
         return times
 
 
+class LlamaJudge:
+    """A GGUF file in llama.cpp that tells the logits of every token."""
+
+    def __init__(self, path: str, threads: int, tokens: int) -> None:
+        import llama_cpp
+
+        given = {"n_ctx": tokens, "n_batch": tokens, "n_threads": threads, "n_threads_batch": threads}
+        self.model = llama_cpp.Llama(path, **given, logits_all=True, verbose=False)
+
+    def loss(self, ids: Sequence[int]) -> float:
+        """Returns the sum over the tokens after the first of -log p(token | tokens before), in nats."""
+        import numpy as np
+
+        self.model.reset()
+        self.model.eval(list(ids))
+        rows = np.asarray(self.model._scores[: len(ids) - 1], dtype=np.float64)
+        rows = rows - rows.max(axis=-1, keepdims=True)
+        chosen = rows[np.arange(len(rows)), list(ids[1:])]
+        return float((np.log(np.exp(rows).sum(axis=-1)) - chosen).sum())
+
+
 KINDS = {
     "graphs": Graphs,
     "module": Module,
     "torch decoder": TorchDecoder,
     "genai decoder": GenaiDecoder,
     "llama decoder": LlamaDecoder,
+    "llama judge": LlamaJudge,
 }
 
 
@@ -200,6 +222,10 @@ class Subject:
         """Returns the seconds from the call to each new token."""
         gc.collect()
         return {"seconds": self._model.times(prompt, new_tokens, CLOCKS[clock])}
+
+    def losses(self, windows: list[list[int]]) -> dict[str, Any]:
+        """Returns the summed negative log-likelihood of each window of tokens, in nats."""
+        return {"losses": [self._model.loss(ids) for ids in windows]}
 
 
 def _read_once(path: Path) -> None:
