@@ -44,6 +44,21 @@ def bytes_a_token(folder: Path, context: int) -> tuple[int, int]:
     return weights, cache
 
 
+def block_sum_bytes(folder: Path) -> int:
+    """Returns the bytes of sums that a token reads besides: ONNX Runtime's kernels for 8-bit activations (accuracy level 4) keep
+    one in fp32 for each block of a quantised matrix, beside its scale (`QuantBBlkSum` of MLAS' qnbitgemm).
+    """
+    from onnx import helper
+
+    graph = read_graph(folder / genai_config(folder)["model"]["decoder"]["filename"], weights=False).graph
+    blocks = 0
+    for node in graph.node:
+        if node.op_type == "MatMulNBits":
+            told = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+            blocks += told["N"] * -(-told["K"] // told["block_size"]) if told.get("accuracy_level") == 4 else 0
+    return _FP32 * blocks
+
+
 def _size(tensor: object) -> int:
     import math
 

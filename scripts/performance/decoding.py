@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import runner
-from performance.bandwidth import bytes_a_token, read_bandwidth
+from performance.bandwidth import block_sum_bytes, bytes_a_token, read_bandwidth
 from performance.contest import PeerFailed, Side, Terms, loaded, ratio, take_turns
 from performance.gguf_file import gguf
 from performance.models import Made, by_recipe, random_decoder
@@ -127,6 +127,7 @@ def measure_decode(case: str, cache: Path, terms: Terms) -> list[Row]:
     weights, cache_bytes = bytes_a_token(made.folder, PROMPT_TOKENS + NEW_TOKENS // 2)
     limit = bandwidth / (weights + cache_bytes)
     per_token = f"{weights / 1e6:.0f} MB of weights and {cache_bytes / 1e6:.1f} MB of cache a token"
+    per_token += f" (and {block_sum_bytes(made.folder) / 1e6:.0f} MB of block sums, not counted in the limit)"
     remark = f"{bandwidth / 1e9:.1f} GB/s read by {terms.threads} threads; {per_token}"
     against = ratio(rates[OURS], rates[best]) if best else None
     of_llama = f"ours / {best or 'llama.cpp'}"
