@@ -45,8 +45,10 @@ def bytes_a_token(folder: Path, context: int) -> tuple[int, int]:
 
 
 def block_sum_bytes(folder: Path) -> int:
-    """Returns the bytes of sums that a token reads besides: ONNX Runtime's kernels for 8-bit activations (accuracy level 4) keep
-    one in fp32 for each block of a quantised matrix, beside its scale (`QuantBBlkSum` of MLAS' qnbitgemm).
+    """Returns the bytes of sums that a token reads besides.
+
+    ONNX Runtime keeps one in fp32 for each block of a matrix for 8-bit activations (accuracy level 4), beside
+    the scale: `QuantBBlkSum` of MLAS' qnbitgemm.
     """
     from onnx import helper
 
