@@ -137,6 +137,7 @@ def measure_decode(case: str, cache: Path, terms: Terms) -> list[Row]:
     return [
         Row(f"{name}, against llama.cpp", "tokens/s", medians, against, of_llama, decoder.of_llama, dropped, told, busy),
         Row(f"{name}, against the memory", "tokens/s", of_memory, share, "ours / limit", decoder.of_limit, {}, remark, busy),
+        *_answers(decoder, made, work, cache, terms),
     ]
 
 
