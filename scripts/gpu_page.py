@@ -22,6 +22,8 @@ SHOWN = (
     "agreement", "size", "device_memory",
 )  # fmt: skip
 
+KERNELS_OF = {"vit-base-kernels": "images/s", "bert-base-kernels": "texts/s"}  # what a second has of
+
 
 def main() -> int:
     """Writes the page, or says whether it is up to date."""
@@ -44,8 +46,9 @@ def main() -> int:
 def taken_over(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Returns the page's records with those of a sitting: what was measured anew replaces, everything else stays.
 
-    Of decoding each model is a measurement of its own, beside which stands what the memory reached in its sitting. Records of
-    `recipe bench` are left out: their results lie in the recipes' folders.
+    Of decoding each model is a measurement of its own, beside which stands what the memory reached in its sitting; of kernels
+    what was tried stays between original and optimised. Records of `recipe bench` are left out: their results lie in the
+    recipes' folders.
     """
     told = kept | {name: record for name, record in found.items() if "rows" not in record["figures"]}
     for name, record in found.items():
@@ -54,6 +57,9 @@ def taken_over(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
             before = kept.get(name, {}).get("figures", {})
             models = {model: {**figures, "read": read} for model, figures in record["figures"].items()}
             told[name] = {**record, "figures": {**before, **models}}
+        elif sides := record["figures"].get("sides"):
+            tried = [side for side in kept.get(name, {}).get("figures", {}).get("sides", ()) if side.get("tried")]
+            told[name] = {**record, "figures": {**record["figures"], "sides": [sides[0], *tried, *sides[1:]]}}
     return told
 
 
@@ -71,7 +77,11 @@ def render() -> str:
         "results": _table(("recipe", "weights", "figure", "original", "optimised", "ratio", "compiled"), _rows(results)),
         "sizes": _table(("recipe", "what", "rows x length", "original", "optimised", "ratio"), _cells(results)),
         "decode": _table(("model", "tried", "a token", "of the limit"), _decode(records)),
-        "kernels": _table(("what", "a call of 32", "kernels alone", "images/s"), _kernels(records)),
+        **{
+            name: _table(("what", "a call of 32", "kernels alone", what), _kernels(record))
+            for name, record in records.items()
+            if (what := KERNELS_OF.get(name))
+        },
         "components": _table(
             ("component", "original", "kernels alone", "optimised", "kernels alone", "ratio", "cosine of both"),
             _components(records),
@@ -85,7 +95,10 @@ def render() -> str:
 
 
 def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    found = list(rows)
+    if not found:
+        return "Not measured yet."
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *found)]
     lines.insert(1, "|" + "---|" * len(head))
     return "\n".join(lines)
 
@@ -134,13 +147,11 @@ def _decode(records: dict[str, Any]) -> Iterator[Sequence[str]]:
                     yield model, tried, f"{found['token'] * 1e3:.2f} ms", f"{limit / found['token']:.0%}".replace("%", " %")
 
 
-def _kernels(records: dict[str, Any]) -> Iterator[Sequence[str]]:
-    for piece in sorted(name for name in records if name.endswith("-kernels")):
-        for side in records[piece]["figures"].get("sides", ()):
-            alone = f"{side['kernels']['total'] * 1e3:.2f} ms" if side["kernels"] else ""
-            calls = [side["seconds"]["32"], *(side.get("again") or {}).values()]
-            speeds = ", ".join(f"{32 / one:,.0f}" for one in calls)
-            yield side["side"], ", ".join(f"{one * 1e3:.2f} ms" for one in calls), alone, speeds
+def _kernels(record: dict[str, Any]) -> Iterator[Sequence[str]]:
+    for side in record["figures"]["sides"]:
+        alone = f"{side['kernels']['total'] * 1e3:.2f} ms" if side["kernels"] else ""
+        call = side["seconds"]["32"]
+        yield side["side"], f"{call * 1e3:.2f} ms", alone, f"{32 / call:,.0f}"
 
 
 def _components(records: dict[str, Any]) -> Iterator[Sequence[str]]:

@@ -64,7 +64,7 @@ PIECES: Sequence[Piece] = (
     Piece("llama-1b-int4", 70, f"{LLAMA}/cuda-int4", (*EAGER, *LENGTHS), random=True),
     Piece("decode-1b", 40, options=("llama-1b-fp16", "llama-1b-int4"), script="gpu_decode.py"),
     Piece("mistral-7b-fp16", 170, f"{MISTRAL}/cuda-fp16", (*EAGER, *TWO_LENGTHS), random=True, making=160),
-    Piece("mistral-7b-int4", 80, f"{MISTRAL}/cuda-int4", EAGER, random=True),
+    Piece("mistral-7b-int4", 80, f"{MISTRAL}/cuda-int4", EAGER, random=True, making=600),
     Piece("decode-7b", 60, options=("mistral-7b-fp16", "mistral-7b-int4"), script="gpu_decode.py"),
     Piece("smollm2-fp16", 115, f"{SMOL}/cuda-fp16", (*EAGER, "--length", "128,1024,4096", "--batch", "1,8"), making=55),
     Piece("smollm2-int4", 80, f"{SMOL}/cuda-int4", EAGER, making=100),
@@ -81,7 +81,7 @@ PIECES: Sequence[Piece] = (
     Piece("whisper-base-fp16", 60, "whisper-base/cuda-fp16", EAGER, making=40),
     Piece("dinov2-small-fp16", 70, "dinov2-small/cuda-fp16", (*EAGER, *PICTURES), random=True, making=70),
     Piece("lora-smollm2", 110, script="gpu_finetune.py"),
-    Piece("stable-diffusion-fp16", 80, "stable-diffusion-v1-4/cuda-fp16", EAGER, random=True, making=250),
+    Piece("stable-diffusion-fp16", 80, "stable-diffusion-v1-4/cuda-fp16", EAGER, random=True, making=400),
     Piece("stable-diffusion-kernels", 60, options=("stable-diffusion-fp16",), script="gpu_kernels.py"),
     # torch.compile takes minutes, so that it comes last: what it stands beside is in the results by then.
     Piece("bert-base-compiled", 180, "bert-base-uncased/cuda-fp16", (*BOTH, *BATCHES), random=True),
