@@ -17,7 +17,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES, PAGE = ROOT / "docs" / "gpu.json", ROOT / "docs" / "gpu.md"
 TEXT = ROOT / "scripts" / "gpu_page.md"
-SHOWN = ("decode", "ttft", "rtf", "latency", "throughput", "perplexity", "wer", "cosine", "agreement", "size", "device_memory")
+SHOWN = (
+    "decode", "ttft", "rtf", "image_time", "step_time", "latency", "throughput", "perplexity", "wer", "psnr", "cosine",
+    "agreement", "size", "device_memory",
+)  # fmt: skip
+
+KERNELS_OF = {"vit-base-kernels": "images/s", "bert-base-kernels": "texts/s"}  # what a second has of
 
 
 def main() -> int:
@@ -27,11 +32,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 where the page is not up to date")
     asked = parser.parse_args()
     if asked.records:
-        told = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
-        told |= {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(asked.records.glob("*.json"))}
-        _keep_bandwidth(told, asked.records)
-        kept = {name: record for name, record in told.items() if "rows" not in record["figures"]}
-        FIGURES.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        kept = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(asked.records.glob("*.json"))}
+        FIGURES.write_text(json.dumps(taken_over(kept, found), indent=1) + "\n", encoding="utf-8")
     page = render()
     if asked.check:
         current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
@@ -40,13 +43,24 @@ def main() -> int:
     return 0
 
 
-def _keep_bandwidth(told: dict[str, Any], records: Path) -> None:
-    """Writes what the memory reached into the records of decoding of the same sitting, which it is the limit of."""
-    machine = records / "machine.json"
-    if machine.is_file():
-        read = json.loads(machine.read_text(encoding="utf-8"))["figures"]["read"]
-        for path in records.glob("decode-*.json"):
-            told[path.stem]["read"] = read
+def taken_over(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Returns the page's records with those of a sitting: what was measured anew replaces, everything else stays.
+
+    Of decoding each model is a measurement of its own, beside which stands what the memory reached in its sitting; of kernels
+    what was tried stays between original and optimised. Records of `recipe bench` are left out: their results lie in the
+    recipes' folders.
+    """
+    told = kept | {name: record for name, record in found.items() if "rows" not in record["figures"]}
+    for name, record in found.items():
+        if name.startswith("decode-"):
+            read = told["machine"]["figures"]["read"]
+            before = kept.get(name, {}).get("figures", {})
+            models = {model: {**figures, "read": read} for model, figures in record["figures"].items()}
+            told[name] = {**record, "figures": {**before, **models}}
+        elif sides := record["figures"].get("sides"):
+            tried = [side for side in kept.get(name, {}).get("figures", {}).get("sides", ()) if side.get("tried")]
+            told[name] = {**record, "figures": {**record["figures"], "sides": [sides[0], *tried, *sides[1:]]}}
+    return told
 
 
 def render() -> str:
@@ -63,7 +77,15 @@ def render() -> str:
         "results": _table(("recipe", "weights", "figure", "original", "optimised", "ratio", "compiled"), _rows(results)),
         "sizes": _table(("recipe", "what", "rows x length", "original", "optimised", "ratio"), _cells(results)),
         "decode": _table(("model", "tried", "a token", "of the limit"), _decode(records)),
-        "kernels": _table(("what", "a call of 32", "kernels alone", "images/s"), _kernels(records)),
+        **{
+            name: _table(("what", "a call of 32", "kernels alone", what), _kernels(record))
+            for name, record in records.items()
+            if (what := KERNELS_OF.get(name))
+        },
+        "components": _table(
+            ("component", "original", "kernels alone", "optimised", "kernels alone", "ratio", "cosine of both"),
+            _components(records),
+        ),
         "placed": _table(("recipe", "nodes on CUDA", "on the CPU"), _placed(results)),
         "commands": _table(("recipe", "command"), ((_name(one), f"`{one['command']}`") for one in results)),
     }
@@ -73,7 +95,10 @@ def render() -> str:
 
 
 def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    found = list(rows)
+    if not found:
+        return "Not measured yet."
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *found)]
     lines.insert(1, "|" + "---|" * len(head))
     return "\n".join(lines)
 
@@ -112,9 +137,8 @@ def _cells(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
 
 def _decode(records: dict[str, Any]) -> Iterator[Sequence[str]]:
     for piece in sorted(name for name in records if name.startswith("decode-")):
-        bandwidth = records[piece].get("read") or records["machine"]["figures"]["read"]
         for model, told in records[piece]["figures"].items():
-            limit = told["bytes_a_token"] / bandwidth
+            limit = told["bytes_a_token"] / told["read"]
             yield model, f"the limit: {told['bytes_a_token'] / 1e9:.2f} GB read", f"{limit * 1e3:.2f} ms", "100 %"
             for tried, found in told["tried"].items():
                 if "failed" in found:
@@ -123,13 +147,21 @@ def _decode(records: dict[str, Any]) -> Iterator[Sequence[str]]:
                     yield model, tried, f"{found['token'] * 1e3:.2f} ms", f"{limit / found['token']:.0%}".replace("%", " %")
 
 
-def _kernels(records: dict[str, Any]) -> Iterator[Sequence[str]]:
+def _kernels(record: dict[str, Any]) -> Iterator[Sequence[str]]:
+    for side in record["figures"]["sides"]:
+        alone = f"{side['kernels']['total'] * 1e3:.2f} ms" if side["kernels"] else ""
+        call = side["seconds"]["32"]
+        yield side["side"], f"{call * 1e3:.2f} ms", alone, f"{32 / call:,.0f}"
+
+
+def _components(records: dict[str, Any]) -> Iterator[Sequence[str]]:
     for piece in sorted(name for name in records if name.endswith("-kernels")):
-        for side in records[piece]["figures"]["sides"]:
-            alone = f"{side['kernels']['total'] * 1e3:.2f} ms" if side["kernels"] else ""
-            calls = [side["seconds"]["32"], *(side.get("again") or {}).values()]
-            speeds = ", ".join(f"{32 / one:,.0f}" for one in calls)
-            yield side["side"], ", ".join(f"{one * 1e3:.2f} ms" for one in calls), alone, speeds
+        for name, told in records[piece]["figures"].get("components", {}).items():
+            calls = [next(iter(side["seconds"].values())) for side in told["sides"]]
+            cells = [f"{second * 1e3:.2f} ms" for second in calls]
+            alone = [f"{side['kernels']['total'] * 1e3:.2f} ms" for side in told["sides"]]
+            nearness = [f"{min(side['cosine'].values()):.6f}" for side in told["sides"]]
+            yield name, cells[0], alone[0], cells[1], alone[1], f"{calls[0] / calls[1]:.2f}x", ", ".join(nearness)
 
 
 def _placed(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:

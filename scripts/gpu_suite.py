@@ -64,7 +64,7 @@ PIECES: Sequence[Piece] = (
     Piece("llama-1b-int4", 70, f"{LLAMA}/cuda-int4", (*EAGER, *LENGTHS), random=True),
     Piece("decode-1b", 40, options=("llama-1b-fp16", "llama-1b-int4"), script="gpu_decode.py"),
     Piece("mistral-7b-fp16", 170, f"{MISTRAL}/cuda-fp16", (*EAGER, *TWO_LENGTHS), random=True, making=160),
-    Piece("mistral-7b-int4", 80, f"{MISTRAL}/cuda-int4", EAGER, random=True),
+    Piece("mistral-7b-int4", 80, f"{MISTRAL}/cuda-int4", EAGER, random=True, making=600),
     Piece("decode-7b", 60, options=("mistral-7b-fp16", "mistral-7b-int4"), script="gpu_decode.py"),
     Piece("smollm2-fp16", 115, f"{SMOL}/cuda-fp16", (*EAGER, "--length", "128,1024,4096", "--batch", "1,8"), making=55),
     Piece("smollm2-int4", 80, f"{SMOL}/cuda-int4", EAGER, making=100),
@@ -72,14 +72,20 @@ PIECES: Sequence[Piece] = (
     Piece("smollm2-int4-gptq", 80, f"{SMOL}/cuda-int4-gptq", EAGER, making=400),
     Piece("minilm-fp16", 70, "all-minilm-l6-v2/cuda-fp16", (*BOTH, *BATCHES)),
     Piece("minilm-int8", 40, "all-minilm-l6-v2/cuda-int8", (*EAGER, *BATCHES)),
-    Piece("bert-base-fp16", 160, "bert-base-uncased/cuda-fp16", (*BOTH, *BATCHES), random=True, making=90),
+    Piece("bert-base-fp16", 60, "bert-base-uncased/cuda-fp16", (*EAGER, *BATCHES), random=True, making=90),
+    Piece("bert-base-kernels", 30, options=("bert-base-fp16",), script="gpu_kernels.py"),
     Piece("bert-base-int8", 40, "bert-base-uncased/cuda-int8", (*EAGER, *BATCHES), random=True),
-    Piece("vit-base-fp16", 160, "vit-base-patch16-224/cuda-fp16", (*BOTH, *PICTURES), random=True, making=80),
+    Piece("vit-base-fp16", 60, "vit-base-patch16-224/cuda-fp16", (*EAGER, *PICTURES), random=True, making=80),
     Piece("vit-base-kernels", 30, options=("vit-base-fp16",), script="gpu_kernels.py"),
     Piece("whisper-tiny.en-fp16", 50, "whisper-tiny.en/cuda-fp16", EAGER, making=30),
+    Piece("whisper-base-fp16", 60, "whisper-base/cuda-fp16", EAGER, making=40),
     Piece("dinov2-small-fp16", 70, "dinov2-small/cuda-fp16", (*EAGER, *PICTURES), random=True, making=70),
     Piece("lora-smollm2", 110, script="gpu_finetune.py"),
-    Piece("unet-fp16", 120, script="gpu_unet.py", making=120),
+    Piece("stable-diffusion-fp16", 80, "stable-diffusion-v1-4/cuda-fp16", EAGER, random=True, making=400),
+    Piece("stable-diffusion-kernels", 60, options=("stable-diffusion-fp16",), script="gpu_kernels.py"),
+    # torch.compile takes minutes, so that it comes last: what it stands beside is in the results by then.
+    Piece("bert-base-compiled", 180, "bert-base-uncased/cuda-fp16", (*BOTH, *BATCHES), random=True),
+    Piece("vit-base-compiled", 180, "vit-base-patch16-224/cuda-fp16", (*BOTH, *PICTURES), random=True),
 )
 
 
@@ -116,10 +122,17 @@ class Suite:
 
     def make(self, pieces: Sequence[Piece]) -> None:
         """Makes the models of pieces, several at once, each with its share of the cores; measuring finds them in the cache."""
-        sources = {piece.recipe.partition("/")[0] for piece in pieces if piece.random and not self.smoke}
+        recipes = dict.fromkeys(piece.recipe.partition("/")[0] for piece in pieces if piece.random and not self.smoke)
         with ThreadPoolExecutor(MAKERS) as several:
-            list(several.map(self._make_source, sources))
-            list(several.map(self._make_model, pieces))
+            sources = {recipe: several.submit(self._make_source, recipe) for recipe in recipes}
+
+            def make(piece: Piece) -> None:
+                source = sources.get(piece.recipe.partition("/")[0])
+                if source is not None:
+                    source.result()
+                self._make_model(piece)
+
+            list(several.map(make, pieces))
 
     def _make_source(self, recipe: str) -> None:
         source = self.work / "random" / recipe
@@ -128,14 +141,11 @@ class Suite:
 
     def _make_model(self, piece: Piece) -> None:
         command = [*next(iter(reversed(list(self._commands(piece)))))]
-        if piece.script == "gpu_unet.py":
-            command.append("--make")
-        elif piece.script:
+        if piece.script:
             return
-        else:
-            at = command.index("bench")
-            command = [*command[:at], "run", command[at + 1], "--json", *_kept(command, ("--output-dir", "--model-path"))]
-            command += ["--smoke"] if self.smoke else []
+        at = command.index("bench")
+        command = [*command[:at], "run", command[at + 1], "--json", *_kept(command, ("--output-dir", "--model-path"))]
+        command += ["--smoke"] if self.smoke else []
         self._quietly(command, f"make-{piece.name}")
 
     def _quietly(self, command: Sequence[str], name: str) -> None:
@@ -187,7 +197,7 @@ class Suite:
             command.append("--smoke")
         elif piece.random:
             source = self.work / "random" / recipe.partition("/")[0]
-            if not (source / "config.json").is_file():
+            if not (source / "config.json").is_file():  # written last
                 yield [sys.executable, str(ROOT / "scripts" / "random_models.py"), source.name, str(source)]
             command += ["--model-path", str(source)]
         yield command

@@ -1,4 +1,4 @@
-"""Random-weight models of real shapes, as Hugging Face folders: good for time and memory, and for nothing else.
+"""Random-weight models of real shapes, as Hugging Face and diffusers folders: good for time and memory, and for nothing else.
 
 python scripts/random_models.py llama-3.2-1b-instruct FOLDER
 """
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.compose.contest import RANDOM_WEIGHTS
+from runner.models.diffusion import Variant
+from runner.models.diffusion_twin import PUBLISHED, shrink_pipeline
 from runner.models.tasks import task_named
 from runner.models.twin import architecture_of
 from runner.models.twin_tokenizer import train_tokenizer
+from runner.passes.export.tiny_pipeline import write_pipeline
 
 SEED = 20
 BIAS = 0.02  # deviation of the biases
@@ -73,6 +76,12 @@ SHAPES: Mapping[str, Shape] = {
     ),
 }  # fmt: skip
 
+# Pipelines by their recipe: their kind, and the edge of the pictures that they draw.
+PIPELINES: Mapping[str, tuple[Variant, int]] = {
+    "stable-diffusion-v1-4": ("sd", 512),
+    "stable-diffusion-xl-base-1.0": ("sdxl", 1024),
+}
+
 
 def write_random_model(shape: Shape, folder: Path, layers: int | None = None) -> None:
     """Writes config.json, weights, tokenizer or image processor.
@@ -104,14 +113,35 @@ def write_random_model(shape: Shape, folder: Path, layers: int | None = None) ->
         (folder / "preprocessor_config.json").write_text(json.dumps(dict(twin.processor), indent=2), encoding="utf-8")
 
 
+def write_random_pipeline(variant: Variant, edge: int, folder: Path, *, small: bool = False) -> None:
+    """Writes a diffusers folder of a published pipeline's shape.
+
+    Args:
+        variant: its kind.
+        edge: of the pictures that it draws, in pixels.
+        folder: is made.
+        small: few and narrow layers, to try what is measured with it.
+    """
+    configs = shrink_pipeline(PUBLISHED[variant]) if small else {**PUBLISHED[variant]}
+    if not small:
+        pixels = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+        configs["unet"] = {**configs["unet"], "sample_size": edge // pixels}
+        configs["vae"] = {**configs["vae"], "sample_size": edge}
+    write_pipeline(variant, configs, folder)
+    (folder / "config.json").write_text(json.dumps({RANDOM_WEIGHTS: True}), encoding="utf-8")
+
+
 def main() -> None:
     """Writes one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=SHAPES, help="the recipe whose model it stands in for")
+    parser.add_argument("recipe", choices=(*SHAPES, *PIPELINES), help="the recipe whose model it stands in for")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=int, help="so many layers instead of the model's own number")
+    parser.add_argument("--layers", type=int, help="so many layers instead of the model's own number; few ones of a pipeline")
     asked = parser.parse_args()
-    write_random_model(SHAPES[asked.recipe], asked.folder, asked.layers)
+    if asked.recipe in PIPELINES:
+        write_random_pipeline(*PIPELINES[asked.recipe], asked.folder, small=asked.layers is not None)
+    else:
+        write_random_model(SHAPES[asked.recipe], asked.folder, asked.layers)
 
 
 if __name__ == "__main__":

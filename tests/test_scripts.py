@@ -51,3 +51,29 @@ def test_sample_images_are_always_the_same(tmp_path: Path) -> None:
         assert drawn.size == committed.size == (224, 224)
         pairs = zip(drawn.tobytes(), committed.tobytes(), strict=True)
         assert sum(abs(one - other) for one, other in pairs) / (224 * 224 * 3) < 2
+
+
+def test_a_sitting_replaces_what_it_measured_on_the_page_of_gpus_and_nothing_else() -> None:
+    def decode(model: str, token: float) -> dict[str, object]:
+        return {"figures": {model: {"bytes_a_token": 1, "tried": {"graphs": {"token": token}}}}}
+
+    def kernels(*sides: str) -> dict[str, object]:
+        return {"figures": {"sides": [{"side": side, "tried": side not in ("original", "optimised")} for side in sides]}}
+
+    taken_over = _script("gpu_page").taken_over
+    before = taken_over({}, {"machine": {"figures": {"read": 3.0}}, "decode-7b": decode("fp16", 1.0)})
+    before |= {"vit-kernels": kernels("original", "another way", "optimised"), "lora": {"figures": {"loss": 0.1}}}
+    after = taken_over(
+        before,
+        {
+            "machine": {"figures": {"read": 2.0}},
+            "decode-7b": decode("int4", 0.5),
+            "vit-kernels": kernels("original", "optimised"),
+            "vit": {"figures": {"rows": []}},
+        },
+    )
+    assert after["decode-7b"]["figures"]["fp16"] == before["decode-7b"]["figures"]["fp16"]
+    assert [after["decode-7b"]["figures"][model]["read"] for model in ("fp16", "int4")] == [3.0, 2.0]
+    assert [side["side"] for side in after["vit-kernels"]["figures"]["sides"]] == ["original", "another way", "optimised"]
+    assert after["lora"] == before["lora"]
+    assert "vit" not in after  # its results lie in the recipe's folder

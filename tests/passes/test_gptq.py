@@ -18,8 +18,8 @@ from runner.models.quantized_checkpoint import QuantizedMatrix, Scheme, pack, qu
 from runner.models.torch_source import load_in_place, load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
-from runner.passes.quantize.gptq import GptqOptions, gptq
-from runner.passes.quantize.grid import fit_grid, nearest_codes
+from runner.passes.quantize.gptq import _ROWS_A_THREAD, GptqOptions, gptq
+from runner.passes.quantize.grid import Parts, fit_grid, nearest_codes, over_rows
 from runner.passes.table import options_of
 from tests.conftest import ApplyPass
 
@@ -193,3 +193,22 @@ def test_a_large_model_in_half_precision_is_quantised_as_in_fp32(
     assert min(alike) > 0.99  # sums in another order
     assert {one.dtype for one in in_place.floats.values()} == {torch.bfloat16}
     assert next(load_in_place(half).parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("rows", "pieces"), [(5, [5]), (960, [960]), (3072, [512] * 6), (40_000, [2500] * 16)])
+def test_a_thread_gets_rows_enough_to_be_worth_it(rows: int, pieces: list[int]):
+    """On shorter pieces the threads of a machine with many cores wait for one another's calls."""
+    got: list[int] = []
+
+    def function(part: torch.Tensor) -> Parts:
+        got.append(len(part))
+        return part, part, part
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        whole, *_ = over_rows(function, torch.arange(rows)[:, None], _ROWS_A_THREAD)
+    finally:
+        torch.set_num_threads(threads)
+    assert got == pieces
+    assert torch.equal(whole[:, 0], torch.arange(rows).float())

@@ -60,6 +60,8 @@ def nodes(model: onnx.ModelProto) -> list[str]:
         ("cpu", {"precision": "int8"}),
         ("cpu", {"precision": "fp32"}),
         ("cuda", {"precision": "int4", "matmul_mixed_precision": {"last_matmul": "int8"}}),
+        ("cuda", {"precision": "int4", "algo_config": "k_quant_mixed"}),
+        ("cuda", {"precision": "int4", "algo_config": "rtn"}),
     ],
 )
 def test_the_graph_is_that_of_the_builder(
@@ -72,6 +74,25 @@ def test_the_graph_is_that_of_the_builder(
     one, other = tensors(ours), tensors(theirs)
     assert one.keys() == other.keys()
     assert not [name for name in one if one[name].dtype != other[name].dtype or not np.array_equal(one[name], other[name])]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", ["default", "rtn", "k_quant_mixed"])
+def test_onnxruntime_is_asked_for_the_first_rows_alone(
+    target: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What remains is rounded here, in less time and on every core, whatever type the weights have."""
+    asked, counts = streamed_weights._Product.asked, []
+
+    def counted(self: Any, rows: torch.Tensor) -> Any:
+        counts.append(len(rows))
+        return asked(self, rows)
+
+    monkeypatch.setattr(streamed_weights._Product, "asked", counted)
+    twin = architecture_of(TIED)
+    built(make_twin(twin, twin.task, tmp_path / "source"), tmp_path, target, precision="int4", algo_config=method)
+    assert counts
+    assert max(counts) <= streamed_weights._ASKED_ROWS
 
 
 @pytest.mark.parametrize("served", [streamed_weights.SERVED, ()])

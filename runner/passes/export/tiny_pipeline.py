@@ -48,23 +48,33 @@ def make_pipeline(model: ModelHandle, options: TinyPipelineOptions, context: Pas
     require_diffusers()
     variant, published = configs_of(options.model_id, options.model_variant)
     context.say(f"making a tiny {variant} pipeline with random weights in place of {options.model_id}")
-    configs = shrink_pipeline(published)
+    write_pipeline(variant, shrink_pipeline(published), context.output)
+    return ModelHandle("diffusers", context.output, None, TASK, {"model_variant": variant, "twin_of": options.model_id})
+
+
+def write_pipeline(variant: Variant, configs: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Writes a diffusers folder with random weights and a small tokenizer; the same bytes every time.
+
+    Args:
+        variant: the kind of pipeline.
+        configs: the configuration of every component, and of the scheduler, by its folder.
+        folder: that it goes into.
+    """
     tokenizer = _tokenizer()
     entries: dict[str, list[str]] = {}
     for name, config in configs.items():
         if name == "scheduler":
-            entries[name] = ["diffusers", _write_scheduler(config, context.output / name)]
+            entries[name] = ["diffusers", _write_scheduler(config, folder / name)]
             continue
         module = _module(name, config, tokenizer)
-        module.save_pretrained(context.output / name, safe_serialization=True)
+        module.save_pretrained(folder / name, safe_serialization=True)
         entries[name] = [type(module).__module__.partition(".")[0], type(module).__name__]
     for name in ("tokenizer", "tokenizer_2") if variant == "sdxl" else ("tokenizer",):
-        tokenizer.save_pretrained(context.output / name)
+        tokenizer.save_pretrained(folder / name)
         entries[name] = _TOKENIZER
     class_name = next(key for key, kind in VARIANTS.items() if kind == variant)
     index = {"_class_name": class_name, **entries, **_SWITCHES[variant]}
-    (context.output / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return ModelHandle("diffusers", context.output, None, TASK, {"model_variant": variant, "twin_of": options.model_id})
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

@@ -321,14 +321,19 @@ class _Product:
     def kernel(self, rows: Rows, first: Mapping[str, np.ndarray[Any, Any]]) -> Quantise:
         """Returns what quantises rows: our own rounding where it gives what was asked for the first ones."""
         import numpy as np
-        import onnx_ir as ir
+        from onnx_ir.tensor_adapters import to_torch_dtype
 
         own = rounding_of(self.method, self.bits, self.settings["block_size"], self.settings["is_symmetric"])
-        expected = list(first.values())
-        if own is not None and self.dtype == ir.DataType.FLOAT:
-            tried = own(rows.take(0, len(expected[0])))
+        if own is not None:
+            stored, kept, expected = to_torch_dtype(self.dtype), self.dtype.numpy(), list(first.values())
+
+            def in_its_type(some: torch.Tensor) -> Parts:
+                """Quantises what the weight's type leaves of rows; their scales are of that type as well."""
+                return [part.astype(kept) if part.dtype.kind == "f" else part for part in own(some.to(stored).float())]
+
+            tried = in_its_type(rows.take(0, len(expected[0])))
             if len(tried) == len(expected) and all(map(np.array_equal, tried, expected)):
-                return own
+                return in_its_type
         return lambda some: list(self.asked(some)[1].values())
 
 

@@ -54,6 +54,13 @@ _GPU_ONLY = (
     "enable_packed_qkv", "enable_skip_group_norm",
 )  # fmt: skip
 _UNET = "unet"
+_SPLIT_GELU_WIDTHS = (
+    2560,
+    5120,
+    6144,
+    10240,
+    12288,
+)  # that the CUDA kernel of BiasSplitGelu takes; it refuses others when it runs
 _HEADS_APART = 4  # sizes of [batch, tokens, heads, width of a head]
 
 
@@ -238,7 +245,7 @@ def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOpt
         if level is not None:
             context.say(f"{context.target.provider} is not here: opt_level 1 in place of {level}, whose operators it may lack")
         level = 1
-    with _heads_as_numbers() if kind == _UNET else nullcontext():
+    with _fusions_of_unets() if kind == _UNET else nullcontext():
         return optimize_model(
             str(unlinked(model.folder / name, context.scratch)),
             model_type=kind or "bert",
@@ -253,29 +260,36 @@ def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOpt
 
 
 @contextmanager
-def _heads_as_numbers() -> Iterator[None]:
-    """Lets the fusions of a UNet read the number of heads from an array of one element, which numpy converts no more since 2.4.
+def _fusions_of_unets() -> Iterator[None]:
+    """Mends two fusions of onnxruntime.transformers 1.32 within the block.
 
-    ONNX Runtime 1.32 still asks for int(array): fusion_attention_unet.py, FusionAttentionUnet.get_num_heads.
+    The number of heads is read from an array of one element, which numpy converts no more since 2.4. And BiasSplitGelu is made
+    of any width, of which its kernel takes a few.
     """
     from onnxruntime.transformers import optimizer
 
-    # The optimiser imports its modules by their bare names, so the class is reached through the one that uses it.
-    fusion = sys.modules[optimizer.MODEL_TYPES[_UNET][0].__module__].FusionAttentionUnet
-    original = fusion.get_num_heads
+    # The optimiser imports its modules by their bare names, so the classes are reached through the one that uses them.
+    module = sys.modules[optimizer.MODEL_TYPES[_UNET][0].__module__]
+    heads, split = module.FusionAttentionUnet.get_num_heads, module.FusionBiasSplitGelu.fuse
 
     def number_of_heads(self: Any, reshape_q: onnx.NodeProto, is_torch2: bool = False) -> int:
         shape = self.model.get_parent(reshape_q, 1) if is_torch2 else None
         if shape is None or shape.op_type != "Concat" or len(shape.input) != _HEADS_APART:
-            return int(original(self, reshape_q, is_torch2))
-        heads = self.model.get_constant_value(shape.input[2])
-        return int(heads.item()) if heads is not None and heads.size == 1 else 0
+            return int(heads(self, reshape_q, is_torch2))
+        number = self.model.get_constant_value(shape.input[2])
+        return int(number.item()) if number is not None and number.size == 1 else 0
 
-    fusion.get_num_heads = number_of_heads
+    def fuse_where_it_runs(self: Any, gelu: onnx.NodeProto, *maps: Any) -> None:
+        added = self.model.match_parent_path(gelu, ["Slice", "Add"], [0, 0])
+        _, bias = self.model.get_constant_input(added[-1]) if added else (None, None)
+        if bias is not None and bias.size in _SPLIT_GELU_WIDTHS:
+            split(self, gelu, *maps)
+
+    module.FusionAttentionUnet.get_num_heads, module.FusionBiasSplitGelu.fuse = number_of_heads, fuse_where_it_runs
     try:
         yield
     finally:
-        fusion.get_num_heads = original
+        module.FusionAttentionUnet.get_num_heads, module.FusionBiasSplitGelu.fuse = heads, split
 
 
 def _provider_here(context: PassContext) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 _COLUMNS = 64  # errors of so many columns are passed on together to the columns behind them
+_ROWS_A_THREAD = 512  # at least: a call of PyTorch on fewer takes as long, and threads wait for one another to make theirs
 
 
 class GptqOptions(WeightOnlyOptions):
@@ -144,7 +145,7 @@ def gptq(
         weight, scale, zero = (one.T.contiguous() for one in (rows[:, order], scales[:, group], zeros[:, group]))
         return _solve(weight, scale, zero, passed_on, scheme.levels)[:, order.argsort()], scales, zeros
 
-    codes, scales, zeros = over_rows(solve, weight)
+    codes, scales, zeros = over_rows(solve, weight, _ROWS_A_THREAD)
     return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
 
 

@@ -19,7 +19,7 @@ _ROWS = 8192  # given to a thread at a time at most
 _AT_ONCE = 2**15  # weights worked on at a time: they stay in the cache, and PyTorch does not split them among threads
 
 
-def over_rows(function: Callable[[torch.Tensor], Parts], weight: torch.Tensor) -> Parts:
+def over_rows(function: Callable[[torch.Tensor], Parts], weight: torch.Tensor, least: int = 1) -> Parts:
     """Returns what a function makes of the rows of a weight, a few of them at a time on every thread.
 
     PyTorch itself splits no operation meanwhile: they are so short that its threads would mostly wait for one another.
@@ -27,6 +27,7 @@ def over_rows(function: Callable[[torch.Tensor], Parts], weight: torch.Tensor) -
     Args:
         function: gets some rows, gives three tensors with as many rows.
         weight: [rows, columns]; `function` gets them in float32.
+        least: rows that are worth a thread.
     """
     import torch
 
@@ -38,7 +39,8 @@ def over_rows(function: Callable[[torch.Tensor], Parts], weight: torch.Tensor) -
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(inferred, weight.detach().split(min(_ROWS, -(-weight.shape[0] // threads)))))
+            pieces = min(threads, max(1, weight.shape[0] // least))
+            parts = list(pool.map(inferred, weight.detach().split(min(_ROWS, -(-weight.shape[0] // pieces)))))
     finally:
         torch.set_num_threads(threads)
     first, second, third = (torch.cat(one) for one in zip(*parts, strict=True))

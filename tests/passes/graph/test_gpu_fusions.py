@@ -202,3 +202,21 @@ def test_the_attention_of_a_unet_is_fused(tmp_path: Path, apply_pass: Apply) -> 
     assert operators(after)["MultiHeadAttention"] > 0
     feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
     np.testing.assert_allclose(outputs(after, feed, "noise"), outputs(before, feed, "noise"), atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "fused"), [(1280, 1), (256, 0)])
+def test_split_gelu_is_fused_at_widths_that_its_kernel_takes(width: int, fused: int, tmp_path: Path, apply_pass: Apply) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.onnx.export(
+        diffusers.models.activations.GEGLU(8, width).eval(),
+        (torch.randn(2, 5, 8),),
+        tmp_path / "model.onnx",
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_axes={"x": {0: "batch", 1: "tokens"}},
+        opset_version=17,
+        dynamo=False,
+    )
+    before = ModelHandle("onnx", tmp_path, "model.onnx")
+    after = apply_pass("OrtTransformersOptimization", before, model_type="unet", opt_level=0, target="cuda")
+    assert operators(after)["BiasSplitGelu"] == fused
