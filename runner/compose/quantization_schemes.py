@@ -124,10 +124,9 @@ def _plain_build(settings: Settings) -> dict[str, Any]:
     return _build(settings, "fp32" if settings.target.name == "cpu" else "fp16")
 
 
-def _embedding(settings: Settings) -> Steps:
-    return (
-        {"embedding": {"type": "OnnxBlockWiseRtnQuantization", "bits": 8, "block_size": 32}} if settings.tied is False else {}
-    )
+def _embedding(settings: Settings) -> dict[str, Any]:
+    """The option that gives an embedding of its own 8 bits, where something reads codes; DirectML has no kernel for it."""
+    return {"embedding_bits": 8} if settings.tied is not True and settings.target.name != "directml" else {}
 
 
 def _head(settings: Settings) -> Steps:
@@ -160,17 +159,15 @@ def _rtn_checkpoint(settings: Settings) -> Steps:
 
 
 def _builder(settings: Settings) -> Steps:
-    return {
-        "build": _build(settings, "int4", int4_block_size=settings.block, int4_algo_config="k_quant_mixed"),
-        **_embedding(settings),
-    }
+    scheme = {"int4_block_size": settings.block, "int4_algo_config": "k_quant_mixed"}
+    return {"build": _build(settings, "int4", **scheme, **_embedding(settings))}
 
 
 def _rtn_builder(settings: Settings) -> Steps:
     options = {"int4_is_symmetric": True} if settings.target.name == "directml" else {}
     if settings.tied and settings.bits == 8 and settings.target.name != "directml":
         options["int4_tied_embeddings"] = True
-    return {"build": _build(settings, settings.precision, int4_block_size=settings.block, **options), **_embedding(settings)}
+    return {"build": _build(settings, settings.precision, int4_block_size=settings.block, **options, **_embedding(settings))}
 
 
 def _decoder_graph(quantize: Callable[[Settings], Steps]) -> Callable[[Settings], Steps]:

@@ -29,7 +29,7 @@ LIBRARIES = 360_000_000  # bytes that a worker holds before it loads any model: 
 _ALMOST_ALL = 0.999  # the share of a component is less than one
 _HALF = 2.1  # bytes a weight of a source that is computed from where it lies, one matrix in fp32 at a time
 _WIDENED, _RUN = 0.4e9, 1.8  # bytes that this takes; times the result's size that running it takes
-_DEQUANTISED = 1.4  # times the weights in fp32 that PyTorch holds of a quantised checkpoint
+_DECODED = 1.0e9  # bytes that it takes to compute from the codes of a quantised checkpoint, some rows at a time
 BESIDE = 5_000_000  # bytes of tokenizer, configuration and graph beside the weights
 
 
@@ -44,6 +44,7 @@ class StepNeeds:
         check: bytes that it holds while the result is checked against the source; 0 where nothing is checked.
         output: bytes of what it leaves in the store.
         scratch: further bytes that it writes on the store's disk and takes away again.
+        linked: bytes of the output that are hard links to what the step before left.
         cached: it is done already, and needs nothing.
     """
 
@@ -53,6 +54,7 @@ class StepNeeds:
     output: int
     scratch: int = 0
     check: int = 0
+    linked: int = 0
     cached: bool = False
 
 
@@ -64,11 +66,13 @@ class Needs:
         download: bytes to fetch; 0 where the source is here.
         steps: in their order.
         roughly: why the figures are rougher than usual; None where they are not.
+        dropped: what a step left goes as soon as the next one is done (--no-artifacts).
     """
 
     download: int
     steps: tuple[StepNeeds, ...]
     roughly: str | None = None
+    dropped: bool = False
 
     @property
     def memory(self) -> int:
@@ -78,11 +82,17 @@ class Needs:
     @property
     def disk(self) -> int:
         """Returns the most bytes that the store grows by while the run goes on."""
-        kept = peak = 0
+        kept = peak = before = 0
         for step in self.steps:
-            if not step.cached:
-                peak = max(peak, kept + step.output + step.scratch)
-                kept += step.output
+            if step.cached:
+                before = 0  # lies there already, and stays
+                continue
+            written = step.output - (step.linked if before else 0)
+            peak = max(peak, kept + written + step.scratch)
+            kept += written
+            if self.dropped and before:
+                kept -= before - step.linked
+            before = 0 if step.pass_name in SOURCE_STEPS else step.output
         return peak
 
     @property
@@ -108,7 +118,7 @@ def estimate(plan: Plan) -> Needs | None:
     passes = [(step.name, step.pass_name, step.options) for step in plan.steps]
     cached = {step.name for step in plan.steps if step.cached}
     steps = tuple(replace(step, cached=step.name in cached) for step in walk(stored, passes, plan.target.name))
-    return Needs(0 if here else _download(request.info, stored), steps, roughly)
+    return Needs(0 if here else _download(request.info, stored), steps, roughly, request.no_artifacts)
 
 
 def estimate_config(config: Mapping[str, Any], info: Info | None, provider: str | None) -> Needs | None:
@@ -161,13 +171,14 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
         checked = 0.0 if pass_name in SOURCE_STEPS else _checked(source, stored, effect.stored, pass_name in CODES_IN_TORCH)
         stored = effect.stored
         check = int(LIBRARIES + checked) if checked else 0
-        yield StepNeeds(name, pass_name, int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch), check)
+        sizes = (int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch))
+        yield StepNeeds(name, pass_name, *sizes, check=check, linked=int(effect.linked))
 
 
 def _checked(source: Stored, before: Stored, made: Stored, in_torch: bool) -> float:
     """Bytes of the check against the source: both forms of the largest component, or the whole pipeline in PyTorch."""
     if source.stays_mapped and source.size <= _HALF * source.weights.total:
-        return _WIDENED + (_DEQUANTISED * made.in_fp32 if in_torch else _RUN * made.size)
+        return _WIDENED + (_DECODED if in_torch else _RUN * made.size)
     drawn = 4.0 * before.weights.total if before.in_components else 0.0
     return max(before.in_fp32 + made.size * before.share, drawn)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Thread
 
 from runner.engine.ahead import preparation
+from runner.engine.capacity import memory
 from runner.engine.child import exit_at_once, failure, take_jobs, write_to_log
 from runner.engine.events import Event
 from runner.engine.job import Job
@@ -119,8 +120,9 @@ class Walk:
             output.mkdir()
             scratch.mkdir()
             kept = self.job.places.kept / key
+            there = min(memory().free, self.job.memory or sys.maxsize)
             context = PassContext(
-                output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept, count
+                output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept, count, there
             )
             started = time.perf_counter()
             made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
+    from runner.models.quantized_checkpoint import QuantizedMatrix
+
 LARGE = 500_000_000  # weights from which on a model is not copied
 _AT_ONCE = 2**24  # weights of a matrix that are widened at a time
+_CODES_AT_ONCE = 2**22  # codes of a matrix that are decoded at a time
 _PAGE = 4096
 _PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4: gives pages back, never their content
 
@@ -30,6 +36,17 @@ def give_back(tensor: torch.Tensor) -> None:
     length = (tensor.data_ptr() + tensor.numel() * tensor.element_size() - first) // _PAGE * _PAGE
     if tensor.is_contiguous() or tensor.T.is_contiguous():
         _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(max(length, 0)), _PAGEOUT)
+
+
+def empty_in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Tensor:
+    """Returns a tensor whose pages the kernel can write to the disk of a folder; the file lives as long as the tensor."""
+    import torch
+
+    file = folder / f"{uuid.uuid4().hex}.pages"
+    mapped = torch.from_file(str(file), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+    with suppress(OSError):  # where a file that is mapped keeps its name, it goes with the folder
+        file.unlink()
+    return mapped
 
 
 @functools.cache
@@ -82,19 +99,76 @@ def widen(module: torch.nn.Module) -> None:
     import torch
 
     room = torch.empty(0)
+    whole: Any = module
+    tokens = None
+    with suppress(AttributeError, NotImplementedError):  # a model that reads no tokens
+        tokens = whole.get_input_embeddings()
     for below in module.modules():
         own = [name for name, one in below._parameters.items() if one is not None and one.is_floating_point()]
-        if type(below) is torch.nn.Embedding:
-            below.register_forward_hook(_widened_output)
+        if type(below) is torch.nn.Embedding or (below is tokens and isinstance(below, torch.nn.Embedding)):
+            below.forward = functools.partial(_looked_up, below, lambda used, below=below: below.weight[used].float())
         elif type(below) is torch.nn.Linear and below.weight.dtype != torch.float32:
             below.forward = functools.partial(_in_slices, below, room)
+        elif type(below) is torch.nn.Linear:
+            below.register_forward_hook(_read)
         elif own:
             below.register_forward_pre_hook(functools.partial(_widened, own))
             below.register_forward_hook(_narrowed)
 
 
-def _widened_output(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
-    return output.float()
+def compute_from_codes(module: torch.nn.Module, matrices: Mapping[str, QuantizedMatrix]) -> bool:
+    """Lets products and lookups read quantised weights, some rows at a time, in the place of the weights of their modules.
+
+    Args:
+        module: the model; what its modules hold as their weights is not looked at any more.
+        matrices: the weights by the names of their modules.
+
+    Returns:
+        Whether it did; there are modules that compute in another way with their weights.
+    """
+    import torch
+
+    found = {name: module.get_submodule(name) for name in matrices}
+    if any(type(below) is not torch.nn.Linear and not isinstance(below, torch.nn.Embedding) for below in found.values()):
+        return False
+    for name, below in found.items():
+        if isinstance(below, torch.nn.Embedding):
+            below.forward = functools.partial(
+                _looked_up, below, lambda used, matrix=matrices[name]: matrix.at(used).dequantized()
+            )
+        else:
+            below.forward = functools.partial(_in_decoded_slices, below, matrices[name])
+    return True
+
+
+def _in_decoded_slices(module: torch.nn.Linear, matrix: QuantizedMatrix, inputs: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    rows = max(1, _CODES_AT_ONCE // module.in_features)
+    starts = range(0, module.out_features, rows)
+    made = [torch.nn.functional.linear(inputs, matrix.view(at, at + rows).dequantized()) for at in starts]
+    give_back(matrix.qweight)
+    give_back(matrix.scales)
+    outputs = made[0] if len(made) == 1 else torch.cat(made, -1)
+    return outputs if module.bias is None else outputs.add_(module.bias)
+
+
+def _looked_up(module: torch.nn.Embedding, rows: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+    """Lets an embedding of tokens, which may also scale them, look up in a weight of those rows alone that are asked for."""
+    import torch
+
+    used, places = ids.unique(return_inverse=True)
+    weight, padding = module._parameters["weight"], module.padding_idx
+    module._parameters["weight"], module.padding_idx = torch.nn.Parameter(rows(used), requires_grad=False), None
+    try:
+        found: torch.Tensor = type(module).forward(module, places)
+        return found
+    finally:
+        module._parameters["weight"], module.padding_idx = weight, padding
+
+
+def _read(module: torch.nn.Linear, _: Any, __: Any) -> None:
+    give_back(module.weight)
 
 
 def _widened(names: list[str], module: Any, _: Any) -> None:
@@ -133,7 +207,8 @@ def _in_slices(module: torch.nn.Linear, room: torch.Tensor, inputs: torch.Tensor
         room.resize_(rows * module.in_features)
     made = []
     for part in module.weight.split(rows):
-        wide = room[: part.numel()].view(part.shape).copy_(part)
+        kept = torch.is_grad_enabled() and (inputs.requires_grad or part.requires_grad)  # until the gradient has passed
+        wide = part.float() if kept else room[: part.numel()].view(part.shape).copy_(part)
         made.append(torch.nn.functional.linear(inputs, wide))
     give_back(module.weight)
     outputs = made[0] if len(made) == 1 else torch.cat(made, -1)

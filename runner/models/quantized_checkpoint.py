@@ -87,8 +87,19 @@ class QuantizedMatrix:
 
     def rows(self, start: int, stop: int) -> QuantizedMatrix:
         """Returns a copy of the rows from `start` up to `stop`, as a matrix of their own."""
-        zeros = None if self.qzeros is None else self.qzeros[start:stop].clone()
-        return QuantizedMatrix(self.scheme, self.qweight[start:stop].clone(), self.scales[start:stop].clone(), zeros)
+        part = self.view(start, stop)
+        zeros = None if part.qzeros is None else part.qzeros.clone()
+        return QuantizedMatrix(self.scheme, part.qweight.clone(), part.scales.clone(), zeros)
+
+    def view(self, start: int, stop: int) -> QuantizedMatrix:
+        """Returns the rows from `start` up to `stop` where they lie."""
+        zeros = None if self.qzeros is None else self.qzeros[start:stop]
+        return QuantizedMatrix(self.scheme, self.qweight[start:stop], self.scales[start:stop], zeros)
+
+    def at(self, places: torch.Tensor) -> QuantizedMatrix:
+        """Returns a copy of the rows at places, int64 [rows], as a matrix of their own."""
+        zeros = None if self.qzeros is None else self.qzeros[places]
+        return QuantizedMatrix(self.scheme, self.qweight[places], self.scales[places], zeros)
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Returns the tensors under the names that the layout gives those of module `name`."""
@@ -132,12 +143,32 @@ class Checkpoint:
     floats: Mapping[str, torch.Tensor]
     shared: bool
 
+    @property
+    def codes(self) -> Mapping[str, QuantizedMatrix]:
+        """Returns what each module that is quantised reads; an embedding may read what the head does."""
+        shared = self.shared and HEAD in self.matrices
+        return {**self.matrices, EMBEDDING: self.matrices[HEAD]} if shared else self.matrices
+
+    @property
+    def count(self) -> int:
+        """Returns how many weights there are."""
+        coded = sum(one.scales.numel() * one.scheme.group_size for one in self.matrices.values())
+        return int(coded + sum(one.numel() for one in self.floats.values()))
+
     def dequantized(self) -> dict[str, torch.Tensor]:
         """Returns the weights as a transformers module names them, all in floating point."""
         state = {**self.floats, **{f"{name}.weight": one.dequantized() for name, one in self.matrices.items()}}
         if self.shared and HEAD in self.matrices:
             state[f"{EMBEDDING}.weight"] = state[f"{HEAD}.weight"]
         return state
+
+    def outlined(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Returns the weights likewise, with zeros of a type that take no memory in the place of those that are quantised."""
+        import torch
+
+        zero = torch.zeros(1, 1, dtype=dtype)
+        shapes = {name: (len(one.scales), one.scales.shape[1] * one.scheme.group_size) for name, one in self.codes.items()}
+        return {**self.floats, **{f"{name}.weight": zero.expand(shape) for name, shape in shapes.items()}}
 
 
 def quantization_of(folder: Path) -> dict[str, Any] | None:
@@ -204,16 +235,23 @@ def write_checkpoint(
     _write({name: tensor for name, tensor in left.items() if name not in taken}, changes, source, folder, shards)
 
 
-def write_weights(tensors: Mapping[str, torch.Tensor], config_changes: Mapping[str, Any], source: Path, folder: Path) -> None:
+def write_weights(
+    tensors: Mapping[str, torch.Tensor],
+    config_changes: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+    shards: ShardedWeights | None = None,
+) -> None:
     """Writes a transformers folder of these weights, its other files and its configuration as in `source`.
 
     Args:
-        tensors: all weights by name.
+        tensors: the weights by name.
         config_changes: entries that config.json has otherwise than that of the source.
         source: the transformers folder that they were made from.
-        folder: an empty folder.
+        folder: where they go.
+        shards: has the other weights already.
     """
-    _write(tensors, config_changes, source, folder, ShardedWeights(folder))
+    _write(tensors, config_changes, source, folder, shards or ShardedWeights(folder))
 
 
 def _write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,16 @@ def _mapped(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return dict(load_file(file))
+
+
+def write_zeros(file: Path, name: str, shape: tuple[int, ...]) -> None:
+    """Writes a safetensors file of one weight of zeros in bf16; it takes no room where the disk knows files with holes."""
+    end = 2 * math.prod(shape)
+    header = json.dumps({name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, end]}}).encode()
+    header += b" " * (-len(header) % 8)  # so that the weight lies on a multiple of eight bytes
+    with file.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(stream.tell() + end)
 
 
 class ShardedWeights:

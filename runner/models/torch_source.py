@@ -8,7 +8,7 @@ from runner.errors import InvalidRecipe, ModelUnavailable, Problem
 from runner.models.adapter import adapter_folder, lay_over
 from runner.models.checkpoint import read_json
 from runner.models.handle import ModelHandle
-from runner.models.mapped_weights import LARGE, computes_in_fp32, widen
+from runner.models.mapped_weights import LARGE, compute_from_codes, computes_in_fp32, widen
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
 from runner.models.stored_weights import count_files
 from runner.models.tasks import task_named, task_of
@@ -58,26 +58,30 @@ def load_torch(model: ModelHandle, dtype: torch.dtype | None = None) -> torch.nn
 def load_mapped(model: ModelHandle) -> torch.nn.Module | None:
     """Returns the module of a large `hf` handle that computes what `load_torch`'s does, without a copy of its weights.
 
-    Returns None for what is small, quantised, under an adapter, or would compute otherwise.
+    Of a quantised model the products and lookups read the codes.
+
+    Returns None for what is small, under an adapter, or would compute otherwise.
 
     Raises:
         ModelUnavailable, InvalidRecipe: as `load_torch`.
     """
-    if model.kind != "hf" or adapter_folder(model) or quantization_of(model.folder):
+    if model.kind != "hf" or adapter_folder(model):
         return None
+    if quantization_of(model.folder):
+        return _load_codes(model)
     weights, _ = count_files(model.folder)
     if weights.total < LARGE:
         return None
     module = _load_hf(model, dtype="auto")
-    if not computes_in_fp32(module):
+    if not _exact_buffers(module):
         return None
     widen(module)
     return module.eval()
 
 
 def load_to_run(model: ModelHandle) -> torch.nn.Module:
-    """Returns the module that computes in fp32: that of `load_mapped` where there is one, else that of `load_torch`."""
-    return load_mapped(model) or load_torch(model)
+    """Returns the module that computes in fp32 with floating-point weights: `load_mapped`'s where it can, or `load_torch`'s."""
+    return (None if quantization_of(model.folder) else load_mapped(model)) or load_torch(model)
 
 
 def load_in_place(model: ModelHandle) -> torch.nn.Module:
@@ -157,8 +161,45 @@ def _auto_class_of(model: ModelHandle) -> Any:
 
 def _load_dequantized(model: ModelHandle, auto: Any, options: dict[str, Any]) -> torch.nn.Module:
     """Returns the module with the values of its quantised weights."""
+    return _with_values(model, auto, read_checkpoint(model.folder).dequantized(), options)
+
+
+def _load_codes(model: ModelHandle) -> torch.nn.Module | None:
+    """Returns the module whose products and lookups read the codes of a large model; None where that cannot be done."""
+    checkpoint = read_checkpoint(model.folder)
+    if checkpoint.count < LARGE:
+        return None
+    floats = {name: one for name, one in checkpoint.floats.items() if one.is_floating_point()}
+    dtype = min((one.dtype for one in floats.values()), key=lambda kind: kind.itemsize)
+    others = {name: one for name, one in floats.items() if one.dtype != dtype}
+    options = {"dtype": dtype, "local_files_only": True}
+    try:
+        module = _with_values(model, _auto_class_of(model), checkpoint.outlined(dtype), options)
+        module.load_state_dict(others, strict=False, assign=True)  # transformers has rounded them
+    except (OSError, ValueError, KeyError, RuntimeError):  # told by whoever loads its values
+        return None
+    if not _exact_buffers(module):
+        return None
+    widen(module)
+    return module.eval() if compute_from_codes(module, checkpoint.codes) else None
+
+
+def _exact_buffers(module: Any) -> bool:
+    """Gives a module in half precision the buffers that one in fp32 computes itself; returns whether all are in fp32 then."""
+    import torch
+
+    if computes_in_fp32(module):
+        return True
+    outline = {name: torch.zeros(()).expand(one.shape) for name, one in module.state_dict().items()}  # takes no memory
+    exact = type(module).from_pretrained(None, config=module.config, state_dict=outline, dtype=torch.float32)
+    for name, buffer in exact.named_non_persistent_buffers():
+        above, _, last = name.rpartition(".")
+        module.get_submodule(above)._buffers[last] = buffer
+    return computes_in_fp32(module)
+
+
+def _with_values(model: ModelHandle, auto: Any, state: dict[str, Any], options: dict[str, Any]) -> torch.nn.Module:
     empty: Any = _without_values(model, auto)
-    state = read_checkpoint(model.folder).dequantized()
     module: torch.nn.Module = type(empty).from_pretrained(None, config=empty.config, state_dict=state, **options)
     return module
 

@@ -32,6 +32,7 @@ class PassContext:
         kept: a folder, there or not, that outlives an interruption and is removed when the result is stored; None where the
             caller has none.
         counted: is told what `progress` was; None where the caller shows no bar.
+        memory: bytes that there are for this process; None where nobody says.
     """
 
     output: Path
@@ -42,6 +43,7 @@ class PassContext:
     say: Callable[[str], None]
     kept: Path | None = None
     counted: Callable[[int, int, str], None] | None = None
+    memory: int | None = None
 
     def progress(self, done: int, total: int, news: str = "") -> None:
         """Tells how far a long action has come: so many of a total, of steps, layers and the like.

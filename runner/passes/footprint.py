@@ -24,6 +24,7 @@ _BUILDER = 240e6  # bytes that onnxruntime-genai and its builder hold by themsel
 _STREAMED = 4.0  # bytes a weight of the largest matrix, for what is quantised while it is written
 _WEIGHT_ROUNDED = 8.0  # bytes a weight of the largest matrix, where a graph's weights lie beside it
 _WAITING = 0.5e9  # bytes of weights that are collected for one file
+_ANSWERS = 2.0e9  # bytes of answers over a large vocabulary, of eight windows of text
 _CODES_MAPPED = 1.6  # times a model whose codes the builder takes over
 _A_LAYER = 80.0  # bytes a weight of a decoder layer, for it in fp32 and the factors of its largest Hessian
 _LAYERS = 30.0  # about as many as a decoder of a billion weights or more has
@@ -108,11 +109,13 @@ class Effect:
         stored: the model that it leaves.
         memory: bytes that it holds at its peak, beside the worker's libraries.
         scratch: bytes that it writes beside its result and takes away again.
+        linked: bytes of its result that are hard links to files of the model that comes in.
     """
 
     stored: Stored
     memory: float
     scratch: float = 0.0
+    linked: float = 0.0
 
 
 Rule = Callable[[Stored, Options, str], Effect]  # the model that comes in, options, name of the target
@@ -211,7 +214,8 @@ def _rtn(model: Stored, options: Options, target: str) -> Effect:
         made = replace(made, head=each, shared=model.shared and bool(options.get("embeds")))
     if options.get("embeds"):
         made = replace(made, embedding=each)
-    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest)
+    linked = model.weights.linear * model.linear if model.quantised else 0.0  # the codes that stay
+    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest, linked=linked)
 
 
 def _awq(model: Stored, options: Options, target: str) -> Effect:
@@ -241,8 +245,29 @@ def _in_torch(model: Stored, options: Options, target: str) -> Effect:
     return Effect(Stored.plain(model.weights, 4, model.share), _TORCH * model.in_fp32)
 
 
+def _rotated(model: Stored, options: Options, target: str) -> Effect:
+    """The weights are rotated and written in fp32, those of a large model a layer at a time."""
+    made = Stored.plain(model.weights, 4, model.share)
+    held = _WAITING + 12.0 * model.weights.linear / _LAYERS + 4.0 * model.largest if model.stays_mapped else _TORCH * made.size
+    return Effect(replace(made, shared=False), held)
+
+
+def _pruned(model: Stored, options: Options, target: str) -> Effect:
+    if model.stays_mapped:
+        return Effect(model, _WAITING + _A_LAYER * model.weights.linear / _LAYERS)
+    return _in_torch(model, options, target)
+
+
 def _select(model: Stored, options: Options, target: str) -> Effect:
-    return Effect(replace(model, upgraded=_SENSITIVE), _TORCH * model.in_fp32)
+    """Places are chosen on an outline; weights are looked at where they lie, and a large model runs layer by layer."""
+    made, algorithm = replace(model, upgraded=_SENSITIVE), str(options.get("algorithm"))
+    if algorithm.startswith(("k_quant", "high_precision")):
+        return Effect(made, 0.0, linked=model.size)
+    if algorithm != "kld_gradient":
+        return Effect(made, _WAITING, linked=model.size)
+    if model.stays_mapped:
+        return Effect(made, _ANSWERS + 40.0 * model.weights.linear / _LAYERS, linked=model.size)
+    return Effect(made, 1.4 * model.in_fp32, linked=model.size)
 
 
 def _finetune(model: Stored, options: Options, target: str) -> Effect:
@@ -342,7 +367,7 @@ def _inc(model: Stored, options: Options, target: str) -> Effect:
 
 _GRAPH = _kept(2.0)
 
-CODES_IN_TORCH = ("Awq", "Gptq", "Rtn")  # their results are checked in PyTorch, with all weights in fp32
+CODES_IN_TORCH = ("Awq", "Gptq", "Rtn")  # their results are checked in PyTorch, those of large models from the codes
 SOURCE_STEPS = ("ImportCtranslate2", "ImportDinov2", "ImportGguf")  # their result is the source: it is compared with nothing
 
 RULES: Mapping[str, Rule] = {
@@ -384,10 +409,10 @@ RULES: Mapping[str, Rule] = {
     "OrtSessionParamsTuning": _GRAPH,
     "OrtTransformersOptimization": _fused,
     "QLoRA": _finetune,
-    "QuaRot": _in_torch,
+    "QuaRot": _rotated,
     "Rtn": _rtn,
     "SelectiveMixedPrecision": _select,
     "SliceGPT": _in_torch,
-    "SparseGPT": _in_torch,
+    "SparseGPT": _pruned,
     "SplitModel": _GRAPH,
 }

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed
+from runner.passes.hidden_states import HiddenStates
 from runner.passes.quantize.weight_only import decoder_layers
 
 if TYPE_CHECKING:
@@ -46,19 +48,20 @@ class LayerAt:
     run: Callable[[torch.Tensor], torch.Tensor]
     inputs: Sequence[torch.Tensor]
     call: tuple[tuple[Any, ...], Mapping[str, Any]]
-    outputs: list[torch.Tensor] = field(default_factory=list)
+    outputs: HiddenStates = field(default_factory=HiddenStates)
 
 
 class _Seen(Exception):
     """Ends a forward pass where all that was asked of it has been seen."""
 
 
-def walk_layers(module: torch.nn.Module, batches: Sequence[torch.Tensor]) -> Iterator[LayerAt]:
+def walk_layers(module: torch.nn.Module, batches: Sequence[torch.Tensor], folder: Path | None = None) -> Iterator[LayerAt]:
     """Yields the decoder layers in order; whatever the caller changes in one shows in the inputs of the next.
 
     Args:
         module: a language model with a list of decoder layers.
         batches: token ids, [batch, tokens], all of one shape.
+        folder: takes the hidden states of two layers at a time; they are in memory when None.
 
     Raises:
         InvalidRecipe: the model has no list of decoder layers.
@@ -66,13 +69,15 @@ def walk_layers(module: torch.nn.Module, batches: Sequence[torch.Tensor]) -> Ite
     """
     name, layers = decoder_layers(module)
     arguments = _layer_arguments(module, layers, batches[0])
-    hidden = [_first_input(module, layers[0], batch) for batch in batches]
+    hidden = HiddenStates(folder)
+    hidden.extend(_first_input(module, layers[0], batch) for batch in batches)
     for at, layer in enumerate(layers):
         run = partial(_run, layer, *arguments[at])
-        here = LayerAt(at, len(layers), f"{name}.{at}", layer, run, hidden, arguments[at])
+        here = LayerAt(at, len(layers), f"{name}.{at}", layer, run, hidden, arguments[at], HiddenStates(folder))
         yield here
-        if at + 1 < len(layers):
-            hidden = here.outputs or [run(states) for states in hidden]
+        if at + 1 < len(layers) and not here.outputs:
+            here.outputs.extend(run(states) for states in hidden)
+        hidden = here.outputs
 
 
 def _layer_arguments(
@@ -115,6 +120,30 @@ def _first_input(module: Any, layer: torch.nn.Module, ids: torch.Tensor) -> torc
     raise RunFailed("no-decoder", f"{type(module).__name__} does not run its first decoder layer")
 
 
+def run_behind(module: Any, layers: Sequence[LayerAt], states: torch.Tensor, ids: torch.Tensor) -> Any:
+    """Returns what a model gives for token ids [batch, tokens] when its last layer gives these hidden states.
+
+    Args:
+        module: the model.
+        layers: all of its layers; they are not run.
+        states: the hidden states behind the last one, [batch, tokens, width].
+        ids: the token ids.
+    """
+    import torch
+
+    last = layers[-1]
+    with torch.no_grad():
+        own = last.layer(last.inputs[0], *last.call[0], **last.call[1])
+    given = (states, *own[1:]) if isinstance(own, tuple) else states
+    for layer in layers:
+        layer.layer.forward = lambda *_, **__: given
+    try:
+        return module(ids, use_cache=False)
+    finally:
+        for layer in layers:
+            del layer.layer.forward
+
+
 def _run(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: torch.Tensor) -> torch.Tensor:
     output = layer(states, *args, **kwargs)
     after: torch.Tensor = output[0] if isinstance(output, tuple) else output
@@ -125,7 +154,7 @@ def input_hessians(
     modules: Mapping[str, torch.nn.Module],
     run: Callable[[torch.Tensor], Any],
     inputs: Sequence[torch.Tensor],
-    outputs: list[Any] | None = None,
+    outputs: HiddenStates | list[Any] | None = None,
 ) -> Hessians:
     """Runs over the inputs and returns the Hessians of the modules.
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InvalidRecipe, Problem, RunFailed
+from runner.models.mapped_weights import empty_in_file, give_back
 from runner.passes.quantize.weight_only import decoder_layers
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ _READERS = {
 }
 _WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 _LINEARS = (*(name for names in _READERS.values() for name in names), *_WRITERS)
+_AT_ONCE = 2**22  # weights that are multiplied at a time
+_LARGE = 2**26  # weights of a matrix from which on its pages may lie in a file
 _TOLERANCE = 1e-3  # of the logits, that a rotation in fp32 may change
 
 
@@ -54,6 +58,13 @@ class Stream:
     embedding: Any
     norms: Sequence[Norm]
     writers: Sequence[Any]
+
+    @property
+    def layers(self) -> Iterator[tuple[Sequence[Norm], Sequence[Any]]]:
+        """Yields the norms and the writers of each layer."""
+        norms, writers = len(_READERS), len(_WRITERS)
+        for at in range(len(self.writers) // writers):
+            yield self.norms[at * norms : (at + 1) * norms], self.writers[at * writers : (at + 1) * writers]
 
     @property
     def width(self) -> int:
@@ -107,7 +118,7 @@ def _norm(module: Any, norm: Any, readers: Sequence[Any], asker: str) -> Norm:
     states = torch.randn(1, 4, norm.weight.shape[0], generator=torch.Generator().manual_seed(0)) * 10
     plain = states / states.square().mean(-1, keepdim=True).sqrt()
     for offset in (0.0, 1.0):
-        if torch.allclose(norm(states), plain * (norm.weight + offset), rtol=1e-3, atol=1e-4):
+        if torch.allclose(norm(states), plain * (norm.weight.float() + offset), rtol=1e-3, atol=1e-4):
             return Norm(norm, offset, readers)
     raise _refused(module, asker, f"its {type(norm).__name__} is no root mean square norm")
 
@@ -157,11 +168,41 @@ def free_gains(module: Any, stream: Stream) -> None:
 def turn(stream: Stream, matrix: torch.Tensor) -> None:
     """Multiplies the hidden states by a matrix, float64 [width, new width], in the weights around them."""
     for reader in (stream.embedding, *(one for norm in stream.norms for one in norm.readers)):
-        set_parameter(reader, "weight", reader.weight.double() @ matrix)
+        turn_reader(reader, matrix)
     for writer in stream.writers:
-        set_parameter(writer, "weight", matrix.T @ writer.weight.double())
-        if writer.bias is not None:
-            set_parameter(writer, "bias", matrix.T @ writer.bias.double())
+        turn_writer(writer, matrix)
+
+
+def turn_reader(reader: Any, matrix: torch.Tensor, gain: torch.Tensor | None = None, folder: Path | None = None) -> None:
+    """Lets what reads the hidden states, or begins them, have them multiplied by a matrix.
+
+    Args:
+        reader: a linear layer or an embedding; its weight may be in half precision, and is in fp32 afterwards.
+        matrix: float64 [width, new width].
+        gain: float32 [width], what a norm before it multiplied them with; nothing when None.
+        folder: takes the pages of a large weight; it is in memory when None.
+    """
+    import torch
+
+    weight = reader.weight
+    shape = len(weight), matrix.shape[1]
+    beside = folder is not None and weight.numel() > _LARGE
+    made = empty_in_file(shape, torch.float32, folder) if beside and folder else torch.empty(shape)
+    step = max(1, _AT_ONCE // weight.shape[1])
+    for part, goal in zip(weight.split(step), made.split(step), strict=True):
+        wide = part.float() if gain is None else part.float() * gain
+        goal.copy_(wide.double() @ matrix)
+    give_back(weight)
+    set_parameter(reader, "weight", made)
+
+
+def turn_writer(writer: Any, matrix: torch.Tensor) -> None:
+    """Lets a linear layer add its output to the hidden states multiplied by a matrix, float64 [width, new width]."""
+    weight = writer.weight
+    set_parameter(writer, "weight", matrix.T @ weight.double())
+    give_back(weight)
+    if writer.bias is not None:
+        set_parameter(writer, "bias", matrix.T @ writer.bias.double())
 
 
 def set_parameter(module: Any, name: str, value: torch.Tensor) -> None:

@@ -103,9 +103,17 @@ def test_defaults_follow_the_model(exported_bert: ModelHandle, tmp_path: Path) -
 def test_an_embedding_that_is_not_the_head_is_quantised_by_itself(tiny_llama: ModelHandle, tmp_path: Path) -> None:
     how, wish = _wish(tmp_path), QuantizeWish("rtn", "int8")
     tied = quantization(_known(MODELS["generator"], how), wish, how.target, CLONE).steps
-    assert tied["build"]["int4_tied_embeddings"] is True and "embedding" not in tied
-    untied = quantization(_known(str(tiny_llama.folder), how), wish, how.target, CLONE).steps
-    assert "int4_tied_embeddings" not in untied["build"] and "embedding" in untied
+    assert tied["build"]["int4_tied_embeddings"] is True and "embedding_bits" not in tied["build"]
+    for asked in (wish, QuantizeWish("kquant", "int4")):
+        untied = quantization(_known(str(tiny_llama.folder), how), asked, how.target, CLONE).steps
+        assert list(untied) == ["build"]  # in the step that writes the graph, not in another one behind it
+        assert "int4_tied_embeddings" not in untied["build"] and untied["build"]["embedding_bits"] == 8
+
+
+def test_directml_keeps_an_embedding_that_it_has_no_kernel_for(tiny_llama: ModelHandle, tmp_path: Path) -> None:
+    how = _wish(tmp_path, "directml")
+    steps = quantization(_known(str(tiny_llama.folder), how), QuantizeWish("rtn", "int4", "builder"), how.target, CLONE).steps
+    assert list(steps) == ["build"] and "embedding_bits" not in steps["build"]
 
 
 def test_a_checkpoint_can_be_kept(tmp_path: Path) -> None:

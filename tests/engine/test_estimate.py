@@ -87,7 +87,8 @@ class TestSizes:
         told = needs(GPTQ, RTN, {"type": "ModelBuilder", "precision": "int4"})
         assert [step.pass_name for step in told.steps] == ["Gptq", "Rtn", "ModelBuilder"]
         assert told.steps[0].output > told.steps[1].output == told.output
-        assert told.disk >= sum(step.output for step in told.steps)
+        assert told.steps[1].linked > 0.5 * told.output  # the codes of the layers
+        assert told.disk >= sum(step.output - step.linked for step in told.steps)
 
     def test_dynamic_quantisation_leaves_embeddings_alone(self) -> None:
         bert = {"model": "google-bert/bert-base-uncased", "task": "fill-mask"}
@@ -127,6 +128,17 @@ class TestNeeds:
     def test_disk_is_the_most_at_a_time(self) -> None:
         steps = (StepNeeds("a", "Gptq", 1, output=10, scratch=100), StepNeeds("b", "ModelBuilder", 1, output=10))
         assert Needs(0, steps).disk == 110
+
+    def test_links_take_no_room(self) -> None:
+        steps = (StepNeeds("a", "Gptq", 1, 100), StepNeeds("b", "Rtn", 1, 80, linked=70), StepNeeds("c", "ModelBuilder", 1, 85))
+        assert Needs(0, steps).disk == 100 + 10 + 85
+        assert Needs(0, steps[1:]).disk == 80 + 85  # links to what was not made here
+
+    def test_what_is_dropped_makes_room(self) -> None:
+        steps = (StepNeeds("a", "Gptq", 1, 100), StepNeeds("b", "Rtn", 1, 80, linked=70), StepNeeds("c", "ModelBuilder", 1, 85))
+        assert Needs(0, steps, dropped=True).disk == 80 + 85
+        source = (StepNeeds("source", "ImportGguf", 1, 50), *steps)
+        assert Needs(0, source, dropped=True).disk == 50 + 80 + 85  # the source is needed on
 
     def test_nothing_is_told_of_an_unknown_model_or_pass(self) -> None:
         assert estimate_config(config(BUILD_INT4, model="nobody/knows"), None, None) is None

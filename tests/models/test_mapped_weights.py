@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from runner.models import mapped_weights, torch_source
 from runner.models.handle import ModelHandle
-from runner.models.torch_source import load_mapped, load_torch
+from runner.models.torch_source import load_mapped, load_to_run, load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
+from tests.conftest import ApplyPass
 
 IDS = torch.arange(5, 37).view(1, 32)
 
@@ -25,7 +28,13 @@ def in_half(model_id: str, folder: Path) -> ModelHandle:
 
 
 @pytest.mark.parametrize(
-    "model_id", ["meta-llama/Llama-3.2-1B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", "microsoft/Phi-3-mini-4k-instruct"]
+    "model_id",
+    [
+        "meta-llama/Llama-3.2-1B-Instruct",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "microsoft/Phi-3-mini-4k-instruct",
+        "google/gemma-3-1b-it",  # its embedding multiplies by a buffer
+    ],
 )
 def test_the_outputs_are_those_of_a_model_in_fp32(model_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = in_half(model_id, tmp_path)
@@ -42,11 +51,71 @@ def test_the_outputs_are_those_of_a_model_in_fp32(model_id: str, tmp_path: Path,
     assert next(mapped.parameters()).dtype == torch.bfloat16  # nothing is kept wide
 
 
+@pytest.mark.parametrize(
+    ("model_id", "options"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", {"bits": 4, "lm_head": True, "embeds": True}),  # one matrix
+        ("microsoft/Phi-3-mini-4k-instruct", {"bits": 8, "sym": True, "lm_head": True, "embeds": True}),
+        ("Qwen/Qwen2.5-0.5B-Instruct", {"bits": 4}),
+        ("google/gemma-3-1b-it", {"bits": 8, "lm_head": True, "embeds": True}),
+    ],
+)
+def test_products_and_lookups_read_codes(
+    model_id: str, options: dict[str, Any], tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised = apply_pass("Rtn", in_half(model_id, tmp_path), group_size=32, **options)
+    assert load_mapped(quantised) is None
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    monkeypatch.setattr(mapped_weights, "_CODES_AT_ONCE", 2**10)
+    mapped = load_mapped(quantised)
+    assert mapped is not None
+    linear = mapped.get_submodule("model.layers.0.self_attn.o_proj")
+    assert linear.weight.untyped_storage().nbytes() <= 4  # no weights beside the codes
+    with torch.inference_mode():
+        expected, found = load_torch(quantised)(IDS).logits, mapped(IDS).logits
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    whole = load_to_run(quantised)  # a pass that goes on needs the values
+    assert torch.equal(whole.get_submodule("model.layers.0.self_attn.o_proj").weight,
+                       load_torch(quantised).get_submodule("model.layers.0.self_attn.o_proj").weight)  # fmt: skip
+
+
+def test_weights_in_several_types_keep_their_values(
+    tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised = apply_pass("Rtn", in_half("HuggingFaceTB/SmolLM2-135M-Instruct", tmp_path), group_size=32)
+    file = quantised.folder / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.input_layernorm.weight"
+    tensors[name] = torch.linspace(0.9, 1.1, len(tensors[name]))  # as scaled channels leave it
+    save_file(tensors, file, metadata={"format": "pt"})
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    mapped = load_mapped(quantised)
+    assert mapped is not None
+    assert torch.equal(mapped.get_parameter(name), tensors[name])
+    assert mapped.get_parameter("model.norm.weight").dtype == torch.bfloat16
+
+
 def test_a_model_with_rounded_buffers_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_source, "LARGE", 0)
     module = torch.nn.BatchNorm1d(4).bfloat16()
     assert not mapped_weights.computes_in_fp32(module)
     assert mapped_weights.computes_in_fp32(torch.nn.BatchNorm1d(4))
+
+
+class Places(torch.nn.Embedding):
+    """Looks up places, not what it is given, as several models' embeddings of positions do."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(torch.arange(ids.shape[1]), self.weight)
+
+
+def test_only_embeddings_of_tokens_are_cut_to_what_is_looked_up() -> None:
+    module = Places(9, 4).bfloat16()
+    expected = module(IDS[:, :5]).float()
+    mapped_weights.widen(module)
+    with torch.inference_mode():
+        assert torch.equal(module(IDS[:, :5]), expected)
 
 
 def test_what_is_given_back_keeps_its_values() -> None:

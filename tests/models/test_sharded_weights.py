@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from runner.models import sharded_weights
-from runner.models.sharded_weights import ShardedWeights, mapped_weights
+from runner.models.sharded_weights import ShardedWeights, mapped_weights, write_zeros
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:
@@ -68,3 +68,15 @@ def test_files_that_stay_as_they_are_are_linked(tmp_path: Path) -> None:
     assert read(folder).keys() == {"a", "b", "c"}
     linked = folder / json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]["a"]
     assert linked.samefile(source / "model-00001-of-00002.safetensors")
+
+
+def test_zeros_take_no_room(tmp_path: Path) -> None:
+    write_zeros(tmp_path / "zeros.safetensors", "a.weight", (3000, 1000))
+    found = read(tmp_path)
+    assert found.keys() == {"a.weight"}
+    assert (found["a.weight"].shape, found["a.weight"].dtype) == ((3000, 1000), torch.bfloat16)
+    assert not found["a.weight"].any()
+    status = (tmp_path / "zeros.safetensors").stat()
+    assert status.st_size > 6_000_000
+    if hasattr(status, "st_blocks"):
+        assert status.st_blocks * 512 < 100_000

@@ -15,9 +15,11 @@ from runner.evaluation.parity import Parity
 from runner.models import sharded_weights, torch_source
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import QuantizedMatrix, Scheme, pack, quantization_of, read_checkpoint, unpack
+from runner.models.sharded_weights import mapped_weights
 from runner.models.torch_source import load_in_place, load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
+from runner.passes.hidden_states import HiddenStates
 from runner.passes.quantize.gptq import _ROWS_A_THREAD, GptqOptions, gptq
 from runner.passes.quantize.grid import Parts, fit_grid, nearest_codes, over_rows
 from runner.passes.table import options_of
@@ -212,3 +214,28 @@ def test_a_thread_gets_rows_enough_to_be_worth_it(rows: int, pieces: list[int]):
         torch.set_num_threads(threads)
     assert got == pieces
     assert torch.equal(whole[:, 0], torch.arange(rows).float())
+
+
+@pytest.mark.parametrize("name", ["Gptq", "Awq"])
+def test_hidden_states_on_the_disk_give_the_same_codes(
+    name: str, tiny_llama: ModelHandle, apply_pass: ApplyPass, tmp_path: Path
+):
+    options = {"bits": 4, "group_size": 32, "data": tokens(30), "data_config": "text"}
+    roomy = apply_pass(name, tiny_llama, memory=10**12, **options)
+    assert not any("go to the disk" in text for text in apply_pass.said)  # type: ignore[attr-defined]
+    short = apply_pass(name, tiny_llama, memory=100_000, **options)
+    assert any("go to the disk" in text for text in apply_pass.said)  # type: ignore[attr-defined]
+    one, other = mapped_weights(roomy.folder), mapped_weights(short.folder)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not list(tmp_path.glob("scratch-*/*"))  # nothing is left of them
+
+
+def test_hidden_states_in_files_are_kept_and_leave_nothing(tmp_path: Path):
+    states = HiddenStates(tmp_path)
+    given = [torch.randn(2, 5, 7) for _ in range(3)]
+    states.extend(given)
+    assert len(states) == 3
+    assert all(torch.equal(one, other) for one, other in zip(states, given, strict=True))
+    assert torch.equal(states[1], given[1])
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -9,11 +10,14 @@ from pydantic import ValidationError
 
 from runner.errors import InvalidRecipe, ModelUnavailable
 from runner.evaluation.parity import Parity
+from runner.models import files, sharded_weights
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
 from runner.models.torch_source import load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
+from runner.passes.genai import shared_embedding, streamed_weights
+from runner.passes.genai.quantized_source import write_for_builder
 from runner.passes.quantize.rtn import RtnOptions
 from tests.conftest import ApplyPass
 
@@ -72,6 +76,58 @@ def test_an_untied_embedding_is_looked_up_in_its_own_codes(tiny_llama: ModelHand
     names = {one.name for one in onnx.load(built.folder / "model.onnx", load_external_data=False).graph.initializer}
     assert "model.embed_tokens.qweight" in names
     assert "model.embed_tokens.weight" not in names
+
+
+@pytest.mark.parametrize("model_id", ["HuggingFaceTB/SmolLM2-135M-Instruct", "microsoft/Phi-3-mini-4k-instruct"])
+@pytest.mark.parametrize("sym", [False, True])
+def test_a_graph_whose_embedding_reads_codes_is_written_once(
+    model_id: str, sym: bool, tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    twin = architecture_of(model_id)
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    rounded = apply_pass("Rtn", source, bits=8, group_size=32, sym=sym, lm_head=True, embeds=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(streamed_weights, "SERVED", ())  # a release that is not known: the graph is changed behind the builder
+        later = apply_pass("ModelBuilder", rounded, precision="int4")
+    monkeypatch.setattr(shared_embedding, "_save", None)
+    at_once = apply_pass("ModelBuilder", rounded, precision="int4")
+    one, other = (onnx.load(made.folder / "model.onnx") for made in (later, at_once))
+    assert sorted(str(node) for node in one.graph.node) == sorted(str(node) for node in other.graph.node)
+    first, second = ({it.name: onnx.numpy_helper.to_array(it) for it in model.graph.initializer} for model in (one, other))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert "model.embed_tokens.weight" not in first
+
+
+def test_int8_with_a_shared_embedding_is_written_once(
+    tied: ModelHandle, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    options = {"precision": "int8", "extra_options": {"shared_embeddings": True}}
+    with monkeypatch.context() as patch:
+        patch.setattr(streamed_weights, "SERVED", ())
+        later = onnx.load(apply_pass("ModelBuilder", tied, **options).folder / "model.onnx")
+    monkeypatch.setattr(shared_embedding, "_save", None)
+    at_once = onnx.load(apply_pass("ModelBuilder", tied, **options).folder / "model.onnx")
+    first, second = ({it.name: onnx.numpy_helper.to_array(it) for it in model.graph.initializer} for model in (later, at_once))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_codes_that_the_builder_takes_as_they_are_become_links(
+    tied: ModelHandle, tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files, "_LINKED_FROM", 0)
+    monkeypatch.setattr(sharded_weights, "_FULL", 20_000)
+    rounded = apply_pass("Rtn", tied, bits=4, group_size=32, lm_head=True, embeds=True)
+    (tmp_path / "plain").mkdir()
+    write_for_builder(read_checkpoint(rounded.folder), rounded.folder, tmp_path / "plain", False)
+    before = {file.stat().st_ino for file in rounded.folder.glob("*.safetensors")}
+    fresh = [file for file in (tmp_path / "plain").glob("*.safetensors") if file.stat().st_ino not in before]
+    assert len(before) > 2
+    assert [file.name for file in fresh] == ["embedding.safetensors"]
+    written, checkpoint = read_checkpoint(tmp_path / "plain"), read_checkpoint(rounded.folder)
+    assert written.matrices.keys() == checkpoint.matrices.keys()
+    assert all(torch.equal(one.codes(), checkpoint.matrices[name].codes()) for name, one in written.matrices.items())
 
 
 def test_what_is_quantised_stays(tied: ModelHandle, apply_pass: ApplyPass):

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, Sche
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.genai.architectures import mended
 from runner.passes.genai.quantized_source import write_for_builder
-from runner.passes.genai.shared_embedding import look_up_in_codes, look_up_in_head, look_up_in_nearest
+from runner.passes.genai.shared_embedding import Share, share_codes, share_head, share_in, share_nearest
 from runner.passes.genai.streamed_weights import streamed
 from runner.recipe.config import Model
 from runner.recipe.options import PassOptions
@@ -257,12 +258,12 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     if model.kind == "hf" and quantization_of(model.folder):
         checkpoint = _quantised_weights(model, options)
     codes_unread = context.target.name == "directml" and options.precision in QUANTISED  # no kernel of GatherBlockQuantized
-    share_head = not options.metadata_only and not codes_unread and _shares_rows_of_head(options, chosen, checkpoint)
+    head_read = not options.metadata_only and not codes_unread and _shares_rows_of_head(options, chosen, checkpoint)
     if checkpoint:
         source = context.scratch / "quantised-source"
         source.mkdir()
-        write_for_builder(checkpoint, model.folder, source, not (share_head or EMBEDDING in checkpoint.matrices))
-    if share_head or codes_unread or (checkpoint and EMBEDDING in checkpoint.matrices):
+        write_for_builder(checkpoint, model.folder, source, not (head_read or EMBEDDING in checkpoint.matrices))
+    if head_read or codes_unread or (checkpoint and EMBEDDING in checkpoint.matrices):
         chosen["shared_embeddings"] = False
     if checkpoint and HEAD not in checkpoint.matrices:
         context.say("the head stays in floating point; Rtn with lm_head would quantise it")
@@ -271,18 +272,13 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     if precision == "int4" and not options.metadata_only:
         _keep_shared_loadable(source, chosen, context)
         _keep_blocks_even(model, chosen, context)
-    own_codes = share_head or (checkpoint is not None and EMBEDDING in checkpoint.matrices)
-    lookup = None if own_codes or not options.embedding_bits else _lookup_scheme(options.embedding_bits, chosen)
+    share = _sharing(checkpoint, head_read)
+    lookup = _lookup_scheme(options.embedding_bits, chosen) if options.embedding_bits and not share else None
     context.say(f"building an {options.precision} graph for {context.target.provider}")
-    _build(source, precision, chosen, context, lookup)
+    _build(source, precision, chosen, context, lookup, share)
     gc.collect()  # the builder's graph and weights refer to one another
-    if share_head:
-        context.say("the embedding reads the rows of the quantised head")
-        look_up_in_head(context.output / file)
-    elif checkpoint and EMBEDDING in checkpoint.matrices:
-        look_up_in_codes(context.output / file, checkpoint.matrices[EMBEDDING])
-    elif lookup:
-        look_up_in_nearest(context.output / file, lookup)  # does nothing where it was streamed
+    if afterwards := partial(share_nearest, lookup) if lookup else share:
+        share_in(context.output / file, afterwards)  # does nothing where it was done while the graph was written
     if context.target.name == "directml" and not options.metadata_only:
         _lower_opset(context.output)
     _copy_beside(model.folder, context.output)
@@ -292,6 +288,13 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
 
 def _lookup_scheme(bits: int, chosen: Mapping[str, Any]) -> Scheme:
     return Scheme(bits, chosen.get("block_size", 32), True)
+
+
+def _sharing(checkpoint: Checkpoint | None, head_read: bool) -> Share | None:
+    """Returns what lets the embedding read codes that are there: those of the head, or its own."""
+    if head_read:
+        return share_head
+    return partial(share_codes, checkpoint.matrices[EMBEDDING]) if checkpoint and EMBEDDING in checkpoint.matrices else None
 
 
 def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions) -> Checkpoint:
@@ -400,7 +403,14 @@ def _import_builder() -> None:
         pass
 
 
-def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: PassContext, lookup: Scheme | None) -> None:
+def _build(
+    source: Path,
+    precision: str,
+    chosen: Mapping[str, Any],
+    context: PassContext,
+    lookup: Scheme | None,
+    share: Share | None,
+) -> None:
     work = context.scratch / "builder"
     work.mkdir()
     arguments = (None, str(source), str(context.output), precision, context.target.genai_provider, str(work))
@@ -414,7 +424,7 @@ def _build(source: Path, precision: str, chosen: Mapping[str, Any], context: Pas
         config = prepared["hf_details"]["hf_config"]
         _prepare(config)
         try:
-            with mended(builder, config), streamed(builder, context.threads, lookup):
+            with mended(builder, config), streamed(builder, context.threads, lookup, share):
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(

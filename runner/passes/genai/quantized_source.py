@@ -24,6 +24,7 @@ from runner.models.quantized_checkpoint import (
     pack,
     write_checkpoint,
 )
+from runner.models.sharded_weights import ShardedWeights, write_zeros
 
 _PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".o_proj", ".gate_proj", ".up_proj", ".down_proj")
 _BLOCKS = (256, 128, 64, 32, 16)  # that MatMulNBits serves, largest first
@@ -39,34 +40,35 @@ def write_for_builder(checkpoint: Checkpoint, source: Path, folder: Path, embedd
         checkpoint: the weights in `source`.
         source: a transformers folder.
         folder: an empty folder.
-        embedding_read: whether the builder's embedding is kept; where it is not, zeros take its place.
+        embedding_read: whether the builder's embedding is kept; where it is not, zeros that take no room stand in its place.
 
     Raises:
         InvalidRecipe: projections of it are in floating point.
     """
-    import torch
-
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    matrices = {
-        name: _in_blocks(_with_zeros(part))
-        for whole, matrix in checkpoint.matrices.items()
-        if whole != EMBEDDING
-        for name, part in _apart(whole, matrix, config)
-    }
     _check(checkpoint)
+    shards, matrices, unchanged = ShardedWeights(folder), {}, list(checkpoint.floats)
+    for whole, matrix in checkpoint.matrices.items():
+        if whole == EMBEDDING:
+            continue
+        before = {one.data_ptr(): key for key, one in matrix.tensors(whole).items()}
+        for name, part in _apart(whole, matrix, config):
+            made = _in_blocks(_with_zeros(part))
+            fresh = {key: one for key, one in made.tensors(name).items() if before.get(one.data_ptr()) != key}
+            unchanged += made.tensors(name).keys() - fresh.keys()
+            matrices[name] = made
+            for key, one in shards.put(fresh).items():  # on the disk: what is held of it can go
+                above, _, kind = key.rpartition(".")
+                matrices[above] = replace(matrices[above], **{kind: one})
     floats = dict(checkpoint.floats)
     if f"{EMBEDDING}.weight" not in floats:
         embedding = checkpoint.matrices.get(EMBEDDING) or checkpoint.matrices[HEAD]
-        shape = len(embedding.scales), embedding.scales.shape[1] * embedding.scheme.group_size
-        floats[f"{EMBEDDING}.weight"] = embedding.dequantized() if embedding_read else torch.zeros(shape, dtype=torch.bfloat16)
-    unchanged = [
-        key
-        for name in matrices.keys() & checkpoint.matrices.keys()
-        if matrices[name] is checkpoint.matrices[name]
-        for key in matrices[name].tensors(name)
-    ]
-    written = replace(checkpoint, matrices=matrices, floats=floats)
-    write_checkpoint(written, source, folder, unchanged=[*unchanged, *checkpoint.floats])
+        if embedding_read:
+            floats[f"{EMBEDDING}.weight"] = embedding.dequantized()
+        else:
+            shape = len(embedding.scales), embedding.scales.shape[1] * embedding.scheme.group_size
+            write_zeros(folder / "embedding.safetensors", f"{EMBEDDING}.weight", shape)
+    write_checkpoint(replace(checkpoint, matrices=matrices, floats=floats), source, folder, shards, unchanged)
 
 
 def _apart(name: str, matrix: QuantizedMatrix, config: dict[str, Any]) -> Iterator[tuple[str, QuantizedMatrix]]:
@@ -84,7 +86,7 @@ def _apart(name: str, matrix: QuantizedMatrix, config: dict[str, Any]) -> Iterat
         yield name, matrix
         return
     for part, (start, stop) in starts.items():
-        yield f"{above}.{part}", matrix.rows(start, stop)
+        yield f"{above}.{part}", matrix.view(start, stop)
 
 
 def _with_zeros(matrix: QuantizedMatrix) -> QuantizedMatrix:

@@ -6,6 +6,7 @@ is the larger part of a small model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,52 +19,59 @@ if TYPE_CHECKING:
 
     from runner.models.quantized_checkpoint import QuantizedMatrix
 
+# Lets the embedding of a graph read codes; returns whether it did.
+Share = Callable[["ir.Model"], bool]
 GATHER, HEAD = "/model/embed_tokens/Gather", "/lm_head/MatMul"
 _PREFIX = "model.embed_tokens"
 
 
-def look_up_in_head(path: Path) -> None:
-    """Replaces the embedding of the graph at `path` by the rows of its quantised head.
+def share_in(path: Path, share: Share) -> None:
+    """Lets the graph at `path` read its embedding from codes, unless it does since it was written.
+
+    Raises:
+        RunFailed: it cannot.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(path)
+    if not any(node.op_type == "GatherBlockQuantized" for node in model.graph) and share(model):
+        _save(model, path)
+
+
+def share_head(model: ir.Model) -> bool:
+    """Replaces the embedding by the rows of the quantised head, and returns True.
 
     Raises:
         RunFailed: the graph has no quantised head or no embedding to replace.
     """
-    import onnx_ir as ir
-
-    model = ir.load(path)
     gather = _gather(model)
     head = next((one for one in model.graph if one.op_type == "MatMulNBits" and (one.name or "").startswith(HEAD)), None)
     if head is None:
-        raise RunFailed("no-quantised-head", f"{path.name} has no quantised head that the embedding could share")
+        raise RunFailed("no-quantised-head", "the graph has no quantised head that the embedding could share")
     read_rows_of_head(model, gather, head)
-    _save(model, path)
+    return True
 
 
-def look_up_in_codes(path: Path, matrix: QuantizedMatrix) -> None:
-    """Replaces the embedding of the graph at `path` by codes, [vocabulary, columns].
+def share_codes(matrix: QuantizedMatrix, model: ir.Model) -> bool:
+    """Replaces the embedding by codes, [vocabulary, columns], and returns True.
 
     Raises:
         RunFailed: the graph has no embedding to replace.
     """
-    import onnx_ir as ir
-
-    model = ir.load(path)
     read_codes(model, _gather(model), matrix)
-    _save(model, path)
+    return True
 
 
-def look_up_in_nearest(path: Path, scheme: Scheme) -> None:
-    """Replaces the embedding of the graph at `path`, where it has one of its own in floating point, by the nearest codes."""
-    import onnx_ir as ir
+def share_nearest(scheme: Scheme, model: ir.Model) -> bool:
+    """Replaces the embedding by the nearest codes; returns whether there is one of its own in floating point."""
     import torch
 
-    model = ir.load(path)
     gather = next((one for one in model.graph if one.name == GATHER and one.inputs[0].const_value is not None), None)
     if gather is None or not gather.inputs[0].dtype.is_floating_point():
-        return
+        return False
     values = gather.inputs[0].const_value.numpy().astype("float32")
     read_codes(model, gather, round_to_nearest(torch.from_numpy(values), scheme))
-    _save(model, path)
+    return True
 
 
 def read_rows_of_head(model: ir.Model, gather: ir.Node, head: ir.Node) -> None:
@@ -71,15 +79,16 @@ def read_rows_of_head(model: ir.Model, gather: ir.Node, head: ir.Node) -> None:
     import numpy as np
     import onnx_ir as ir
 
-    from runner.passes.graph.surgeons.editing import add_weight
-
     bits, rows = head.attributes["bits"].as_int(), head.attributes["N"].as_int()
     codes, *rest = [value for value in head.inputs[1:4] if value is not None]
     for value in rest:
         _shape_by_rows(value, rows)
-    shape = add_weight(model.graph, f"{_PREFIX}.shape", np.array([rows, -1], np.int64))
-    reshape = ir.node("Reshape", [codes, shape], name="/model/embed_tokens/Reshape")
-    look_up(model, gather, [reshape], [reshape.outputs[0], *rest], bits, head.attributes["block_size"].as_int())
+    # in a node: the builder writes every initializer beside the graph, where ONNX Runtime looks for no shape
+    by_rows = ir.tensor(np.array([rows, -1], np.int64), name=f"{_PREFIX}.shape")
+    shape = ir.node("Constant", [], {"value": by_rows}, name="/model/embed_tokens/Shape")
+    shape.outputs[0].name = by_rows.name
+    reshape = ir.node("Reshape", [codes, shape.outputs[0]], name="/model/embed_tokens/Reshape")
+    look_up(model, gather, [shape, reshape], [reshape.outputs[0], *rest], bits, head.attributes["block_size"].as_int())
 
 
 def read_codes(model: ir.Model, gather: ir.Node, matrix: QuantizedMatrix) -> None:
@@ -139,10 +148,19 @@ def _shape_by_rows(value: ir.Value, rows: int) -> None:
     """Gives a flat initializer the rows that GatherBlockQuantized wants of it; MatMulNBits takes both."""
     import onnx_ir as ir
 
-    if value.const_value is None or len(value.const_value.shape) == 2:
+    flat = value.const_value
+    if flat is None or len(flat.shape) == 2:
         return
-    tensor = ir.tensor(value.const_value.numpy().reshape(rows, -1), name=value.name)
-    value.const_value, value.shape = tensor, tensor.shape
+
+    def by_rows() -> ir.TensorProtocol:
+        return ir.tensor(flat.numpy().reshape(rows, -1), dtype=flat.dtype, name=value.name)
+
+    if isinstance(flat, ir.LazyTensor):  # made when it is written
+        shape = ir.Shape((rows, flat.size // rows))
+        value.const_value = ir.LazyTensor(by_rows, dtype=flat.dtype, shape=shape, name=value.name)
+    else:
+        value.const_value = by_rows()
+    value.shape = value.const_value.shape
 
 
 def _save(model: ir.Model, path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from runner.models.mapped_weights import give_back
 from runner.models.quantized_checkpoint import Scheme
 from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
-from runner.passes.genai.shared_embedding import GATHER, look_up
+from runner.passes.genai.shared_embedding import GATHER, Share, look_up
 from runner.passes.quantize.grid import fit_grid, nearest_codes
 from runner.targets.target import installed_wheels
 
@@ -90,20 +90,21 @@ class _Packed:
 
 
 @contextmanager
-def streamed(builder: Any, threads: int, lookup: Scheme | None = None) -> Iterator[None]:
+def streamed(builder: Any, threads: int, lookup: Scheme | None = None, share: Share | None = None) -> Iterator[None]:
     """Streams the weights of what the builder makes within the block; a release that is not known builds in its own way.
 
     Args:
         builder: the builder's module.
         threads: threads to quantise with.
         lookup: how an embedding of its own is quantised where the graph is; left in floating point when None.
+        share: lets the embedding of a quantised graph read codes that are there, before anything is written.
     """
     releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
     if not all(release.startswith(SERVED) for release in releases):
         yield
         return
     model = _base_of_models(builder)
-    stream = _Stream(threads, lookup)
+    stream = _Stream(threads, lookup, share)
     replaced = {
         "make_initializer": stream.make_initializer,
         "make_packed_matmul_float_class": stream.make_packed_matmul,
@@ -132,12 +133,14 @@ class _Stream:
     Attributes:
         threads: threads to quantise with.
         lookup: how the embedding is quantised.
+        share: lets the embedding read codes.
         originals: the methods themselves.
         rows: weights by the names of their initializers.
     """
 
     threads: int
     lookup: Scheme | None = None
+    share: Share | None = None
     originals: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
 
@@ -164,6 +167,13 @@ class _Stream:
         return _Packed(Rows(tuple(one.weight.detach() for one in (q, k, v))))
 
     def to_nbits(self, made: Any) -> Any:
+        """Returns the graph with quantised weights."""
+        model = self._in_nbits(made)
+        if self.share is not None and any(node.name == GATHER for node in model.graph):
+            self.share(model)
+        return model
+
+    def _in_nbits(self, made: Any) -> Any:
         """Puts MatMulNBits into the graph, and returns it; the builder's own way for what is not served here."""
         attributes, excluded = made.quant_attrs, set(made.quant_attrs["nodes_to_exclude"])
         config = getattr(made, "int4_customized_weight_config", None) or {}

@@ -21,6 +21,7 @@ from runner.models.mapped_weights import in_fp32
 from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme, quantization_of
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.hidden_states import folder_for_states
 from runner.passes.layer_walk import LayerAt, input_hessians, walk_layers
 from runner.passes.quantize.channel_scaling import Call, Channels, find_channels
 from runner.passes.quantize.grid import Parts, fit_grid, nearest_codes, over_rows
@@ -82,7 +83,7 @@ def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> Mod
     with torch.inference_mode():
         batches = calibration_windows(subject.module, options.data_config, context)
         context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")
-        for layer in walk_layers(subject.module, batches):
+        for layer in walk_layers(subject.module, batches, folder_for_states(subject.module, batches, context)):
             _treat_layer(subject, layer, options)
             context.progress(layer.at + 1, layer.count)
         if options.export_compatible:

@@ -8,6 +8,7 @@ diagonal, so that the order of the columns is free and the codes need no index o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -18,6 +19,7 @@ from runner.models.mapped_weights import in_fp32
 from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.hidden_states import folder_for_states
 from runner.passes.layer_walk import Hessians, input_hessians, walk_layers
 from runner.passes.quantize.grid import Parts, fit_grid, over_rows
 from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, decoder_layers, leave, open_subject
@@ -63,7 +65,8 @@ def _apply(model: ModelHandle, options: GptqOptions, context: PassContext) -> Mo
         batches = calibration_windows(subject.module, options.data_config, context)
         tokens = sum(batch.numel() for batch in batches)
         context.say(f"calibrating on {tokens} tokens")
-        for done, total, hessians in _hessians(subject, batches, options):
+        folder = folder_for_states(subject.module, batches, context)
+        for done, total, hessians in _hessians(subject, batches, options, folder):
             _quantize(subject, hessians, options)
             context.progress(done, total)
     return leave(subject, context.output)
@@ -72,7 +75,9 @@ def _apply(model: ModelHandle, options: GptqOptions, context: PassContext) -> Mo
 # --- Hessians --------------------------------------------------------------------------------------------------------
 
 
-def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOptions) -> Iterator[tuple[int, int, Hessians]]:
+def _hessians(
+    subject: Subject, batches: Sequence[torch.Tensor], options: GptqOptions, folder: Path | None
+) -> Iterator[tuple[int, int, Hessians]]:
     """Yields what is quantised next, with its number of how many: decoder layers, then the head where it is asked for.
 
     A layer's inputs come from layers that are not quantised: their outputs fall out of the run that sums up the Hessians.
@@ -82,7 +87,7 @@ def _hessians(subject: Subject, batches: Sequence[torch.Tensor], options: GptqOp
     linears = subject.linears()
     head_too = int(options.lm_head and HEAD not in subject.matrices)
     total = len(decoder_layers(subject.module)[1]) + head_too
-    for layer in walk_layers(subject.module, batches):
+    for layer in walk_layers(subject.module, batches, folder):
         inner = {one: module for one, module in linears.items() if one.startswith(f"{layer.name}.")}
         with in_fp32(layer.layer):
             yield layer.at + 1, total, input_hessians(inner, layer.run, layer.inputs, layer.outputs)

@@ -9,6 +9,7 @@ move into the layers that read from them. The values of a head become v S, undon
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -16,10 +17,11 @@ from pydantic import Field
 from runner.errors import InvalidRecipe, Problem
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import quantization_of, write_weights
+from runner.models.sharded_weights import ShardedWeights
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.quantize.hadamard import Mode, rotation
 from runner.passes.quantize.weight_only import carry_adapter, decoder_layers, with_head
-from runner.passes.residual_stream import free_gains, open_stream, turn, unchanged
+from runner.passes.residual_stream import Norm, open_stream, set_parameter, turn_reader, turn_writer, unchanged
 from runner.recipe.options import PassOptions
 
 if TYPE_CHECKING:
@@ -38,27 +40,55 @@ class QuaRotOptions(PassOptions):
 def _apply(model: ModelHandle, options: QuaRotOptions, context: PassContext) -> ModelHandle:
     import torch
 
-    from runner.models.torch_source import load_torch
+    from runner.models.torch_source import load_to_run
 
     if quantization_of(model.folder):
         raise InvalidRecipe(Problem("quantised-already", "QuaRot: this model is quantised already", remedy="put it first"))
     torch.set_num_threads(context.threads)
-    module = load_torch(with_head(model))
+    module: Any = load_to_run(with_head(model))
+    shards = ShardedWeights(context.output)
     with torch.inference_mode():
-        rotate(module, options.rotate_mode, options.seed)
+        rotate(module, options.rotate_mode, options.seed, Kept(module, shards, context))
+    left = {name: one.float() for name, one in module.state_dict().items() if name not in shards.names}
     changes = {"tie_word_embeddings": False, "dtype": "float32"}
-    write_weights(module.state_dict(), changes, model.folder, context.output)
+    write_weights(left, changes, model.folder, context.output, shards)
     carry_adapter(model, context.output)
     return replace(model, folder=context.output)
 
 
-def rotate(module: Any, mode: Mode, seed: int) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """Takes the rotated weights of a module to the disk, so that few of them are in memory.
+
+    Attributes:
+        module: the model.
+        shards: where they go.
+        context: what the pass was given.
+    """
+
+    module: Any
+    shards: ShardedWeights
+    context: PassContext
+
+    def keep(self, part: Any) -> None:
+        """Writes the weights of a part of the model in fp32; they are read from their file from then on."""
+        name = next(name for name, one in self.module.named_modules() if one is part)
+        for below, one in part.state_dict().items():
+            for written, mapped in self.shards.put({f"{name}.{below}": one.float()}).items():
+                above, _, last = written.rpartition(".")
+                owner = self.module.get_submodule(above)
+                if last in owner._parameters:
+                    set_parameter(owner, last, mapped)
+
+
+def rotate(module: Any, mode: Mode, seed: int, kept: Kept | None = None) -> None:
     """Rotates a language model in place; it computes what it computed before.
 
     Args:
-        module: a language model in fp32. Its embedding and head are two matrices afterwards.
+        module: a language model that computes in fp32. Its embedding and head are two matrices afterwards.
         mode: which matrices to rotate with.
         seed: of these.
+        kept: takes each part of the model when it is rotated; all stay in memory when None.
 
     Raises:
         InvalidRecipe: its layers are not built in a way that a rotation goes through.
@@ -69,12 +99,37 @@ def rotate(module: Any, mode: Mode, seed: int) -> None:
     stream = open_stream(module, "QuaRot")
     ids = torch.randint(0, stream.embedding.num_embeddings, (1, 32), generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
+    folder = kept.context.scratch if kept else None
+    layers = decoder_layers(module)[1]
     with unchanged(module, ids, "QuaRot"):
-        free_gains(module, stream)
-        turn(stream, rotation(stream.width, mode, generator))
-        for layer in decoder_layers(module)[1]:
+        matrix = rotation(stream.width, mode, generator)
+        turn_reader(stream.embedding, matrix, folder=folder)  # a head that is tied keeps the weight that was
+        module.config.tie_word_embeddings = False
+        if kept:
+            kept.keep(stream.embedding)
+        for at, (layer, (norms, writers)) in enumerate(zip(layers, stream.layers, strict=True), 1):
+            for norm in norms:
+                _free(norm, matrix, folder)
+            for writer in writers:
+                turn_writer(writer, matrix)
             values = _values(layer.self_attn)
             _rotate_values(values, rotation(values.width, mode, generator))
+            if kept:
+                kept.keep(layer)
+                kept.context.progress(at, len(layers))
+        _free(stream.norms[-1], matrix, folder)
+        if kept:
+            kept.keep(module.get_output_embeddings())
+
+
+def _free(norm: Norm, matrix: torch.Tensor, folder: Path | None) -> None:
+    """Moves the gain of a norm into its readers, and turns what they read."""
+    import torch
+
+    gain = norm.module.weight.float() + norm.offset
+    for reader in norm.readers:
+        turn_reader(reader, matrix, gain, folder)
+    set_parameter(norm.module, "weight", torch.full_like(gain, 1 - norm.offset))
 
 
 @dataclass(frozen=True)
@@ -101,8 +156,9 @@ def _rotate_values(values: Values, matrix: torch.Tensor) -> None:
     made = values.source.weight[values.start :]
     made.copy_((matrix.T @ made.double().view(-1, len(matrix), made.shape[1])).view(made.shape))
     if values.source.bias is not None:
-        bias = values.source.bias[values.start :]
-        bias.copy_((bias.double().view(-1, len(matrix)) @ matrix).view(-1))
+        bias = values.source.bias.double()
+        bias[values.start :] = (bias[values.start :].view(-1, len(matrix)) @ matrix).view(-1)
+        set_parameter(values.source, "bias", bias)
     read = values.sink.weight
     read.copy_((read.double().view(-1, len(matrix)) @ matrix).view(read.shape))
 

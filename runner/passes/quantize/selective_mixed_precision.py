@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,10 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from runner.errors import InvalidRecipe, Problem
 from runner.models.files import carry
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import give_back
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Scheme, quantization_of
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
-from runner.passes.quantize.sensitivity import Rivals, WeightMeasure, divergence_sensitivity, weight_sensitivity
+from runner.passes.hidden_states import folder_for_states
+from runner.passes.quantize.sensitivity import Rivals, divergence_sensitivity, weight_sensitivity
 from runner.passes.quantize.weight_only import MIXED_PRECISION, Bits, GroupSize, decoder_layers, fit_rows, with_head
 from runner.recipe.config import DataConfig
 from runner.recipe.options import PassOptions
@@ -59,7 +61,7 @@ class SelectiveMixedPrecisionOptions(PassOptions):
     )
 
     retired: ClassVar[Mapping[str, str]] = {
-        "kld_memory_mode": "one copy of the model is held, and the gradient of one module at a time",
+        "kld_memory_mode": "one layer of the model is held in fp32, and the gradient of one module at a time",
     }
 
     @field_validator("algorithm", mode="before")
@@ -85,7 +87,7 @@ def _apply(model: ModelHandle, options: SelectiveMixedPrecisionOptions, context:
         high: dict[str, Any] = {"bits": options.high_bits}
         chosen = list(_chosen_by_place(module, options.algorithm))
     else:
-        module, default, high = _weights(model), _told(_low(options)), _told(_high(options))
+        module, default, high = _weights(model, options), _told(_low(options)), _told(_high(options))
         chosen = _chosen_by_harm(module, model, options, context)
     tied = bool(getattr(module.config, "tie_word_embeddings", False))
     if tied and HEAD in chosen:
@@ -123,10 +125,11 @@ def _outline(model: ModelHandle) -> Any:
         return auto.from_config(config, trust_remote_code=trusted)
 
 
-def _weights(model: ModelHandle) -> Any:
-    from runner.models.torch_source import load_torch
+def _weights(model: ModelHandle, options: SelectiveMixedPrecisionOptions) -> Any:
+    """Returns the model with its weights where they lie; it computes in fp32 where the answers are looked at."""
+    from runner.models.torch_source import load_in_place, load_to_run
 
-    return load_torch(with_head(model))
+    return (load_to_run if options.algorithm == "kld_gradient" else load_in_place)(with_head(model))
 
 
 def _linears(module: Any) -> dict[str, torch.nn.Linear]:
@@ -184,10 +187,17 @@ def _chosen_by_harm(
         batches = calibration_windows(module, options.data_config, context)
         windows = [ids for batch in batches for ids in batch.split(1)][:_WINDOWS]
         context.say(f"measuring the divergence on {sum(ids.numel() for ids in windows)} tokens")
-        falls = divergence_sensitivity(module, schemes, windows)
+        folder = folder_for_states(module, windows, context, len(decoder_layers(module)[1]) + 1)
+        falls = divergence_sensitivity(module, schemes, windows, folder)
         harm = {names: sum(falls[name] for name in names) / sizes[names] for names in together}
     else:
-        harm = {names: _weight_harm(names, linears, schemes, options.algorithm) for names in together}  # type: ignore[arg-type]
+        harm = {}
+        for done, names in enumerate(together, 1):
+            weights = [linears[name].weight for name in names]
+            harm[names] = weight_sensitivity(weights, schemes[names[0]], options.algorithm)  # type: ignore[arg-type]
+            for weight in weights:
+                give_back(weight)
+            context.progress(done, len(together))
     chosen: list[str] = []
     left = (1 - (options.ratio or 0)) * sum(sizes.values())
     for names in sorted(together, key=lambda one: harm[one], reverse=True):
@@ -205,14 +215,6 @@ def _together(linears: Mapping[str, Any]) -> list[tuple[str, ...]]:
         above, _, last = name.rpartition(".")
         sets.setdefault(above + ".qkv" if last in _ATTENTION_INPUTS else name, []).append(name)
     return [tuple(names) for names in sets.values()]
-
-
-def _weight_harm(
-    names: Sequence[str], linears: Mapping[str, torch.nn.Linear], schemes: Mapping[str, Rivals], measure: WeightMeasure
-) -> float:
-    import torch
-
-    return weight_sensitivity(torch.cat([linears[name].weight for name in names]).detach(), schemes[names[0]], measure)
 
 
 PASS = Pass(

@@ -13,9 +13,12 @@ from pydantic import Field, field_validator
 
 from runner.errors import InvalidRecipe, Problem, RunFailed
 from runner.models.handle import ModelHandle
-from runner.models.quantized_checkpoint import quantization_of
+from runner.models.mapped_weights import in_fp32
+from runner.models.quantized_checkpoint import quantization_of, write_weights
+from runner.models.sharded_weights import ShardedWeights
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.hidden_states import folder_for_states
 from runner.passes.layer_walk import LayerAt, input_hessians, walk_layers
 from runner.recipe.config import DataConfig
 from runner.recipe.options import PassOptions
@@ -62,23 +65,30 @@ class SparseGptOptions(PassOptions):
 def _apply(model: ModelHandle, options: SparseGptOptions, context: PassContext) -> ModelHandle:
     import torch
 
-    from runner.models.torch_source import load_torch
+    from runner.models.torch_source import load_mapped, load_torch
     from runner.passes.finetune.whole_model import write_whole
 
     if quantization_of(model.folder):
         raise InvalidRecipe(Problem("already-quantized", "SparseGPT prunes floating-point weights", remedy="put it first"))
     torch.set_num_threads(context.threads)
-    module: Any = load_torch(model)
+    mapped = load_mapped(model)
+    module: Any = mapped or load_torch(model)
+    shards = ShardedWeights(context.output)
     zeros = total = 0
     with torch.inference_mode():
         batches = calibration_windows(module, options.data_config, context)
         context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")
-        for layer in walk_layers(module, batches):
+        for layer in walk_layers(module, batches, folder_for_states(module, batches, context)):
             if not (options.min_layer or 0) <= layer.at < (layer.count if options.max_layer is None else options.max_layer):
                 continue
-            for weight in _prune_layer(layer, options):
-                zeros += int((weight == 0).sum())
-                total += weight.numel()
+            stored = layer.layer.state_dict(prefix=f"{layer.name}.")
+            with in_fp32(layer.layer):
+                for name, weight in _prune_layer(layer, options).items():
+                    zeros += int((weight == 0).sum())
+                    total += weight.numel()
+                    if mapped:
+                        shards.put({f"{name}.weight": weight.to(stored[f"{name}.weight"].dtype)})
+                layer.outputs.extend(layer.run(states) for states in layer.inputs)
             context.progress(layer.at + 1, layer.count)
     if not total:
         raise InvalidRecipe(
@@ -89,12 +99,16 @@ def _apply(model: ModelHandle, options: SparseGptOptions, context: PassContext) 
             )
         )
     context.say(f"{zeros / total:.1%} of {total} weights in the pruned layers are zero")
-    write_whole(module, model.folder, context.output)
+    if mapped:
+        left = {name: one for name, one in module.state_dict().items() if name not in shards.names}
+        write_weights(left, {}, model.folder, context.output, shards)
+    else:
+        write_whole(module, model.folder, context.output)
     return replace(model, folder=context.output)
 
 
-def _prune_layer(layer: LayerAt, options: SparseGptOptions) -> list[torch.Tensor]:
-    """Prunes the matrices of a layer that are asked for, and returns their weights."""
+def _prune_layer(layer: LayerAt, options: SparseGptOptions) -> dict[str, torch.Tensor]:
+    """Prunes the matrices of a layer that are asked for, and returns their weights by the names of their modules."""
     asked = options.layer_name_filter or [""]
     parts = [asked] if isinstance(asked, str) else asked
     modules: dict[str, Any] = {
@@ -108,7 +122,7 @@ def _prune_layer(layer: LayerAt, options: SparseGptOptions) -> list[torch.Tensor
             weight = modules[name].weight
             columns_first = weight if _is_transposed(modules[name]) else weight.T
             columns_first.copy_(prune(columns_first, upper, options.sparsity, options.blocksize))
-    return [module.weight for module in modules.values()]
+    return {name: module.weight for name, module in modules.items()}
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Choosing modules for more bits, and the passes that follow the choice."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,11 +11,13 @@ from pydantic import ValidationError
 
 from runner.errors import InvalidRecipe
 from runner.evaluation.parity import Parity
+from runner.models import torch_source
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import Scheme, quantization_of, read_checkpoint
-from runner.models.torch_source import load_torch
+from runner.models.torch_source import load_to_run, load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
+from runner.passes.quantize import sensitivity
 from runner.passes.quantize.grid import round_to_nearest
 from runner.passes.quantize.selective_mixed_precision import SelectiveMixedPrecisionOptions
 from runner.passes.quantize.sensitivity import Rivals, divergence_sensitivity, weight_sensitivity
@@ -108,6 +111,11 @@ def test_the_divergence_falls_as_foretold(tiny_llama: ModelHandle):
     quantized = load_torch(tiny_llama)
     high = round_to_nearest(quantized.get_submodule(DOWN).weight, schemes[DOWN].high).dequantized()
     foretold = divergence_sensitivity(quantized, schemes, [ids])[DOWN]
+    assert divergence(quantized) < 1e-9  # the model is what it was
+    with torch.no_grad():
+        for name, rivals in schemes.items():
+            weight = quantized.get_submodule(name).weight
+            weight.copy_(round_to_nearest(weight, rivals.low).dequantized())
     before, step = divergence(quantized), 0.02
     with torch.no_grad():
         weight = quantized.get_submodule(DOWN).weight
@@ -115,13 +123,74 @@ def test_the_divergence_falls_as_foretold(tiny_llama: ModelHandle):
     assert before - divergence(quantized) == pytest.approx(step * foretold, rel=0.1, abs=1e-7)
 
 
+def falls_at_once(module: Any, schemes: dict[str, Rivals], windows: list[torch.Tensor]) -> dict[str, float]:
+    """The same figures from the gradients of the whole model."""
+    with torch.no_grad():
+        answers = [module(ids).logits[0].log_softmax(-1).half().float() for ids in windows]
+    module.requires_grad_(False)
+    head = module.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    differences = {}
+    for name, rivals in schemes.items():
+        weight = module.get_submodule(name).weight
+        low, high = (round_to_nearest(weight, one).dequantized() for one in (rivals.low, rivals.high))
+        weight.data, differences[name] = low, (low - high).bfloat16()
+        weight.requires_grad_()
+    for ids, expected in zip(windows, answers, strict=True):
+        found = module(ids).logits[0].log_softmax(-1)
+        torch.nn.functional.kl_div(found, expected, reduction="sum", log_target=True).div(len(found)).backward()
+    slopes = {name: module.get_submodule(name).weight.grad for name in schemes}
+    return {name: float((slopes[name] * one).sum()) / len(windows) for name, one in differences.items()}
+
+
+@pytest.mark.parametrize(
+    "model_id", ["HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", "google/gemma-3-1b-it"]
+)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_layer_by_layer_the_falls_are_those_of_the_whole_model(
+    model_id: str, mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    twin = architecture_of(model_id)
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    load_torch(source).to(torch.bfloat16).save_pretrained(source.folder)
+    windows = list(torch.tensor(CALIBRATION[0]["input_ids"][:2]).split(1))
+    whole = load_torch(source)
+    rivals = Rivals(Scheme(4, 32, False), Scheme(8, 32, True))
+    schemes = {name: rivals for name, one in whole.named_modules() if isinstance(one, torch.nn.Linear)}
+    assert "lm_head" in schemes
+    expected = falls_at_once(whole, schemes, windows)
+    monkeypatch.setattr(torch_source, "LARGE", 0 if mapped else 10**12)
+    monkeypatch.setattr(sensitivity, "_AT_ONCE", 2**10)  # some rows of the head at a time
+    module = load_to_run(source)
+    before = {name: one.clone() for name, one in module.state_dict().items()}
+    found = divergence_sensitivity(module, schemes, windows, tmp_path)
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert all(torch.equal(one, before[name]) for name, one in module.state_dict().items())
+    assert not list(tmp_path.glob("*.pages"))
+
+
+@pytest.mark.parametrize("algorithm", ["kld_gradient", "snr", "snr_relative", "iqe", "iqe_relative"])
+def test_a_large_model_in_half_precision_is_judged_as_in_fp32(
+    algorithm: str, tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    twin = architecture_of("HuggingFaceTB/SmolLM2-135M-Instruct")
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    load_torch(source).to(torch.bfloat16).save_pretrained(source.folder)
+    options = {"algorithm": algorithm, "ratio": 0.6, "group_size": 32, "data_config": "calibration", "data": CALIBRATION}
+    copied = apply_pass("SelectiveMixedPrecision", source, **options)
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    in_place = apply_pass("SelectiveMixedPrecision", source, memory=1, **options)
+    assert in_place.attributes == copied.attributes
+    assert any("hidden states go to the disk" in text for text in apply_pass.said) == (algorithm == "kld_gradient")
+
+
 def test_outliers_show_in_the_weights():
     schemes = Rivals(Scheme(4, 32, False), Scheme(8, 32, False))
     even = torch.rand(16, 64, generator=torch.Generator().manual_seed(0)) - 0.5
     uneven = even.clone()
     uneven[:, ::32] *= 30
-    assert weight_sensitivity(uneven, schemes, "iqe") > weight_sensitivity(even, schemes, "iqe")
-    assert weight_sensitivity(even, schemes, "snr_relative") > 10
+    assert weight_sensitivity([uneven], schemes, "iqe") > weight_sensitivity([even], schemes, "iqe")
+    assert weight_sensitivity([even], schemes, "snr_relative") > 10
 
 
 def test_options_overrule_the_choice_where_they_speak(tiny_llama: ModelHandle, apply_pass: ApplyPass):

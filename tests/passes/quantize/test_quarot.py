@@ -9,9 +9,12 @@ from pydantic import ValidationError
 
 from runner.errors import InvalidRecipe
 from runner.evaluation.parity import Parity
+from runner.models import sharded_weights, torch_source
 from runner.models.handle import ModelHandle
+from runner.models.sharded_weights import mapped_weights
 from runner.models.torch_source import load_torch
 from runner.models.twin import architecture_of
+from runner.passes import residual_stream
 from runner.passes.export.tiny_twin import make_twin
 from runner.passes.quantize.hadamard import hadamard, rotation
 from runner.passes.quantize.quarot import QuaRotOptions, rotate
@@ -67,6 +70,28 @@ def test_a_rotated_folder_builds(tmp_path: Path, apply_pass: ApplyPass):
     built = apply_pass("ModelBuilder", rounded, precision="int4")
     assert Parity(source, 2).compare(rotated)["outputs"]["logits"]["cosine"] > 0.99999
     assert Parity(rounded, 2).compare(built)["outputs"]["logits"]["cosine"] > 0.999
+
+
+@pytest.mark.parametrize("model_id", ["HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"])
+def test_a_large_model_in_half_precision_is_rotated_as_in_fp32(
+    model_id: str, tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    source = twin_of(model_id, tmp_path / "source")
+    with_gains_and_biases(source).to(torch.bfloat16).save_pretrained(source.folder)
+    copied = mapped_weights(apply_pass("QuaRot", source).folder)
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    monkeypatch.setattr(sharded_weights, "_FULL", 20_000)
+    monkeypatch.setattr(residual_stream, "_LARGE", 0)
+    monkeypatch.setattr(residual_stream, "_AT_ONCE", 2**10)
+    made = apply_pass("QuaRot", source)
+    in_place = mapped_weights(made.folder)
+    assert len(list(made.folder.glob("*.safetensors"))) > 2
+    assert in_place.keys() == copied.keys()
+    for name, one in in_place.items():
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, copied[name], rtol=1e-6, atol=1e-7)  # sums in another order
+    assert not list(tmp_path.glob("scratch-*/*"))
+    assert Parity(source, 2).compare(made)["outputs"]["logits"]["cosine"] > 0.99999
 
 
 def test_outliers_are_spread(tiny_llama: ModelHandle):

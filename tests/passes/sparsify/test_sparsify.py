@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from runner.errors import InvalidRecipe
 from runner.evaluation.parity import Parity
+from runner.models import sharded_weights, torch_source
 from runner.models.handle import ModelHandle
+from runner.models.sharded_weights import mapped_weights
 from runner.models.torch_source import load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
@@ -98,6 +100,29 @@ def test_only_what_is_asked_for_is_pruned(tiny_llama: ModelHandle, apply_pass: A
 def test_no_sparsity(sparsity: Any):
     with pytest.raises(ValidationError):
         SparseGptOptions.model_validate({"sparsity": sparsity})
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_a_large_model_in_half_precision_is_pruned_as_in_fp32(
+    most: int | None, tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    source = twin_of("HuggingFaceTB/SmolLM2-135M-Instruct", tmp_path / "source")
+    load_torch(source).to(torch.bfloat16).save_pretrained(source.folder)
+    options = {"data": text(), "data_config": "text", "sparsity": 0.5, "max_layer": most}
+    copied = mapped_weights(apply_pass("SparseGPT", source, **options).folder)
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    monkeypatch.setattr(sharded_weights, "_FULL", 20_000)
+    made = apply_pass("SparseGPT", source, memory=1, **options)
+    in_place = mapped_weights(made.folder)
+    assert len(list(made.folder.glob("*.safetensors"))) > 2
+    assert in_place.keys() == copied.keys()
+    for name, one in in_place.items():
+        assert one.dtype == torch.bfloat16
+        assert ((one == 0) == (copied[name] == 0)).float().mean() > 0.99, name  # sums in another order
+        torch.testing.assert_close(
+            one[one != 0].float().norm(), copied[name][copied[name] != 0].float().norm(), rtol=1e-2, atol=0
+        )
+    assert load_torch(made).config.tie_word_embeddings
 
 
 # --- SliceGPT --------------------------------------------------------------------------------------------------------
