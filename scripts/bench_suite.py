@@ -89,6 +89,10 @@ def _arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     if asked.clock == "processor" and asked.threads != 1:
         parser.error("--clock processor needs --threads 1: threads that wait for one another work too")
+    sections = [one for one in SECTIONS if not asked.only or one.name in asked.only]
+    known = dict.fromkeys(case for one in sections for case in (*one.cases(), *one.on_request))
+    if unknown := [case for case in asked.case or () if case not in known]:
+        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
     return asked
 
 
@@ -103,10 +107,9 @@ def _prepare(name: str, cache: Path) -> str | None:
 
 def _measure(asked: argparse.Namespace, record: Record, cache: Path) -> list[str]:
     """Returns what failed, a line each."""
+    sections = [one for one in SECTIONS if not asked.only or one.name in asked.only]
     failures = []
-    for section in SECTIONS:
-        if asked.only and section.name not in asked.only:
-            continue
+    for section in sections:
         for case in (*section.cases(), *section.on_request):
             wanted = case in asked.case if asked.case else case not in section.on_request
             if not wanted or (not asked.only and not asked.case and record.has(section.name, case)):

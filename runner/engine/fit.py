@@ -10,6 +10,8 @@ from runner.engine.plan import Plan
 from runner.errors import DoesNotFit, Problem
 from runner.recipe.quantities import short_size
 
+_BIGGER_STORE = "run 'recipe cache gc', or set RECIPE_CACHE to a bigger disk"
+
 
 def check_fit(plan: Plan, needs: Needs, max_memory: int | None = None) -> tuple[str, ...]:
     """Returns what people should know of a run that fits this machine as far as can be told.
@@ -75,9 +77,10 @@ def _disk_problems(plan: Plan, needs: Needs) -> Iterator[Problem]:
         wanted = [one for one in wanted if one not in together]
         total, free = sum(size for _, size, _ in together), free_disk(folder)
         if total > free:
+            elsewhere = "choose another --output-dir" if folder == plan.output else _BIGGER_STORE
             parts = " and ".join(f"{short_size(size)} for {what} below {place}" for place, size, what in together if size)
             yield Problem(
                 "too-little-disk",
                 f"the run writes about {parts}; {short_size(free)} are free there",
-                remedy="run 'recipe cache gc', or set RECIPE_CACHE to a bigger disk; 'recipe run --force' runs anyway",
+                remedy=f"{elsewhere}; 'recipe run --force' runs anyway",
             )

@@ -106,7 +106,7 @@ def widen(module: torch.nn.Module) -> None:
     for below in module.modules():
         own = [name for name, one in below._parameters.items() if one is not None and one.is_floating_point()]
         if type(below) is torch.nn.Embedding or (below is tokens and isinstance(below, torch.nn.Embedding)):
-            below.forward = functools.partial(_looked_up, below, lambda used, below=below: below.weight[used].float())
+            below.forward = functools.partial(_looked_up, below, functools.partial(_rows_in_fp32, below))
         elif type(below) is torch.nn.Linear and below.weight.dtype != torch.float32:
             below.forward = functools.partial(_in_slices, below, room)
         elif type(below) is torch.nn.Linear:
@@ -133,9 +133,7 @@ def compute_from_codes(module: torch.nn.Module, matrices: Mapping[str, Quantized
         return False
     for name, below in found.items():
         if isinstance(below, torch.nn.Embedding):
-            below.forward = functools.partial(
-                _looked_up, below, lambda used, matrix=matrices[name]: matrix.at(used).dequantized()
-            )
+            below.forward = functools.partial(_looked_up, below, functools.partial(_decoded_rows, matrices[name]))
         else:
             below.forward = functools.partial(_in_decoded_slices, below, matrices[name])
     return True
@@ -151,6 +149,14 @@ def _in_decoded_slices(module: torch.nn.Linear, matrix: QuantizedMatrix, inputs:
     give_back(matrix.scales)
     outputs = made[0] if len(made) == 1 else torch.cat(made, -1)
     return outputs if module.bias is None else outputs.add_(module.bias)
+
+
+def _rows_in_fp32(embedding: torch.nn.Embedding, rows: torch.Tensor) -> torch.Tensor:
+    return embedding.weight[rows].float()
+
+
+def _decoded_rows(matrix: QuantizedMatrix, rows: torch.Tensor) -> torch.Tensor:
+    return matrix.at(rows).dequantized()
 
 
 def _looked_up(module: torch.nn.Embedding, rows: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
