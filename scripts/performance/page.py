@@ -34,7 +34,8 @@ _TITLES = {
     "decode": (
         "Decoding",
         "48 tokens, one after the other, greedy, behind a prompt of 128. llama.cpp has the same weights, quantised by its"
-        " own tool, and is built without its AMX kernels, which fault in the virtual machine measured here. The memory's limit is the bytes that a token reads (weights of products, keys and values) over the "
+        " own tool, and is built without its AMX kernels, which fault in the virtual machine measured here. "
+        "The memory's limit is the bytes that a token reads (weights of products, keys and values) over the "
         "bandwidth that the same threads reach when they only read. Perplexities are over that of the same weights in 16 bits: "
         "llama.cpp's Q4_0 is rounding. Settings are each in turns with the recipe's own, for speed alone; what they do to the "
         "answers is told in docs/quantization.md. At 1B the recipe is calibrated on two samples here, which changes no speed.",
