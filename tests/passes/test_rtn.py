@@ -177,3 +177,9 @@ def test_a_second_quantiser_with_nothing_to_do_is_refused(tiny_llama: ModelHandl
     first = apply_pass("Rtn", tiny_llama, group_size=32)
     with pytest.raises(InvalidRecipe, match="quantised all of the decoder's layers already"):
         apply_pass("Rtn", first, bits=8, group_size=16)
+
+
+def test_projections_of_quantised_weights_are_not_joined(tiny_llama: ModelHandle, apply_pass: ApplyPass):
+    rounded = apply_pass("Rtn", tiny_llama, bits=4, group_size=32)
+    with pytest.raises(InvalidRecipe, match="fuse_mlp_gate_up joins weights in floating point"):
+        apply_pass("ModelBuilder", rounded, precision="int4", fuse_mlp_gate_up=True)

@@ -256,7 +256,7 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
         chosen.setdefault("adapter_path", str(adapter))
     source, checkpoint = model.folder, None
     if model.kind == "hf" and quantization_of(model.folder):
-        checkpoint = _quantised_weights(model, options)
+        checkpoint = _quantised_weights(model, options, chosen)
     codes_unread = context.target.name == "directml" and options.precision in QUANTISED  # no kernel of GatherBlockQuantized
     head_read = not options.metadata_only and not codes_unread and _shares_rows_of_head(options, chosen, checkpoint)
     if checkpoint:
@@ -297,11 +297,11 @@ def _sharing(checkpoint: Checkpoint | None, head_read: bool) -> Share | None:
     return partial(share_codes, checkpoint.matrices[EMBEDDING]) if checkpoint and EMBEDDING in checkpoint.matrices else None
 
 
-def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions) -> Checkpoint:
+def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions, chosen: Mapping[str, Any]) -> Checkpoint:
     """Returns the weights of a model that is quantised already.
 
     Raises:
-        InvalidRecipe: the precision asked for is not of a quantised graph.
+        InvalidRecipe: the precision asked for is not of a quantised graph, or projections are to be joined.
     """
     if options.precision not in QUANTISED:
         raise InvalidRecipe(
@@ -309,6 +309,14 @@ def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions) -> Chec
                 "bad-combination",
                 f"ModelBuilder: the weights of this model are quantised already, and precision {options.precision} is not",
                 remedy="set precision to int4 or int8: each weight keeps its own bits",
+            )
+        )
+    if chosen.get("fuse_mlp_gate_up"):
+        raise InvalidRecipe(
+            Problem(
+                "bad-combination",
+                "ModelBuilder: fuse_mlp_gate_up joins weights in floating point, and those of this model are quantised already",
+                remedy="leave fuse_mlp_gate_up out, or let ModelBuilder quantise in place of the passes before",
             )
         )
     return read_checkpoint(model.folder)
