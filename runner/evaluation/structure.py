@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import NotForTarget, Problem
 from runner.evaluation.typed_nodes import TypedNode, since_versions, typed_nodes
 from runner.models.files import graphs_of, read_graph
 from runner.models.generation import genai_config
 from runner.models.handle import ModelHandle
-from runner.targets.operator_kernels import ProviderKernels, kernels_of
+from runner.targets.operator_kernels import ONNX_DOMAIN, ProviderKernels, kernels_of, loadable_by
 from runner.targets.target import TARGETS, Target
 
-VERSION = 1  # raised when the same model gives other findings
+if TYPE_CHECKING:
+    import onnx
+
+VERSION = 2  # raised when the same model gives other findings
 _FLOATS = {"float", "float16", "bfloat16", "double", "float8e4m3fn", "float8e5m2"}
 _CONTROL = {"If", "Loop", "Scan"}
 # They read no more than a tensor's shape, whatever it holds.
@@ -57,7 +60,9 @@ def check_structure(model: ModelHandle, target: Target) -> dict[str, Any] | None
 
     Raises:
         NotForTarget: nodes that compute have no kernel (``no-kernel``), or are of a type that the provider does not know at all
-            (``type-not-for-provider``), or genai_config.json does not name the provider (``provider-not-named``).
+            (``type-not-for-provider``), or a graph is of a newer opset or file format than the runtime pinned for the target
+            loads (``opset-not-loaded``, ``ir-version-not-loaded``), or genai_config.json does not name the provider
+            (``provider-not-named``).
     """
     if model.kind not in ("onnx", "genai") or target.provider == _CPU:
         return None
@@ -67,6 +72,7 @@ def check_structure(model: ModelHandle, target: Target) -> dict[str, Any] | None
     on_cpu: Counter[str] = Counter()
     for name in graphs_of(model):
         graph = read_graph(model.folder / name, weights=False)
+        problems += _not_loaded(name, graph, target)
         unserved: dict[_Unserved, list[str]] = {}
         unread: Counter[tuple[str, float]] = Counter()
         for node in typed_nodes(graph, _to_be_expanded(target.provider)):
@@ -242,6 +248,26 @@ def _no_kernel(reason: _Unserved, names: Sequence[str], target: Target) -> Probl
         f"({version}{reason.kinds}): {listed}; {reason.why}",
         remedy=reason.remedy,
     )
+
+
+def _not_loaded(name: str, graph: onnx.ModelProto, target: Target) -> Iterator[Problem]:
+    """A runtime refuses a whole model of a newer opset or file format, whatever its operators."""
+    limit = loadable_by(target.provider)
+    runtime = f"{target.wheels[0]} {limit.runtime}, which is pinned for {target.name},"
+    opset = max((one.version for one in graph.opset_import if one.domain in ("", ONNX_DOMAIN)), default=0)
+    if opset > limit.opset:
+        yield Problem(
+            "opset-not-loaded",
+            f"{name}: the graph is of opset {opset}, and {runtime} loads none beyond {limit.opset}",
+            remedy=f"make the graph with an opset of at most {limit.opset} (target_opset)",
+        )
+    if graph.ir_version > limit.ir:
+        yield Problem(
+            "ir-version-not-loaded",
+            f"{name}: the file is of IR version {graph.ir_version}, and {runtime} loads none beyond {limit.ir}",
+            remedy=f"save the graph with an IR version of at most {limit.ir} (ir_version of onnx.ModelProto), "
+            "or export it with a lower target_opset",
+        )
 
 
 def _unread_attributes(graph: str, unread: Mapping[tuple[str, float], int], target: Target) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""For which ONNX operators, versions and element types an execution provider has kernels: facts read from a table."""
+"""For which operators an execution provider has kernels, and which models its pinned runtime loads: facts, read from tables."""
 
 from __future__ import annotations
 
@@ -58,6 +58,37 @@ class ProviderKernels:
     def serve(self, domain: str, operator: str, since: int, types: Mapping[str, Set[str]]) -> bool:
         """Says whether there is a kernel for an operator as version `since` defines it, with these element types."""
         return any(kernel.covers(since) and kernel.takes(types) for kernel in self.of(domain, operator))
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """The highest versions of ONNX that the runtime of a target takes.
+
+    Attributes:
+        runtime: version of ONNX Runtime, as the target's constraints pin it.
+        opset: of the domain ``ai.onnx``; ONNX Runtime refuses those that were under development when it was released.
+        ir: of the file format.
+    """
+
+    runtime: str
+    opset: int
+    ir: int
+
+
+# Source: onnxruntime's wheels of these versions for Linux, given a graph of one Add in every opset and IR version.
+_LOADABLE: Mapping[str, Loadable] = {
+    "CUDAExecutionProvider": Loadable("1.31.1", 26, 13),
+    "DmlExecutionProvider": Loadable("1.24.4", 25, 13),
+}
+
+
+def loadable_by(provider: str) -> Loadable:
+    """Returns the highest versions of ONNX that the runtime pinned for an execution provider takes.
+
+    Raises:
+        KeyError: nothing is known of the provider.
+    """
+    return _LOADABLE[provider]
 
 
 @cache

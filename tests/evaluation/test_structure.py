@@ -17,8 +17,8 @@ from runner.evaluation.parity import Parity
 from runner.evaluation.structure import check_structure, missing_on_cpu, summary
 from runner.evaluation.typed_nodes import typed_nodes
 from runner.models.handle import ModelHandle
-from runner.targets.operator_kernels import kernels_of
-from runner.targets.target import TARGETS
+from runner.targets.operator_kernels import kernels_of, loadable_by
+from runner.targets.target import TARGETS, Target
 
 CUDA, DIRECTML = TARGETS["cuda"], TARGETS["directml"]
 
@@ -55,6 +55,33 @@ def test_a_kernel_without_a_last_version_serves_no_later_definition(tmp_path: Pa
     assert "up to opset 21" in cause
     assert "at most 21 (target_opset)" in remedy
     assert check_structure(later, CUDA) is not None
+
+
+ADDITION = "agraph (float16[2] x) => (float16[2] y) { y = Add (x, x) }"
+
+
+@pytest.mark.parametrize("target", [CUDA, DIRECTML], ids=["cuda", "directml"])
+def test_a_newer_opset_or_format_than_the_pinned_runtime_loads_is_refused(tmp_path: Path, target: Target) -> None:
+    limit = loadable_by(target.provider)
+    newest = model_of(tmp_path / "newest", head(limit.opset).replace("10", str(limit.ir), 1) + ADDITION)
+    assert check_structure(newest, target) is not None
+    later = model_of(tmp_path / "later", head(limit.opset + 1).replace("10", str(limit.ir + 1), 1) + ADDITION)
+    opset, ir = problems(later, target)
+    assert opset == (
+        "opset-not-loaded",
+        f"model.onnx: the graph is of opset {limit.opset + 1}, and {target.wheels[0]} {limit.runtime}, "
+        f"which is pinned for {target.name}, loads none beyond {limit.opset}",
+        f"make the graph with an opset of at most {limit.opset} (target_opset)",
+    )
+    assert ir[0] == "ir-version-not-loaded"
+    assert f"is of IR version {limit.ir + 1}, and {target.wheels[0]} {limit.runtime}" in ir[1]
+    assert f"at most {limit.ir}" in ir[2]
+
+
+@pytest.mark.parametrize("target", [CUDA, DIRECTML], ids=["cuda", "directml"])
+def test_the_runtime_that_is_known_is_the_one_that_is_pinned(target: Target) -> None:
+    pinned = (Path(__file__).resolve().parents[2] / "constraints" / f"{target.name}.txt").read_text().splitlines()
+    assert f"{target.wheels[0]}=={loadable_by(target.provider).runtime}" in pinned
 
 
 def test_types_decide(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from runner.errors import InvalidRecipe, RunFailed
 from runner.evaluation.parity import Parity
-from runner.models.generation import GenerationSession
+from runner.models.generation import GenerationSession, import_genai
 from runner.models.handle import ModelHandle
 from runner.models.twin import architecture_of
 from runner.passes.declaration import PassContext
@@ -90,6 +92,31 @@ def test_output_folder(tied: ModelHandle, context: PassContext):
     assert config["search"]["temperature"] == 0.5
     assert (model.kind, model.file) == ("genai", "model.onnx")
     assert model.attributes["num_attention_heads"] == 6
+
+
+@pytest.mark.parametrize("named", ["TokenizersBackend", "Qwen2Tokenizer"])
+def test_older_runtimes_know_the_class_of_the_tokenizer(tied: ModelHandle, context: PassContext, tmp_path: Path, named: str):
+    """onnxruntime-genai 0.13 refuses TokenizersBackend; its list of classes has PreTrainedTokenizer, whose suffix it strips."""
+    source = ModelHandle(tied.kind, tmp_path / "source", tied.file, tied.task, dict(tied.attributes))
+    shutil.copytree(tied.folder, source.folder)
+    told = source.folder / "tokenizer_config.json"
+    told.write_text(json.dumps({**json.loads(told.read_text()), "tokenizer_class": named}))
+    model = built(source, context, precision="int4")
+    written = json.loads((model.folder / "tokenizer_config.json").read_text())["tokenizer_class"]
+    assert written == ("PreTrainedTokenizerFast" if named == "TokenizersBackend" else named)
+    text = "Grüße, 12345 times  two\n a_b"
+    expected = AutoTokenizer.from_pretrained(source.folder)(text)["input_ids"]
+    assert AutoTokenizer.from_pretrained(model.folder)(text)["input_ids"] == expected
+    if named == "TokenizersBackend":  # the runtime's own tokenizer goes by the name as well
+        before = encoded(model.folder, text)
+        config = json.loads((model.folder / "tokenizer_config.json").read_text())
+        (model.folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": named}))
+        assert before == encoded(model.folder, text)
+
+
+def encoded(folder: Path, text: str) -> list[int]:
+    runtime = import_genai()
+    return [int(token) for token in runtime.Tokenizer(runtime.Model(str(folder))).encode(text)]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -282,6 +282,7 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     if context.target.name == "directml" and not options.metadata_only:
         _lower_opset(context.output)
     _copy_beside(model.folder, context.output)
+    _name_tokenizer(context.output / "tokenizer_config.json")
     config = _finish_config(context.output / "genai_config.json", options.search or {})
     return _handle(model, context.output, file, options.precision, config)
 
@@ -524,6 +525,25 @@ def _copy_beside(source: Path, output: Path) -> None:
             shutil.copyfile(source / name, output / name)
 
 
+# The name that transformers 5 writes for a tokenizer of no class of its own, and its older name.
+_TOKENIZER_CLASS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+def _name_tokenizer(path: Path) -> None:
+    """Calls the tokenizer by a name that older versions of the runtime take as well.
+
+    The runtime chooses how to tokenize by the class's name. 0.13.1, which is pinned for DirectML, does not know
+    TokenizersBackend; 0.18 gives the same tokens under both names, and so does transformers. LlamaTokenizer would be taken as
+    well, but parts a digit from the space before it.
+    """
+    if not path.is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    written, known = _TOKENIZER_CLASS
+    if config.get("tokenizer_class") == written:
+        path.write_text(json.dumps({**config, "tokenizer_class": known}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _finish_config(path: Path, search: Mapping[str, Any]) -> dict[str, Any]:
     """Lays the search settings over the builder's, and mends what it says of windows.
 
@@ -555,6 +575,6 @@ PASS = Pass(
     takes=("hf", "onnx"),
     gives="genai",
     packages=("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers"),
-    version=3,
+    version=4,
     imports=_import_builder,
 )
