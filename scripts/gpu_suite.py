@@ -122,6 +122,12 @@ class Suite:
         """Returns the file that a finished piece leaves."""
         return self.work / "done" / f"{piece.name}.json"
 
+    def done_before(self, piece: Piece) -> bool:
+        """Returns whether an earlier start left the piece's figures, at the sizes of this one."""
+        record = self.record(piece)
+        told = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        return bool(told.get("figures")) and told.get("smoke", False) == self.small
+
     def need(self, piece: Piece) -> int:
         """Returns the seconds that a piece is likely to take now."""
         made = (self.work / "models" / piece.name / "receipt.json").is_file()
@@ -274,10 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder in ("done", "logs", "models"):
         (suite.work / folder).mkdir(parents=True, exist_ok=True)
     if asked.make:
-        suite.make([known[name] for name in names if not suite.record(known[name]).is_file()])
+        suite.make([known[name] for name in names if not suite.done_before(known[name])])
     failed = []
     for piece in (known[name] for name in names):
-        if suite.record(piece).is_file():
+        if suite.done_before(piece):
             print(f"{piece.name}: done before", flush=True)
         elif suite.need(piece) > suite.left() and not asked.smoke:
             print(f"{piece.name}: {suite.need(piece)} s are not left; start again for it", flush=True)

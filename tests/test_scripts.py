@@ -22,6 +22,7 @@ def _script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module
 
@@ -119,6 +120,9 @@ def test_a_piece_without_figures_is_not_done_and_says_why(tmp_path: Path) -> Non
     log = (tmp_path / "logs" / "vit-base-kernels.log").read_text().splitlines()
     cause = next(line for line in reversed(log) if line[:1].strip())
     assert f"exit 1: {cause}\n" in done.stdout
+    suite = _script("gpu_suite")
+    sizes = {small: suite.Suite(tmp_path, 0.0, "cpu" if small else "cuda", smoke=False, rounds=1) for small in (True, False)}
+    assert {small: one.done_before(suite.PIECES[0]) for small, one in sizes.items()} == {True: True, False: False}
 
 
 def test_the_page_of_gpus_refuses_records_without_a_card(

@@ -83,6 +83,17 @@ def test_wrong_calls_tell_the_nearest_name(
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize("asked", [["phi-4.cuda.fp16"], ["phi-4", "--variant", "cuda-fp16"]], ids=" ".join)
+def test_target_auto_does_not_leave_a_variant_that_is_named(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
+    )
+    assert run_command(["run", *asked, "--target", "auto", "--dry-run"]) == 1
+    assert "cuda: no GPU" in capsys.readouterr().err
+
+
 def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def missed(*_: object, **__: object) -> None:
         raise GateMissed(Problem("gate-missed", "perplexity is 1.2x", remedy="look at the results"))

@@ -102,16 +102,25 @@ def test_genai_wheels_that_clash_beside_one_runtime(planted: Callable[..., tuple
 @pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("cc") is None, reason="the driver's library is made with a C compiler"
 )
-def test_a_driver_that_reports_no_gpu(planted: Callable[..., tuple[int, Any, str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "count", "cause"),
+    [
+        (100, 0, "NVIDIA's driver is here and reports no GPU (cuInit: error 100; CUDA_VISIBLE_DEVICES is '7')"),
+        (0, 0, "NVIDIA's driver is here and reports no GPU (it counts 0 devices; CUDA_VISIBLE_DEVICES is '7')"),
+        (0, 2, "the wheel onnxruntime-gpu is not installed"),
+    ],
+)
+def test_a_driver_says_whether_there_is_a_gpu(
+    planted: Callable[..., tuple[int, Any, str]], tmp_path: Path, code: int, count: int, cause: str
+) -> None:
     source = tmp_path / "cuda.c"
-    source.write_text("int cuInit(unsigned f) { return 100; } int cuDeviceGetCount(int *n) { *n = 0; return 0; }")
+    source.write_text(f"int cuInit(unsigned f) {{ return {code}; }} int cuDeviceGetCount(int *n) {{ *n = {count}; return 0; }}")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
-    code, told, _ = planted(LD_LIBRARY_PATH=str(tmp_path), CUDA_VISIBLE_DEVICES="7")
-    assert code == 0
+    exit_code, told, _ = planted(LD_LIBRARY_PATH=str(tmp_path), CUDA_VISIBLE_DEVICES="7")
+    assert exit_code == 0
     cuda = next(state for state in told["targets"] if state["name"] == "cuda")
-    assert not cuda["usable"]
-    assert cuda["cause"] == ("NVIDIA's driver is here and reports no GPU (cuInit: error 100; CUDA_VISIBLE_DEVICES is '7')")
-    assert cuda["remedy"].startswith("make 'nvidia-smi' list the GPU")
+    assert cuda["cause"] == cause
+    assert cuda["remedy"].startswith("pip uninstall" if count else "make 'nvidia-smi' list the GPU")
 
 
 @pytest.mark.skipif(device_missing(TARGETS["cuda"]) is None, reason="there is a GPU")
