@@ -1,9 +1,13 @@
-"""Measures what this GPU can do at most: reading and copying its memory, and a matrix product. Prints JSON in its last line."""
+"""Measures what this GPU can do at most: reading and copying its memory, and a matrix product. Prints JSON in its last line.
+
+Without a GPU it ends with exit 1; --smoke tries it at small sizes on any device.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -25,6 +29,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small, on any device")
     smoke = parser.parse_args().smoke
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not smoke:
+        sys.exit("no GPU that PyTorch can use; --smoke tries this at small sizes on the CPU")
     rows = (GIGABYTES * 10**9 if not smoke else 10**6) // (2 * SIDE)
     matrix = torch.randn(rows, SIDE, device=device, dtype=torch.float16)
     vector = torch.randn(SIDE, device=device, dtype=torch.float16)

@@ -2,7 +2,8 @@
 
     python scripts/gpu_page.py [--records FOLDER/done] [--check]
 
---records takes the records of gpu_suite.py's scripts over into docs/gpu.json first.
+--records takes the records of gpu_suite.py's scripts over into docs/gpu.json first; records of a CPU or of tiny twins are
+refused, and nothing is written then. With --check nothing is written at all: the page is compared with what it would be.
 """
 
 from __future__ import annotations
@@ -25,22 +26,50 @@ SHOWN = (
 KERNELS_OF = {"vit-base-kernels": "images/s", "bert-base-kernels": "texts/s"}  # what a second has of
 
 
-def main() -> int:
-    """Writes the page, or says whether it is up to date."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the page, or says whether it is up to date; returns 1 where it is not, or where records are refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, help="folder of the suite's records")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 where the page is not up to date")
-    asked = parser.parse_args()
-    if asked.records:
-        kept = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
-        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(asked.records.glob("*.json"))}
-        FIGURES.write_text(json.dumps(taken_over(kept, found), indent=1) + "\n", encoding="utf-8")
-    page = render()
+    asked = parser.parse_args(arguments)
+    kept = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+    found, problems = read_records(asked.records) if asked.records else ({}, [])
+    if not problems and "machine" not in kept | found:
+        problems = ["no record says what the memory reaches: run gpu_suite.py --only machine"]
+    if problems:
+        print("nothing is written:", *problems, sep="\n    ", file=sys.stderr)
+        return 1
+    records = taken_over(kept, found)
+    page = render(records)
     if asked.check:
         current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-        return int(current != page)
+        return int(current != page or records != kept)
+    if records != kept:
+        FIGURES.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page, encoding="utf-8")
     return 0
+
+
+def read_records(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Returns the records of a sitting by name, and what is wrong: nothing there, no JSON, or measured without a GPU."""
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        return {}, [f"{folder}: " + ("there are no records in it" if folder.is_dir() else "there is no such folder")]
+    found, problems = {}, []
+    for path in paths:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            problems.append(f"{path}: no JSON: {error}")
+            continue
+        if not isinstance(record, dict) or not isinstance(record.get("figures"), dict) or not record["figures"]:
+            problems.append(f"{path}: no record of gpu_suite.py with figures")
+        elif record.get("smoke"):
+            problems.append(f"{path}: measured at small sizes (--smoke or --target cpu)")
+        elif not record.get("card"):
+            problems.append(f"{path}: it names no card that was measured")
+        found[path.stem] = record
+    return found, problems
 
 
 def taken_over(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -63,9 +92,8 @@ def taken_over(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def render() -> str:
-    """Returns the page: what people wrote in scripts/gpu_page.md, with the tables in place of its markers."""
-    records = json.loads(FIGURES.read_text(encoding="utf-8"))
+def render(records: dict[str, Any]) -> str:
+    """Returns the page of these records: what people wrote in scripts/gpu_page.md, with the tables in place of its markers."""
     results = [
         found
         for path in sorted(ROOT.glob("recipes/*/*/results/*.json"))

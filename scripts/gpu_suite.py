@@ -2,10 +2,11 @@
 
     python scripts/gpu_suite.py [--work FOLDER] [--seconds 520] [--only smollm2-fp16,machine]
 
-A finished piece leaves FOLDER/done/NAME.json, and a second start skips it. No piece is begun that is not likely to end within
---seconds, so that a machine that is lent for minutes gets through the set in several starts. No network is needed: real weights
-come from the wheels in $PIP_FIND_LINKS where they lie there, and models of the real shapes with random weights are made for the
-rest (scripts/random_models.py), of which the results say so. `recipe bench --save` writes results into the recipes' folders.
+A finished piece leaves FOLDER/done/NAME.json, and a second start skips it; a piece that brought no figures is not finished.
+Without a GPU and the wheel for it nothing starts, exit 1. No piece is begun that is not likely to end within --seconds, so that
+a machine that is lent for minutes gets through the set in several starts. No network is needed: real weights come from the
+wheels in $PIP_FIND_LINKS where they lie there, and models of the real shapes with random weights are made for the rest
+(scripts/random_models.py), of which the results say so. `recipe bench --save` writes results into the recipes' folders.
 scripts/gpu_page.py makes docs/gpu.md of everything.
 """
 
@@ -23,8 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the runner of this clone, as for the pieces
+
+from runner.targets.devices import nvidia_devices  # noqa: E402
+from runner.targets.target import TARGETS, what_is_missing  # noqa: E402
+
 EAGER, EAGER_BF16 = ("--baseline", "fp16"), ("--baseline", "bf16")
 BOTH = (*EAGER, "--baseline", "fp16-compiled")
 LENGTHS = ("--length", "128,1024,4096,16384", "--batch", "1,8")
@@ -115,6 +122,12 @@ class Suite:
         """Returns the file that a finished piece leaves."""
         return self.work / "done" / f"{piece.name}.json"
 
+    def done_before(self, piece: Piece) -> bool:
+        """Returns whether an earlier start left the piece's figures, at the sizes of this one."""
+        record = self.record(piece)
+        told = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        return bool(told.get("figures")) and told.get("smoke", False) == self.small
+
     def need(self, piece: Piece) -> int:
         """Returns the seconds that a piece is likely to take now."""
         made = (self.work / "models" / piece.name / "receipt.json").is_file()
@@ -158,10 +171,14 @@ class Suite:
             )
             print(f"{name}: code {done.returncode}, {time.monotonic() - begun:.0f} s", flush=True)
 
-    def run(self, piece: Piece) -> bool:
-        """Runs a piece and returns whether it is done; its log lies in logs/."""
+    def log(self, piece: Piece) -> Path:
+        """Returns the file that takes what a piece says."""
+        return self.work / "logs" / f"{piece.name}.log"
+
+    def run(self, piece: Piece) -> str | None:
+        """Runs a piece; returns None where it is done and has left its record, and otherwise why it is not."""
         started = time.monotonic()
-        with (self.work / "logs" / f"{piece.name}.log").open("w", encoding="utf-8") as log:
+        with self.log(piece).open("w", encoding="utf-8") as log:
             codes, told = [], ""
             for command in self._commands(piece):
                 log.write(f"$ {' '.join(command)}\n")
@@ -173,21 +190,34 @@ class Suite:
                     )  # fmt: skip
                 except subprocess.TimeoutExpired:
                     log.write("stopped: no time is left\n")
-                    return False
+                    return "stopped: no time is left"
                 codes.append(done.returncode)
                 told = done.stdout
                 log.write(told)
+                log.flush()
                 if done.returncode not in (0, 4):  # 4: measured, and a gate is missed, which the results tell
-                    return False
-        figures = json.loads(told.strip().splitlines()[-1]) if piece.script else json.loads(told)
+                    return f"exit {done.returncode}: {_last_line(self.log(piece))}"
+        figures = _figures(told, last_line=bool(piece.script))
+        if not figures:
+            return f"it brought no figures: {_last_line(self.log(piece))}"
         record = {"piece": piece.name, "seconds": round(time.monotonic() - started, 1), "code": codes[-1],
-                  "random_weights": piece.random, "figures": figures}  # fmt: skip
+                  "random_weights": piece.random, "smoke": self.small, "card": self._card(), "figures": figures}  # fmt: skip
         self.record(piece).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        return True
+        return None
+
+    @property
+    def small(self) -> bool:
+        """Whether scripts take their small sizes: for tiny twins, and for a try on a CPU."""
+        return self.smoke or self.target == "cpu"
+
+    def _card(self) -> str | None:
+        """The name of the card that computes; None on a CPU."""
+        found = nvidia_devices().devices if self.target == "cuda" else ()
+        return found[0].name if found else None
 
     def _commands(self, piece: Piece) -> Iterator[list[str]]:
         if piece.script:
-            options = [*piece.options, *(("--smoke",) if self.smoke else ())]
+            options = [*piece.options, *(("--smoke",) if self.small else ())]
             yield [sys.executable, str(ROOT / "scripts" / piece.script), "--work", str(self.work), *options]
             return
         recipe = piece.recipe if self.target == "cuda" else piece.recipe.partition("/")[0]
@@ -207,19 +237,34 @@ class Suite:
         return {"RECIPE_CACHE": str(self.work / "cache"), "HF_HUB_OFFLINE": "1", **os.environ, "PYTHONPATH": path}
 
 
+def _figures(told: str, *, last_line: bool) -> Any:
+    """Returns the figures that a piece printed as JSON, in its last line or as a whole; None where it printed none."""
+    lines = told.strip().splitlines()
+    try:
+        return json.loads(lines[-1] if last_line and lines else told)
+    except ValueError:
+        return None
+
+
+def _last_line(log: Path) -> str:
+    """Returns the last line of a log that says something; not an indented one, which is a remedy or a place in the code."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace()), "it said nothing")
+
+
 def _kept(command: Sequence[str], names: Sequence[str]) -> list[str]:
     """Returns those options of a command, with their values."""
     return [word for name, value in pairwise(command) if name in names for word in (name, value)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what is not done yet, as far as the time suffices; returns 1 where a piece failed."""
+    """Runs what is not done yet, as far as the time suffices; returns 1 where a piece failed or nothing can be measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "models" / "gpu-suite", help="folder of records and models")
     parser.add_argument("--seconds", type=float, default=520, help="no piece is begun that would end later")
     parser.add_argument("--only", help="names of pieces, separated by commas")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each side gets")
-    parser.add_argument("--target", choices=("cuda", "cpu"), default="cuda", help="cpu tries the suite itself")
+    parser.add_argument("--target", choices=("cuda", "cpu"), default="cuda", help="cpu tries the suite itself, at small sizes")
     parser.add_argument("--smoke", action="store_true", help="tiny twins in place of the models")
     parser.add_argument("--make", action="store_true", help="make the models first, several at once, and measure then")
     asked = parser.parse_args(arguments)
@@ -227,22 +272,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = asked.only.split(",") if asked.only else list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"there is no piece '{unknown[0]}'; there are {', '.join(known)}")
+    if asked.target == "cuda" and (missing := what_is_missing(TARGETS["cuda"])):
+        cause, remedy = missing
+        print(f"nothing is measured: {cause}\n    {remedy}; --target cpu --smoke tries the suite itself", file=sys.stderr)
+        return 1
     suite = Suite(asked.work.absolute(), time.monotonic() + asked.seconds, asked.target, asked.smoke, asked.rounds)
     for folder in ("done", "logs", "models"):
         (suite.work / folder).mkdir(parents=True, exist_ok=True)
     if asked.make:
-        suite.make([known[name] for name in names if not suite.record(known[name]).is_file()])
+        suite.make([known[name] for name in names if not suite.done_before(known[name])])
     failed = []
     for piece in (known[name] for name in names):
-        if suite.record(piece).is_file():
+        if suite.done_before(piece):
             print(f"{piece.name}: done before", flush=True)
         elif suite.need(piece) > suite.left() and not asked.smoke:
             print(f"{piece.name}: {suite.need(piece)} s are not left; start again for it", flush=True)
         else:
             begun = time.monotonic()
-            done = suite.run(piece)
-            print(f"{piece.name}: {'done' if done else 'FAILED'} in {time.monotonic() - begun:.0f} s", flush=True)
-            failed += [] if done else [piece.name]
+            reason = suite.run(piece)
+            print(f"{piece.name}: {'FAILED' if reason else 'done'} in {time.monotonic() - begun:.0f} s", flush=True)
+            if reason:
+                print(f"    {reason}\n    log: {suite.log(piece)}", flush=True)
+                failed.append(piece.name)
     return 1 if failed else 0
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from PIL import Image
+
+from runner.targets.target import TARGETS, device_missing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,6 +22,7 @@ def _script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module
 
@@ -77,3 +82,80 @@ def test_a_sitting_replaces_what_it_measured_on_the_page_of_gpus_and_nothing_els
     assert [side["side"] for side in after["vit-kernels"]["figures"]["sides"]] == ["original", "another way", "optimised"]
     assert after["lora"] == before["lora"]
     assert "vit" not in after  # its results lie in the recipe's folder
+
+
+def _gpu_script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.skipif(device_missing(TARGETS["cuda"]) is None, reason="there is a GPU")
+def test_the_suite_of_gpus_measures_no_processor_in_place_of_one(tmp_path: Path) -> None:
+    done = _gpu_script("gpu_suite.py", "--only", "machine", "--work", str(tmp_path / "work"))
+    assert done.returncode == 1
+    assert "no NVIDIA driver" in done.stderr or "reports no GPU" in done.stderr
+    assert not (tmp_path / "work").exists()
+    limits = _gpu_script("gpu_limits.py", CUDA_VISIBLE_DEVICES="")
+    assert limits.returncode == 1
+    assert "--smoke" in limits.stderr
+
+
+def test_a_piece_without_figures_is_not_done_and_says_why(tmp_path: Path) -> None:
+    done = _gpu_script(
+        "gpu_suite.py", "--only", "machine,decode-1b,vit-base-kernels", "--target", "cpu", "--work", str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert [path.stem for path in (tmp_path / "done").iterdir()] == ["machine"]
+    record = json.loads((tmp_path / "done" / "machine.json").read_text())
+    assert record["smoke"]
+    assert record["card"] is None
+    assert "it brought no figures" in done.stdout
+    assert f"log: {tmp_path / 'logs' / 'decode-1b.log'}" in done.stdout
+    log = (tmp_path / "logs" / "vit-base-kernels.log").read_text().splitlines()
+    cause = next(line for line in reversed(log) if line[:1].strip())
+    assert f"exit 1: {cause}\n" in done.stdout
+    suite = _script("gpu_suite")
+    sizes = {small: suite.Suite(tmp_path, 0.0, "cpu" if small else "cuda", smoke=False, rounds=1) for small in (True, False)}
+    assert {small: one.done_before(suite.PIECES[0]) for small, one in sizes.items()} == {True: True, False: False}
+
+
+def test_the_page_of_gpus_refuses_records_without_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = _script("gpu_page")
+    kept = (ROOT / "docs" / "gpu.json").read_bytes()
+    for name in ("FIGURES", "PAGE"):
+        copy = tmp_path / getattr(page, name).name
+        copy.write_bytes(getattr(page, name).read_bytes())
+        monkeypatch.setattr(page, name, copy)
+    records = tmp_path / "done"
+
+    def told(*flags: str) -> tuple[int, str]:
+        return page.main(["--records", str(records), *flags]), capsys.readouterr().err
+
+    assert told() == (1, f"nothing is written:\n    {records}: there is no such folder\n")
+    records.mkdir()
+    machine = {"figures": json.loads(kept)["machine"]["figures"] | {"read": 1e12}}
+    for record, words in (
+        ({**machine, "smoke": True, "card": None}, "small sizes"),
+        ({**machine, "smoke": False, "card": None}, "no card"),
+        ({"figures": {}, "card": "one"}, "no record of gpu_suite.py with figures"),
+        ([], "no record of gpu_suite.py with figures"),
+    ):
+        (records / "machine.json").write_text(json.dumps(record))
+        code, error = told()
+        assert code == 1
+        assert words in error
+        assert page.FIGURES.read_bytes() == kept
+    (records / "machine.json").write_text(json.dumps({**machine, "smoke": False, "card": "one"}))
+    assert told("--check")[0] == 1
+    assert page.FIGURES.read_bytes() == kept
+    assert told()[0] == 0
+    assert json.loads(page.FIGURES.read_text())["machine"]["figures"]["read"] == 1e12
+    assert told("--check")[0] == 0

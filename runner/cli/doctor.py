@@ -7,8 +7,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
@@ -18,13 +18,17 @@ from runner.cli.tables import print_json, print_table
 from runner.engine.places import places
 from runner.targets.devices import Device, directml_devices, nvidia_devices
 from runner.targets.target import (
+    CLONE,
     TARGETS,
     Target,
+    clashing_genai,
     clashing_wheels,
+    device_missing,
     installed_wheels,
     mismatched_genai,
     usable_cores,
     what_is_missing,
+    wheels_command,
 )
 
 # What the runner computes with, beside the runtime wheels of a target.
@@ -78,16 +82,26 @@ class TargetState:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that stops every run, or makes it doubtful."""
+    """Something that stops every run, or makes it doubtful.
+
+    Attributes:
+        cause: what is wrong.
+        remedy: what mends it.
+        by_target: command by target, where it depends on what the environment is for; the remedy is one of them.
+    """
 
     cause: str
     remedy: str
+    by_target: Mapping[str, str] = field(default_factory=dict)
 
 
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Tell what this machine can run, and what mends what it cannot."""
+    """Tell what this machine can run, and what mends what it cannot.
+
+    Ends with exit 1 where something needs mending for every run, such as wheels that overwrite one another.
+    """
     machine, graphics = inspect_machine(), inspect_graphics()
     targets = [state_of(target) for target in TARGETS.values()]
     packages = engine_packages()
@@ -103,8 +117,10 @@ def doctor(as_json: bool) -> None:
                 "troubles": [asdict(trouble) for trouble in troubles],
             }
         )
-        return
-    _print(machine, graphics, packages, targets, troubles)
+    else:
+        _print(machine, graphics, packages, targets, troubles)
+    if troubles:
+        raise SystemExit(1)
 
 
 def inspect_machine() -> Machine:
@@ -164,8 +180,12 @@ def engine_packages() -> dict[str, str | None]:
 
 
 def state_of(target: Target) -> TargetState:
-    """Returns whether the target can be used here."""
+    """Returns whether the target can be used here; not where its runtime's files are overwritten by another wheel."""
+    installed = installed_wheels()
     missing = what_is_missing(target)
+    clashing = clashing_wheels(installed)
+    if missing is None and target.wheels[0] in clashing:
+        missing = f"{' and '.join(clashing)} overwrite one another", wheels_command(target, installed)
     return TargetState(target.name, target.provider, target.needs, target.wheels, missing is None, *(missing or ()))
 
 
@@ -189,23 +209,15 @@ def _version_of(names: Sequence[str]) -> str | None:
 def find_troubles(machine: Machine, packages: dict[str, str | None], targets: list[TargetState]) -> list[Trouble]:
     """Returns what somebody must mend before runs can be relied on."""
     troubles = []
-    clashing = clashing_wheels(installed_wheels())
-    if clashing:
-        keep = clashing[0]
-        troubles.append(
-            Trouble(
-                f"{' and '.join(clashing)} overwrite one another's files in this environment",
-                f"pip uninstall -y {' '.join(clashing)} && pip install {keep}   (or another one of them)",
-            )
-        )
-    if mismatch := mismatched_genai(installed_wheels()):
-        there, fitting = mismatch
-        troubles.append(
-            Trouble(
-                f"{' and '.join(there)} does not go with the runtime that is installed",
-                f"pip uninstall -y {' '.join(there)} && pip install {fitting}",
-            )
-        )
+    installed = installed_wheels()
+    for clashing in (clashing_wheels(installed), clashing_genai(installed)):
+        if clashing:
+            cause = f"{' and '.join(clashing)} overwrite one another's files in this environment; only one can stay"
+            troubles.append(_trouble_of_wheels(cause, clashing, installed))
+    if mismatch := mismatched_genai(installed):
+        genai, target = mismatch
+        cause = f"{genai} and {target.wheels[0]} do not go together: they belong to different targets"
+        troubles.append(_trouble_of_wheels(cause, (genai, target.wheels[0]), installed))
     missing = [name for name, version in packages.items() if version is None]
     if missing:
         troubles.append(
@@ -222,9 +234,17 @@ def find_troubles(machine: Machine, packages: dict[str, str | None], targets: li
         )
     if not os.access(_existing(Path(machine.cache)), os.W_OK):
         troubles.append(Trouble(f"the cache {machine.cache} cannot be written", "set RECIPE_CACHE to a folder of yours"))
-    if not any(state.usable for state in targets):
-        troubles.append(Trouble("no target can be used", "pip install onnxruntime onnxruntime-genai"))
+    if not any(state.usable for state in targets) and not clashing_wheels(installed):
+        troubles.append(Trouble("no target can be used", wheels_command(TARGETS["cpu"], installed)))
     return troubles
+
+
+def _trouble_of_wheels(cause: str, wheels: Sequence[str], installed: Mapping[str, str]) -> Trouble:
+    """What mends wheels that do not go together, for each target that one belongs to; a GPU that is here comes first."""
+    fitting = [target for target in TARGETS.values() if set(target.wheels) & set(wheels)]
+    commands = {target.name: wheels_command(target, installed) for target in fitting}
+    here = [target.name for target in fitting if device_missing(target) is None]
+    return Trouble(cause, commands[here[-1] if here else fitting[0].name], commands)
 
 
 def _print(
@@ -260,7 +280,15 @@ def _print(
     print_table(("target", "needs"), [(state.name, f"{state.needs}; {' and '.join(state.wheels)}") for state in targets])
     click.echo()
     for trouble in troubles:
-        click.echo(f"{click.style('trouble', fg='red')}: {trouble.cause}\n    {trouble.remedy}")
+        click.echo(f"{click.style('trouble', fg='red')}: {trouble.cause}")
+        for name, command in trouble.by_target.items():
+            click.echo(f"  to keep {name}:\n    {command}")
+        if not trouble.by_target:
+            click.echo(f"    {trouble.remedy}")
+    told = [*(state.remedy or "" for state in targets), *(trouble.remedy for trouble in troubles)]
+    if (CLONE / "Makefile").is_file() and any("pip install -c" in remedy for remedy in told):
+        click.echo("in this clone, an environment of its own for a target (cpu, cuda, directml), with the tested versions:")
+        click.echo("    make setup TARGET=cuda VENV=.venv-cuda")
     if not troubles:
         click.echo("nothing needs mending for the targets that are usable")
 

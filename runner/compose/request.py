@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from runner.catalog.find import Found, find
+from runner.catalog.find import Found, find, named_variant
 from runner.engine.plan import Request
 from runner.errors import UsageError
 from runner.passes.table import options_of
@@ -41,7 +41,8 @@ def make_request(
         configs: a configuration file, and further ones that are laid over it section by section.
         catalog: folder of recipes; $RECIPE_CATALOG or the nearest recipes/ when None.
         variant: name of the variant; the recipe's first when None.
-        target: the recipe's first variant that is made for it, or what a configuration file is run for. `auto` is the best one
+        target: the recipe's first variant that is made for it, or what a configuration file is run for; it must be that of a
+            variant that the word or `variant` names. `auto` is the best one
             that can be used here and that the recipe has variants for; the request's notes say why.
         overrides: `path=value` texts, laid over the configuration.
         model_path: a local folder in place of the model that the configuration names.
@@ -59,10 +60,11 @@ def make_request(
     why: tuple[str, ...] = ()
     if not files:
         named = find(word, catalog, variant)
+        chosen = variant is not None or (word is not None and target is not None and named_variant(word, catalog) is not None)
         if target == "auto":
-            target, reason = best_target(_targets_of(named))
+            target, reason = best_target(_targets_of(named, chosen=chosen))
             why = (f"--target auto: {reason}",)
-        found = _for_target(named, catalog, target, chosen=variant is not None)
+        found = _for_target(named, catalog, target, chosen=chosen)
         files = [found.config]
     elif target == "auto":
         raise UsageError("bad-usage", "--target auto chooses among a recipe's variants", "name the target beside --config")
@@ -86,11 +88,12 @@ def make_request(
     )
 
 
-def _targets_of(found: Found) -> set[str]:
-    """Returns the names of the targets that a recipe has variants for."""
+def _targets_of(found: Found, chosen: bool) -> set[str]:
+    """Returns the names of the targets that a recipe has variants for; that of the variant alone where somebody chose one."""
     if found.info is None:
         raise UsageError("bad-usage", "--target auto chooses among a recipe's variants", "name the target")
-    return {name for name, target in TARGETS.items() if any(variant.ep == target.provider for variant in found.info.recipes)}
+    variants = (found.variant,) if chosen and found.variant else found.info.recipes
+    return {name for name, target in TARGETS.items() if any(variant.ep == target.provider for variant in variants)}
 
 
 def _for_target(found: Found, root: Path | None, target: Target | None, chosen: bool) -> Found:
@@ -98,7 +101,13 @@ def _for_target(found: Found, root: Path | None, target: Target | None, chosen: 
     if target is None or found.info is None or found.variant is None or found.variant.ep == target.provider:
         return found
     fitting = [variant.name for variant in found.info.recipes if variant.ep == target.provider]
-    if chosen or not fitting:
+    if chosen:
+        raise UsageError(
+            "variant-not-for-target",
+            f"{found.variant.name} of {found.info.name} is made for {found.variant.ep}, not for --target {target.name}",
+            "name one of them" + (f"; for {target.name} there is {', '.join(fitting)}" if fitting else ""),
+        )
+    if not fitting:
         there = ", ".join(f"{variant.name} ({variant.ep})" for variant in found.info.recipes)
         raise UsageError("no-variant-for-target", f"{found.slug} is not made for {target.name}", f"variants: {there}")
     return find(str(found.folder), root, fitting[0])

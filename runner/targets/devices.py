@@ -80,6 +80,26 @@ def _cuda_of_driver() -> str | None:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
+# Asked in a process of its own: a process that called cuInit cannot fork workers that use CUDA.
+_COUNT = """
+import ctypes, sys
+library, count = ctypes.CDLL(sys.argv[1]), ctypes.c_int()
+code = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
+print(code, count.value)
+"""
+
+
+@cache
+def without_gpu(library: str) -> str | None:
+    """Returns why the driver's library of that name gives no GPU to this process; None where it gives one, or says nothing."""
+    code, _, count = _said([sys.executable, "-I", "-S", "-c", _COUNT, library]).strip().partition(" ")
+    if not count:
+        return None
+    if code != "0":
+        return f"cuInit: error {code}"
+    return None if int(count) else "it counts 0 devices"
+
+
 def device_memory_of(pids: Sequence[int]) -> dict[int, int]:
     """Returns the bytes that processes hold on NVIDIA GPUs, by process; what the driver does not tell is left out."""
     return {pid: held for pid, held in read_processes(_said(_PROCESSES)).items() if pid in pids}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, nearest
+from runner.targets.devices import without_gpu
 
 if TYPE_CHECKING:
     from runner.recipe.config import System
+
+CLONE = Path(__file__).resolve().parents[2]  # where the package was cloned; its constraints/ is not there otherwise
 
 
 @dataclass(frozen=True)
@@ -143,13 +148,29 @@ def installed_wheels() -> dict[str, str]:
 def device_missing(target: Target) -> str | None:
     """Returns why the target's device is not usable on this machine, or None. Loads the driver, no ML library."""
     if target.name == "cuda":
+        library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
         try:
-            ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+            ctypes.CDLL(library)
         except OSError:
             return "no NVIDIA driver (libcuda) on this machine"
+        if reason := without_gpu(library):
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            hidden = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is '{visible}'"
+            return f"NVIDIA's driver is here and reports no GPU ({reason}{hidden})"
     if target.name == "directml" and sys.platform != "win32":
         return "DirectML exists on Windows only"
     return None
+
+
+def _device_remedy(target: Target, cause: str) -> str:
+    """What brings the device, before any wheel counts."""
+    if target.name != "cuda":
+        return f"run on a machine with {target.needs}"
+    if "reports no GPU" in cause:
+        return (
+            "make 'nvidia-smi' list the GPU: pass it to the container or virtual machine, and hide none by CUDA_VISIBLE_DEVICES"
+        )
+    return "on a machine with an NVIDIA GPU install NVIDIA's driver (580 or newer) until 'nvidia-smi' lists the GPU"
 
 
 def require(target: Target) -> None:
@@ -167,16 +188,42 @@ def require(target: Target) -> None:
 
 
 def what_is_missing(target: Target) -> tuple[str, str] | None:
-    """Returns why the target cannot be used here and what mends it; None where it can be used."""
+    """Returns why the target cannot be used here and what mends it, in order; None where it can be used."""
+    installed = installed_wheels()
+    there = target.wheels[0] in installed
+    command = wheels_command(target, installed)
     missing = device_missing(target)
     if missing:
-        return missing, "run on a machine that has it"
-    installed = installed_wheels()
-    if target.wheels[0] in installed:
-        return None
-    others = " ".join(wheel for wheel in installed if wheel not in target.wheels)
-    install = f"pip install {' '.join(target.wheels)}"
-    return f"the wheel {target.wheels[0]} is not installed", f"pip uninstall -y {others} && {install}" if others else install
+        remedy = _device_remedy(target, missing)
+        alone = there and not clashing_wheels(installed)
+        return missing, remedy if alone or target.name != "cuda" else f"{remedy}, then: {command}"
+    return None if there else (f"the wheel {target.wheels[0]} is not installed", command)
+
+
+def wheels_command(target: Target, installed: Mapping[str, str]) -> str:
+    """Returns the command that leaves a target's two wheels in this environment and no others, to be pasted into a shell.
+
+    In a clone they come in the tested versions of its constraints file, elsewhere in those that this package asks for.
+    """
+    clashing = {*clashing_wheels(installed), *clashing_genai(installed)}
+    removed = [name for name in installed if name not in target.wheels or name in clashing]
+    remove = f"pip uninstall -y {' '.join(removed)} && " if removed else ""
+    locked = CLONE / "constraints" / f"{target.name}.txt"
+    if not locked.is_file():
+        return f"{remove}pip install {' '.join(_asked_for(target))}"
+    path = locked.relative_to(Path.cwd()) if locked.is_relative_to(Path.cwd()) else locked
+    return f"{remove}pip install -c {shlex.quote(str(path))} {' '.join(target.wheels)}"
+
+
+def _asked_for(target: Target) -> Sequence[str]:
+    """The target's wheels with the versions that this package's extra of its name asks for, quoted for a shell."""
+    import importlib.metadata
+
+    try:
+        asked = [one.partition(";")[0].strip() for one in importlib.metadata.requires("onnx-recipes") or ()]
+    except importlib.metadata.PackageNotFoundError:
+        asked = []
+    return [next((shlex.quote(one) for one in asked if re.split(r"[^\w.-]", one)[0] == name), name) for name in target.wheels]
 
 
 def usable_cores() -> int:
@@ -201,17 +248,29 @@ def session_threads(asked: int | None = None) -> int:
 
 def clashing_wheels(installed: Mapping[str, str]) -> Sequence[str]:
     """Returns the runtime wheels that overwrite one another in this environment; empty when there is at most one."""
-    runtimes = [target.wheels[0] for target in TARGETS.values() if target.wheels[0] in installed]
-    return runtimes if len(runtimes) > 1 else ()
+    return _several(installed, 0)
 
 
-def mismatched_genai(installed: Mapping[str, str]) -> tuple[Sequence[str], str] | None:
-    """Returns the wheels of onnxruntime-genai that do not go with the one runtime, and the one that does; None where all do."""
+def clashing_genai(installed: Mapping[str, str]) -> Sequence[str]:
+    """Returns the wheels of onnxruntime-genai that overwrite one another; empty when there is at most one."""
+    return _several(installed, 1)
+
+
+def _several(installed: Mapping[str, str], place: int) -> Sequence[str]:
+    there = [target.wheels[place] for target in TARGETS.values() if target.wheels[place] in installed]
+    return there if len(there) > 1 else ()
+
+
+def mismatched_genai(installed: Mapping[str, str]) -> tuple[str, Target] | None:
+    """Returns the one wheel of onnxruntime-genai that does not go with the one runtime, and that runtime's target.
+
+    None where they go together, or where there are several of either, which is a clash.
+    """
     runtimes = [target for target in TARGETS.values() if target.wheels[0] in installed]
     there = [target.wheels[1] for target in TARGETS.values() if target.wheels[1] in installed]
-    if len(runtimes) != 1 or all(name == runtimes[0].wheels[1] for name in there):
+    if len(runtimes) != 1 or len(there) != 1 or there[0] == runtimes[0].wheels[1]:
         return None
-    return there, runtimes[0].wheels[1]
+    return there[0], runtimes[0]
 
 
 def best_target(names: Collection[str] | None = None) -> tuple[Target, str]:

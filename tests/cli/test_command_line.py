@@ -65,6 +65,9 @@ def test_python_m_runner_is_the_same_command() -> None:
         (["show", RECIPE, "--set", "passes.build.precison=int8"], 2, "did you mean 'precision'?"),
         (["passes", "show", "ModelBuildr"], 2, "did you mean 'ModelBuilder'?"),
         (["--catalog", "nowhere", "ls"], 2, "there is no folder 'nowhere'"),
+        (["run", "phi-4.cuda.fp16", "--target", "cpu", "--dry-run"], 2, "cuda-fp16 of phi-4 is made for CUDAExecutionProvider"),
+        (["run", "phi-4/cuda-fp16", "--target", "cpu", "--dry-run"], 2, "not for --target cpu"),
+        (["run", "phi-4", "--variant", "cuda-fp16", "--target", "cpu", "--dry-run"], 2, "for cpu there is cpu-int4"),
         (["ls", "--target", "cudaa"], 2, "did you mean 'cuda'?"),
         (["ls", "--target", "tpu"], 2, "targets: cpu, cuda, directml"),
     ],
@@ -78,6 +81,17 @@ def test_wrong_calls_tell_the_nearest_name(
     assert captured.out == ""
     assert told in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("asked", [["phi-4.cuda.fp16"], ["phi-4", "--variant", "cuda-fp16"]], ids=" ".join)
+def test_target_auto_does_not_leave_a_variant_that_is_named(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
+    )
+    assert run_command(["run", *asked, "--target", "auto", "--dry-run"]) == 1
+    assert "cuda: no GPU" in capsys.readouterr().err
 
 
 def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 
 from runner.errors import TargetUnavailable
 from runner.models.session import session_options
 from runner.targets.devices import Device, read_adapters, read_nvidia, read_processes
-from runner.targets.target import best_target, clashing_wheels, mismatched_genai, target_named, what_is_missing
+from runner.targets.target import (
+    CLONE,
+    best_target,
+    clashing_genai,
+    clashing_wheels,
+    mismatched_genai,
+    target_named,
+    what_is_missing,
+    wheels_command,
+)
 
 
 def adapter(name: str, memory: int | None) -> dict[str, object]:
@@ -80,15 +91,21 @@ def test_no_target_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         best_target()
 
 
-def test_wheels_that_overwrite_one_another_or_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheels_that_overwrite_one_another_or_do_not_go_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     assert list(clashing_wheels({"onnxruntime": "1", "onnxruntime-directml": "1"})) == ["onnxruntime", "onnxruntime-directml"]
-    assert mismatched_genai({"onnxruntime-gpu": "1", "onnxruntime-genai": "1"}) == (
-        ["onnxruntime-genai"],
-        "onnxruntime-genai-cuda",
-    )
+    assert mismatched_genai({"onnxruntime-gpu": "1", "onnxruntime-genai": "1"}) == ("onnxruntime-genai", target_named("cuda"))
+    both = {"onnxruntime": "1", "onnxruntime-genai": "1", "onnxruntime-genai-cuda": "1"}
+    assert mismatched_genai(both) is None
+    assert list(clashing_genai(both)) == ["onnxruntime-genai", "onnxruntime-genai-cuda"]
     assert mismatched_genai({"onnxruntime-gpu": "1", "onnxruntime-genai-cuda": "1"}) is None
     monkeypatch.setattr("runner.targets.target.device_missing", lambda target: None)
     monkeypatch.setattr("runner.targets.target.installed_wheels", lambda: {"onnxruntime": "1", "onnxruntime-genai": "1"})
     cause, remedy = what_is_missing(target_named("cuda")) or ("", "")
     assert cause == "the wheel onnxruntime-gpu is not installed"
-    assert remedy == "pip uninstall -y onnxruntime onnxruntime-genai && pip install onnxruntime-gpu onnxruntime-genai-cuda"
+    locked = shlex.quote(str(CLONE / "constraints" / "cuda.txt"))
+    wheels = "onnxruntime-gpu onnxruntime-genai-cuda"
+    assert remedy == f"pip uninstall -y onnxruntime onnxruntime-genai && pip install -c {locked} {wheels}"
+    monkeypatch.setattr("runner.targets.target.CLONE", tmp_path / "nowhere")  # as where it was installed from a wheel
+    assert wheels_command(target_named("cuda"), {}).startswith("pip install ")
+    assert not wheels_command(target_named("cuda"), {}).startswith("pip install -c")
