@@ -272,6 +272,8 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     if precision == "int4" and not options.metadata_only:
         _keep_shared_loadable(source, chosen, context)
         _keep_blocks_even(model, chosen, context)
+    if head_read:
+        context.say("the embedding reads the rows of the quantised head")
     share = _sharing(checkpoint, head_read)
     lookup = _lookup_scheme(options.embedding_bits, chosen) if options.embedding_bits and not share else None
     context.say(f"building an {options.precision} graph for {context.target.provider}")

@@ -54,13 +54,7 @@ _GPU_ONLY = (
     "enable_packed_qkv", "enable_skip_group_norm",
 )  # fmt: skip
 _UNET = "unet"
-_SPLIT_GELU_WIDTHS = (
-    2560,
-    5120,
-    6144,
-    10240,
-    12288,
-)  # that the CUDA kernel of BiasSplitGelu takes; it refuses others when it runs
+_SPLIT_GELU_WIDTHS = (2560, 5120, 6144, 10240, 12288)  # of BiasSplitGelu's CUDA kernel, which refuses others when it runs
 _HEADS_APART = 4  # sizes of [batch, tokens, heads, width of a head]
 
 
