@@ -17,6 +17,7 @@ from performance.contest import PeerFailed, Side, Terms, loaded, ratio, take_tur
 from performance.gguf_file import gguf
 from performance.models import Made, by_recipe, random_decoder
 from performance.peers import LLAMA_CPP, environment
+from performance.products import products_alone
 from performance.record import Row
 from runner.evaluation.perplexity import perplexity, token_windows
 from runner.evaluation.subject_process import SubjectProcess
@@ -27,6 +28,7 @@ from runner.targets.target import TARGETS
 PROMPT_TOKENS, NEW_TOKENS = 128, 48
 OURS, TORCH, KINDS, PLAIN = "ours int4", "PyTorch fp32", ("Q4_0", "Q4_K_M"), "F16"
 LIMIT, TRIED_SIDE = "the memory's limit", "with the setting"
+IN_FP32 = {"mlas.qnbit.force_fp32": "1"}  # widens blocks of 32 to fp32 for the product; faster for a prompt, slower for a token
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def measure_decode(case: str, cache: Path, terms: Terms) -> list[Row]:
 
 
 def measure_first_token(case: str, cache: Path, terms: Terms) -> list[Row]:
-    """Returns a model's row: milliseconds from the prompt to the first token.
+    """Returns a model's row, milliseconds from the prompt to the first token, and that of its products alone.
 
     Raises:
         RecipeError: a recipe of ours fails.
@@ -160,8 +162,19 @@ def measure_first_token(case: str, cache: Path, terms: Terms) -> list[Row]:
         Row(
             decoder.name, "ms", medians, ratio(times[OURS], times[TORCH]), f"ours / {TORCH}", "<= 0.65", dropped,
             _weights(decoder, terms), busy,
-        )
+        ),
+        _products_alone(decoder, made, terms),
     ]  # fmt: skip
+
+
+def _products_alone(decoder: Decoder, made: Made, terms: Terms) -> Row:
+    """What products with weights take of a prompt, on both sides, and with another kernel."""
+    alone = products_alone(made.folder, PROMPT_TOKENS, terms.threads, terms.rounds, terms.clock, IN_FP32)
+    sides = {OURS: alone["quantised"], TRIED_SIDE: alone["quantised, set"], TORCH: alone["fp32"]}
+    (told,) = (f"the setting: {name}={value}" for name, value in IN_FP32.items())
+    medians = {name: median(one) for name, one in sides.items()}
+    case = f"{decoder.name}: the layers' products alone"
+    return Row(case, "ms", medians, ratio(sides[OURS], sides[TORCH]), f"ours / {TORCH}", remark=told)
 
 
 def _answers(decoder: Decoder, made: Made, work: Path, cache: Path, terms: Terms) -> list[Row]:
