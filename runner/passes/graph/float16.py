@@ -13,12 +13,11 @@ from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.each_graph import rewrite_each
 from runner.passes.external_data import ExternalDataOptions
+from runner.passes.graph.large_graphs import halve, without_weights
 from runner.passes.graph.scopes import graphs_below
 
 if TYPE_CHECKING:
     import onnx
-
-_SMALL = 64  # numbers of a tensor that may be a shape or axes
 
 
 class OnnxFloatToFloat16Options(ExternalDataOptions):
@@ -93,7 +92,7 @@ def to_half(model: onnx.ModelProto, *, use_symbolic_shape_infer: bool = True, **
     state_types(model)
     converter = OnnxModel(model)
     try:
-        converter.convert_float_to_float16(use_symbolic_shape_infer=use_symbolic_shape_infer, **arguments)
+        halve(converter, infer_types=use_symbolic_shape_infer, **arguments)
     except AssertionError as error:
         raise RunFailed(
             "half-precision",
@@ -122,23 +121,6 @@ def state_types(model: onnx.ModelProto) -> None:
         if value.name not in known | constants and value.type.tensor_type.elem_type:
             value.type.tensor_type.ClearField("shape")
             graph.value_info.append(value)
-
-
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Returns a copy of a graph without the values of its larger weights, which types and shapes do not depend on."""
-    import onnx
-
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    graph = light.graph
-    graph.name = model.graph.name
-    for part in ("node", "input", "output", "value_info"):
-        getattr(graph, part).extend(getattr(model.graph, part))
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL:
-            graph.initializer.append(tensor)
-        elif all(value.name != tensor.name for value in graph.input):
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return light
 
 
 def _arguments(model: onnx.ModelProto, options: OnnxFloatToFloat16Options) -> dict[str, Any]:

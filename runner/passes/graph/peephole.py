@@ -55,6 +55,11 @@ class OnnxPeepholeOptimizerOptions(ExternalDataOptions):
         description="take the biases of keys, which change nothing, and of values out of MultiHeadAttention; what projects"
         " its result holds the latter",
     )
+    align_wide_products: bool = Field(
+        False,
+        description="compute a product in half precision over a vocabulary whose size is no multiple of 8 at the next multiple"
+        " of 64, with its bias inside, and cut that off: faster on GPUs",
+    )
     use_product_for_patches: bool = Field(
         False,
         description="a product in place of a convolution that embeds the patches of a picture, slow on GPUs",
@@ -90,6 +95,8 @@ def _cleaned(proto: onnx.ModelProto, options: OnnxPeepholeOptimizerOptions, cont
         changed += _skip_unread_tokens(graph, context)
     if options.fold_attention_biases:
         changed += _fold_attention_biases(graph, context)
+    if options.align_wide_products:
+        changed += _align_wide_products(graph, context)
     if options.use_product_for_patches:
         changed += _use_product_for_patches(graph, context)
     if changed or options.onnxscript_optimize or options.split_skip_layer_normalization:
@@ -261,6 +268,14 @@ def _fold_attention_biases(graph: ir.Model, context: PassContext) -> int:
     return folded
 
 
+def _align_wide_products(graph: ir.Model, context: PassContext) -> int:
+    from runner.passes.graph.wide_products import align_wide_products
+
+    changed = align_wide_products(graph)
+    context.say(f"{changed} products of a width that suits matrix units")
+    return changed
+
+
 def _use_product_for_patches(graph: ir.Model, context: PassContext) -> int:
     from runner.passes.graph.patches import take_product_for_patches
     from runner.passes.graph.surgeons.io import infer_shapes
@@ -288,5 +303,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("onnxscript", "onnx-ir", "onnx"),
-    version=5,
+    version=6,
 )

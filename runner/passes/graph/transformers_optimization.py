@@ -16,6 +16,7 @@ from runner.models.handle import ModelHandle
 from runner.models.towers import COMPARISON, facts_of_graph
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.external_data import ExternalDataOptions
+from runner.passes.graph.large_graphs import halve, optimiser_of_structure
 from runner.passes.graph.multi_head_attention import take_attention_apart
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def _optimized(
         context.say(f"{name} is kept in fp32: scores reach 100, where half precision has steps of 0.06")
     elif options.float16:
         _hold_constants_as_weights(fused.model)
-        fused.convert_float_to_float16(
+        halve(
+            fused,
             keep_io_types=options.keep_io_types,
             op_block_list=options.force_fp32_ops,
             node_block_list=options.force_fp32_nodes,
@@ -239,7 +241,7 @@ def _fuse(model: ModelHandle, name: str, options: OrtTransformersOptimizationOpt
         if level is not None:
             context.say(f"{context.target.provider} is not here: opt_level 1 in place of {level}, whose operators it may lack")
         level = 1
-    with _fusions_of_unets() if kind == _UNET else nullcontext():
+    with _fusions_of_unets() if kind == _UNET else nullcontext(), optimiser_of_structure(kind or "bert"):
         return optimize_model(
             str(unlinked(model.folder / name, context.scratch)),
             model_type=kind or "bert",
@@ -359,5 +361,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("onnxruntime", "onnx"),
-    version=2,
+    version=3,
 )
