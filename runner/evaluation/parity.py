@@ -119,7 +119,7 @@ class Parity:
         reasons = [f"{name}: {part['reason']}" for name, part in found.items() if not part["numeric"]]
         if reasons:
             return {"numeric": False, "reason": "; ".join(reasons), **told}
-        return {"numeric": True, **told, "picture": self.picture.compare(model)}
+        return {"numeric": True, **told, "picture": self.picture.compare(model, self.provider)}
 
     def _part(self, name: str, part: ModelHandle) -> dict[str, Any]:
         try:

@@ -35,15 +35,15 @@ class PictureParity:
         self.source = source
         self.threads = threads
 
-    def compare(self, model: ModelHandle) -> dict[str, Any]:
+    def compare(self, model: ModelHandle, provider: str) -> dict[str, Any]:
         """Returns `psnr_db`, the peak signal-to-noise ratio of the model's picture to the source's, and what was drawn.
 
-        Both start from the same noise.
+        Both start from the same noise; the model draws on an execution provider.
 
         Raises:
             RunFailed: the pipeline does not run.
         """
-        drawn = DrawingPipeline(model, self.threads).draw(self._wanted)
+        drawn = DrawingPipeline(model, self.threads, provider).draw(self._wanted)
         return {"psnr_db": psnr(drawn, self._expected), "pixels": list(drawn.shape[:2]), "steps": STEPS}
 
     @cached_property
