@@ -42,7 +42,10 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _OfStructure:
-    """What an optimiser of onnxruntime.transformers does in another way: shapes come from the structure of its graph."""
+    """What an optimiser of onnxruntime.transformers does in another way, with the same result.
+
+    Shapes come from the structure of its graph, and who reads what is found once a search, not once a step of it.
+    """
 
     model: onnx.ModelProto
 
@@ -53,6 +56,10 @@ class _OfStructure:
             return super().infer_runtime_shape(*arguments, **named)  # type: ignore[misc]
         finally:
             self.model = whole
+
+    def find_first_child_by_type(self, node: Any, kind: str, readers: Any = None, recursive: bool = True) -> Any:
+        known = readers or self.input_name_to_nodes()  # type: ignore[attr-defined]
+        return super().find_first_child_by_type(node, kind, known, recursive)  # type: ignore[misc]
 
 
 @contextmanager
