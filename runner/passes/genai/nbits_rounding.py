@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 Parts = Sequence["np.ndarray[Any, Any]"]  # codes, scales and zero points of some rows, as MatMulNBits takes them
 Quantise = Callable[["torch.Tensor"], Parts]
 
-_AT_ONCE = 2**17  # weights that k_quant works on at a time: what it keeps of them stays in the cache
+_AT_ONCE = 2**16  # weights that k_quant works on at a time: what it keeps of them stays in the cache
 _RANGES = 20  # that k_quant tries for each block
-_PAIRWISE = 128  # numbers that numpy adds up with eight sums side by side
 
 
 def rounding_of(method: str, bits: int, block: int, symmetric: bool) -> Quantise | None:
@@ -106,55 +105,14 @@ def _k_quant_grid(blocks: torch.Tensor, levels: float) -> tuple[torch.Tensor, to
     import numpy as np
     import torch
 
+    from runner.passes.genai.k_quant_search import search, total
+
     data = blocks.T.contiguous()  # sums over a block are then sums of rows
-    mean = _sum(data * data) / len(data)
+    mean = total(data * data) / len(data)
     weights = data.abs().add_(torch.from_numpy(np.sqrt(mean.numpy())))  # MKL's root is not always the nearest number
-    low, high = data.amin(0), data.amax(0)
-    all_weights, all_data = _sum(weights), _sum(weights * data)
-    codes, product, error = (torch.empty_like(data) for _ in range(3))
-
-    def inverse(over: float) -> torch.Tensor:
-        return torch.where(low != high, torch.tensor(over) / (high - low), 1.0)  # a number over it would be rounded twice
-
-    def coded(steps: torch.Tensor) -> None:
-        torch.sub(data, low, out=codes)
-        codes.mul_(steps).round_().clamp_(0, levels)
-
-    def weighted_error(scale: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
-        torch.mul(codes, scale, out=error)
-        error.add_(least).sub_(data)
-        return _sum(torch.mul(error, error, out=error).mul_(weights))
-
-    first = inverse(levels)
-    scales = first.reciprocal()
-    coded(first)
-    best = weighted_error(scales, low)
-    for at in range(_RANGES):
-        coded(inverse(float(np.float32(-1 + 0.1 * at + levels))))
-        torch.mul(weights, codes, out=product)
-        sum_codes = _sum(product)
-        sum_both = _sum(torch.mul(product, data, out=error))
-        sum_squares = _sum(product.mul_(codes))
-        determinant = all_weights * sum_squares - sum_codes * sum_codes
-        scale = (all_weights * sum_both - all_data * sum_codes) / determinant
-        least = (sum_squares * all_data - sum_codes * sum_both) / determinant
-        tried = weighted_error(scale, least)
-        better = tried < best  # never where a block has one value only
-        best, scales, low = (torch.where(better, *both) for both in ((tried, best), (scale, scales), (least, low)))
-    return scales, (-low / scales).round_().clamp_(0, levels)
-
-
-def _sum(values: torch.Tensor) -> torch.Tensor:
-    """Returns the sums over the first axis, added up in numpy's order (pairwise_sum in its loops_utils.h.src)."""
-    if len(values) > _PAIRWISE:
-        first, second = values.chunk(2)
-        return _sum(first) + _sum(second)
-    eight = values[:8].clone()
-    for at in range(8, len(values), 8):
-        eight += values[at : at + 8]
-    four = eight[0::2] + eight[1::2]
-    two = four[0::2] + four[1::2]
-    return two[0] + two[1]
+    ranges = [levels, *(float(np.float32(-1 + 0.1 * at + levels)) for at in range(_RANGES))]
+    scales, zeros = search(data, weights, levels, torch.tensor(ranges))
+    return scales, zeros
 
 
 def _nearest(blocks: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, levels: float) -> torch.Tensor:

@@ -341,7 +341,8 @@ class _Product:
                 """Quantises what the weight's type leaves of rows; their scales are of that type as well."""
                 return [part.astype(kept) if part.dtype.kind == "f" else part for part in own(some.to(stored).float())]
 
-            tried = in_its_type(rows.take(0, len(expected[0])))
+            with _one_thread():
+                tried = in_its_type(rows.take(0, len(expected[0])))
             if len(tried) == len(expected) and all(map(np.array_equal, tried, expected)):
                 return in_its_type
         return lambda some: list(self.asked(some)[1].values())
@@ -384,24 +385,32 @@ class _Quantised:
         step = max(_ASKED_ROWS, _WEIGHTS_AT_ONCE // width // _ASKED_ROWS * _ASKED_ROWS)
         starts = range(0, count, step)
         whole: list[np.ndarray[Any, Any]] = []
-        threads = torch.get_num_threads()
 
         def some(start: int) -> tuple[int, Parts]:
             with torch.inference_mode():
                 return start, list(self._kernel(self._rows.take(start, min(start + step, count))))
 
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(self._threads) as pool:
-                for start, parts in pool.map(some, starts):
-                    if not whole:
-                        whole = [np.empty((count, *part.shape[1:]), part.dtype) for part in parts]
-                    for goal, part in zip(whole, parts, strict=True):
-                        goal[start : start + len(part)] = part
-        finally:
-            torch.set_num_threads(threads)
+        with _one_thread(), ThreadPoolExecutor(self._threads) as pool:
+            for start, parts in pool.map(some, starts):
+                if not whole:
+                    whole = [np.empty((count, *part.shape[1:]), part.dtype) for part in parts]
+                for goal, part in zip(whole, parts, strict=True):
+                    goal[start : start + len(part)] = part
         self._rows.release()
         return whole
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets an operation of torch use one thread within the block; those that share a small one mostly wait for one another."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _float_tensor(rows: Rows, dtype: ir.DataType, name: str) -> ir.LazyTensor:

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     from numpy.typing import NDArray
     from onnxruntime.transformers.onnx_model import OnnxModel
@@ -42,7 +41,10 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _OfStructure:
-    """What an optimiser of onnxruntime.transformers does in another way: shapes come from the structure of its graph."""
+    """What an optimiser of onnxruntime.transformers does in another way, with the same result.
+
+    Shapes come from the structure of its graph, and who reads what is found once a search, not once a step of it.
+    """
 
     model: onnx.ModelProto
 
@@ -53,6 +55,10 @@ class _OfStructure:
             return super().infer_runtime_shape(*arguments, **named)  # type: ignore[misc]
         finally:
             self.model = whole
+
+    def find_first_child_by_type(self, node: Any, kind: str, readers: Any = None, recursive: bool = True) -> Any:
+        known = readers or self.input_name_to_nodes()  # type: ignore[attr-defined]
+        return super().find_first_child_by_type(node, kind, known, recursive)  # type: ignore[misc]
 
 
 @contextmanager
@@ -106,6 +112,7 @@ def _state_inferred_types(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _rounded_at_once() -> Iterator[None]:
+    import numpy as np
     from onnxruntime.transformers import float16
 
     by_passes = float16.convert_np_to_float16
@@ -125,6 +132,8 @@ def _rounded_at_once() -> Iterator[None]:
 
 def round_to_half(array: NDArray[np.float32]) -> NDArray[np.float16]:
     """Returns a row of numbers in half precision; finite ones stay finite, and none but 0 becomes 0."""
+    import numpy as np
+
     made = np.empty(array.size, np.float16)
     for begin in range(0, array.size, _CHUNK):
         given, half = array[begin : begin + _CHUNK], made[begin : begin + _CHUNK]

@@ -93,6 +93,21 @@ def test_padded_texts_are_read_as_by_the_source(float16: bool, biased_bert: Mode
     assert made["Pad"] == int(float16)  # products are aligned in half precision only
 
 
+@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs a GPU and its wheel")
+@pytest.mark.parametrize("tokens", [1, 5, 8, 33, 64])
+def test_every_length_has_a_kernel_on_cuda(tokens: int, biased_bert: ModelHandle, apply_pass: Apply) -> None:
+    """CUDA takes other kernels where the rows of what is added to scores are not aligned."""
+    traced = apply_pass("OnnxConversion", biased_bert, use_dynamo_exporter=False, target_opset=17)
+    fused = apply_pass("OrtTransformersOptimization", traced, target="cuda", float16=True, **FUSE)
+    tidy = apply_pass("OnnxPeepholeOptimizer", fused, fold_attention_biases=True, align_wide_products=True)
+    ids = np.random.default_rng(3).integers(5, 1000, (3, tokens))
+    given: Feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    given["attention_mask"][1, tokens // 2 + 1 :] = 0
+    given["attention_mask"][2, : tokens // 3] = 0
+    session = onnxruntime.InferenceSession(tidy.folder / tidy.file, providers=["CUDAExecutionProvider"])
+    np.testing.assert_allclose(session.run(["logits"], given)[0], logits(tidy, given), atol=0.02)
+
+
 def masked(name: str, mask: list[Any], **attributes: Any) -> onnx.ModelProto:
     """Returns Attention or MultiHeadAttention that reads a mask, over rows of width 16."""
     random = np.random.default_rng(0)
