@@ -168,7 +168,7 @@ def _model_builder(model: Stored, options: Options, target: str) -> Effect:
 def _builder_scheme(chosen: Options, bits: int, scale: float) -> tuple[float, float]:
     """Returns the bytes of a weight of the matrices, and of the head."""
     method = str(chosen.get("algo_config", "default"))
-    zero_points = method.startswith("k_quant") or chosen.get("is_symmetric") is False
+    zero_points = method.startswith(("k_quant", "hqq")) or chosen.get("is_symmetric") is False
     mixed = chosen.get("matmul_mixed_precision") or {}
     if isinstance(mixed, str):
         mixed = dict(part.split(":", 1) for part in mixed.split(",") if ":" in part)

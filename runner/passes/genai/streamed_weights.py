@@ -4,7 +4,8 @@ The builder (0.18) hands its whole graph, all weights in fp32, as one proto to O
 gets its MatMulNBits nodes first, and their tensors are made when the file is written, a few rows of the memory-mapped
 checkpoint at a time; the pages that were read are given back. What the first rows of a weight become is asked of
 MatMulNBitsQuantizer itself: names, attributes and values. A method that is computed here must give the same bits for them.
-Where it does not, and for methods that are not computed here, MatMulNBitsQuantizer gets all rows.
+Where it does not, and for methods that are not computed here, MatMulNBitsQuantizer gets all rows. HQQ, whose zeros ONNX Runtime
+keeps in floating point, has the names and attributes of MatMulNBitsQuantizer's rounding, and values of our own.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.errors import RunFailed
 from runner.models.mapped_weights import give_back
-from runner.models.quantized_checkpoint import Scheme
+from runner.models.quantized_checkpoint import Scheme, pack
 from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
 from runner.passes.genai.shared_embedding import GATHER, Share, look_up
-from runner.passes.quantize.grid import fit_grid, nearest_codes
+from runner.passes.quantize import block_rtn, hqq
+from runner.passes.quantize.grid import Fit, codes_on_grids
 from runner.targets.target import installed_wheels
 
 if TYPE_CHECKING:
@@ -90,7 +93,9 @@ class _Packed:
 
 
 @contextmanager
-def streamed(builder: Any, threads: int, lookup: Scheme | None = None, share: Share | None = None) -> Iterator[None]:
+def streamed(
+    builder: Any, threads: int, lookup: Scheme | None = None, share: Share | None = None, by_hqq: bool = False
+) -> Iterator[None]:
     """Streams the weights of what the builder makes within the block; a release that is not known builds in its own way.
 
     Args:
@@ -98,13 +103,19 @@ def streamed(builder: Any, threads: int, lookup: Scheme | None = None, share: Sh
         threads: threads to quantise with.
         lookup: how an embedding of its own is quantised where the graph is; left in floating point when None.
         share: lets the embedding of a quantised graph read codes that are there, before anything is written.
+        by_hqq: products get the values of HQQ; the builder is to be told to round with zero points.
+
+    Raises:
+        RunFailed: the values of HQQ are asked for and nothing is streamed.
     """
     releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
     if not all(release.startswith(SERVED) for release in releases):
+        if by_hqq:
+            raise _hqq_not_served(f"onnxruntime-genai {', '.join(releases)}")
         yield
         return
     model = _base_of_models(builder)
-    stream = _Stream(threads, lookup, share)
+    stream = _Stream(threads, lookup, share, by_hqq)
     replaced = {
         "make_initializer": stream.make_initializer,
         "make_packed_matmul_float_class": stream.make_packed_matmul,
@@ -134,6 +145,7 @@ class _Stream:
         threads: threads to quantise with.
         lookup: how the embedding is quantised.
         share: lets the embedding read codes.
+        by_hqq: products get the values of HQQ.
         originals: the methods themselves.
         rows: weights by the names of their initializers.
     """
@@ -141,6 +153,7 @@ class _Stream:
     threads: int
     lookup: Scheme | None = None
     share: Share | None = None
+    by_hqq: bool = False
     originals: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
 
@@ -192,6 +205,8 @@ class _Stream:
             or getattr(made, "exact_quant_overrides", None)
             or made.matmul_attrs["weights_prepacked"]
         )
+        if own_way and self.by_hqq:
+            raise _hqq_not_served("this architecture, whose products share or compute their weights,")
         if own_way:
             return self.originals["to_nbits"](made)
         for node in constant:
@@ -229,7 +244,8 @@ class _Stream:
         rows = self.rows[weight.name]
         product = _Product.of(made, node, bits)
         quantised, first = product.asked(rows.take(0, min(_ASKED_ROWS, rows.shape[0])))
-        source = _Quantised(rows, product.kernel(rows, first), self.threads)
+        kernel = product.by_hqq if self.by_hqq else product.kernel(rows, first)
+        source = _Quantised(rows, kernel, self.threads)
         inputs: list[ir.Value] = [node.inputs[0]]
         for at, (name, values) in enumerate(first.items()):
             value = made.make_value(name, ir.DataType.from_numpy(values.dtype), (rows.shape[0], *values.shape[1:]))
@@ -246,15 +262,18 @@ class _Stream:
 
 def _codes_of_lookup(rows: torch.Tensor, scheme: Scheme, kept: ir.DataType) -> Parts:
     """Returns codes [rows, columns] and scales [rows, blocks], as OnnxBlockWiseRtnQuantization makes them of rows in a type."""
+    codes, scales, _ = _on_grids(block_rtn.fit, rows, scheme, kept)
+    return [codes[:, : rows.shape[1]].contiguous().numpy(), scales.float().numpy().astype(kept.numpy())]
+
+
+def _on_grids(fit: Fit, rows: torch.Tensor, scheme: Scheme, kept: ir.DataType) -> tuple[torch.Tensor, ...]:
+    """Returns codes [rows, columns and padding], scales and zeros [rows, blocks] of rows in an ONNX type."""
     import torch
     from onnx_ir.tensor_adapters import to_torch_dtype
 
     stored, columns = to_torch_dtype(kept), rows.shape[1]
     wide = torch.nn.functional.pad(rows.to(stored).float(), (0, -columns % scheme.group_size))
-    scales, zeros = fit_grid(wide, scheme)
-    scales = scales.to(stored)
-    codes = nearest_codes(wide, scales.float(), zeros, scheme.levels)
-    return [codes[:, :columns].contiguous().numpy(), scales.numpy()]
+    return codes_on_grids(fit, wide, scheme, columns, stored)
 
 
 def _replace(made: Any, node: ir.Node, fresh: ir.Node) -> None:
@@ -328,6 +347,13 @@ class _Product:
         values = {one.name: one for one in quantiser.model.model.graph.initializer}
         return quantised, {name: numpy_helper.to_array(values[name]) for name in quantised.input[1:]}
 
+    def by_hqq(self, rows: torch.Tensor) -> Parts:
+        """Returns codes [rows, blocks, bytes], scales and zero points as OnnxHqqQuantization makes them of rows in the type."""
+        scheme = Scheme(self.bits, self.settings["block_size"], symmetric=False)
+        codes, scales, zeros = _on_grids(hqq.fit, rows, scheme, self.dtype)
+        packed = pack(codes, self.bits).view(*scales.shape, -1)
+        return [packed.numpy(), scales.float().numpy().astype(self.dtype.numpy()), pack(zeros.byte(), self.bits).numpy()]
+
     def kernel(self, rows: Rows, first: Mapping[str, np.ndarray[Any, Any]]) -> Quantise:
         """Returns what quantises rows: our own rounding where it gives what was asked for the first ones."""
         import numpy as np
@@ -345,6 +371,14 @@ class _Product:
             if len(tried) == len(expected) and all(map(np.array_equal, tried, expected)):
                 return in_its_type
         return lambda some: list(self.asked(some)[1].values())
+
+
+def _hqq_not_served(what: str) -> RunFailed:
+    return RunFailed(
+        "hqq-not-served",
+        f"ModelBuilder: algo_config hqq does not serve {what}",
+        "build with precision fp32 (fp16 for CUDA and DirectML), and put OnnxHqqQuantization behind ModelBuilder",
+    )
 
 
 def _as(tensor: torch.Tensor, dtype: ir.DataType) -> np.ndarray[Any, Any]:

@@ -10,6 +10,10 @@ from runner.models.quantized_checkpoint import QuantizedMatrix, Scheme
 
 Parts = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]
 
+# Returns the scales and zeros, float32 [rows, blocks], of some rows float32 [rows, columns] whose columns fill whole blocks.
+# The number says how many columns hold weights; what follows them is zero.
+Fit = Callable[["torch.Tensor", Scheme, int], tuple["torch.Tensor", "torch.Tensor"]]
+
 if TYPE_CHECKING:
     import torch
 
@@ -119,6 +123,21 @@ def round_to_nearest(weight: torch.Tensor, scheme: Scheme) -> QuantizedMatrix:
 
     codes, scales, zeros = over_rows(nearest, weight)
     return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
+
+
+def codes_on_grids(fit: Fit, rows: torch.Tensor, scheme: Scheme, columns: int, kept: torch.dtype) -> Parts:
+    """Returns the codes, uint8 [rows, columns], nearest to some rows under the scales as they are stored, scales and zeros.
+
+    Args:
+        fit: finds the grids.
+        rows: float32 [rows, columns]; zeros fill the last block.
+        scheme: bits and block size.
+        columns: how many columns hold weights.
+        kept: the type that scales are stored in, and returned in.
+    """
+    scales, zeros = fit(rows, scheme, columns)
+    scales = scales.to(kept)
+    return nearest_codes(rows, scales.float(), zeros, scheme.levels), scales, zeros
 
 
 def nearest_codes(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, levels: int) -> torch.Tensor:
