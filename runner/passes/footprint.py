@@ -110,12 +110,14 @@ class Effect:
         memory: bytes that it holds at its peak, beside the worker's libraries.
         scratch: bytes that it writes beside its result and takes away again.
         linked: bytes of its result that are hard links to files of the model that comes in.
+        spends: it reads the model that comes in for the last time while it writes, and can give its disk space up meanwhile.
     """
 
     stored: Stored
     memory: float
     scratch: float = 0.0
     linked: float = 0.0
+    spends: bool = False
 
 
 Rule = Callable[[Stored, Options, str], Effect]  # the model that comes in, options, name of the target
@@ -162,7 +164,9 @@ def _model_builder(model: Stored, options: Options, target: str) -> Effect:
     )
     built = replace(built, linear=linear, head=head, embedding=head if shared else apart, shared=shared)
     own_way = chosen.get("use_qdq") or "Gather" in (chosen.get("op_types_to_quantize") or ())
-    return Effect(built, _BUILDER + (2.3 * model.in_fp32 if own_way else _STREAMED * model.largest))
+    if own_way:
+        return Effect(built, _BUILDER + 2.3 * model.in_fp32)
+    return Effect(built, _BUILDER + _STREAMED * model.largest, spends=True)
 
 
 def _builder_scheme(chosen: Options, bits: int, scale: float) -> tuple[float, float]:
@@ -185,7 +189,7 @@ def _built_from_codes(model: Stored, built: Stored, around: float, target: str) 
     embedding = model.embedding if model.embedding < _FLOAT and target != _NO_CODES else around
     shared = model.shared and head < _FLOAT and target != _NO_CODES
     made = replace(built, linear=model.linear, head=head, embedding=embedding, shared=shared)
-    return Effect(made, _BUILDER + _CODES_MAPPED * made.size, scratch=0.1 * model.size)
+    return Effect(made, _BUILDER + _CODES_MAPPED * made.size, scratch=0.1 * model.size, spends=True)
 
 
 def _codes(options: Options, bits: int, block: int, model: Stored) -> float:

@@ -73,7 +73,7 @@ def build(
         config = prepared["hf_details"]["hf_config"]
         _prepare(config)
         try:
-            with mended(builder, config), streamed(builder, context.threads, lookup, share, hqq):
+            with mended(builder, config), streamed(builder, context.threads, lookup, share, hqq, context.take_over):
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(

@@ -6,12 +6,16 @@ checkpoint at a time; the pages that were read are given back. What the first ro
 MatMulNBitsQuantizer itself: names, attributes and values. A method that is computed here must give the same bits for them.
 Where it does not, and for methods that are not computed here, MatMulNBitsQuantizer gets all rows. HQQ, whose zeros ONNX Runtime
 keeps in floating point, has the names and attributes of MatMulNBitsQuantizer's rounding, and values of our own.
+
+Codes that a checkpoint brings stay in its files until they are written. Where a run does not need the checkpoint on, the disk
+space of what was read is given back as well.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed
 from runner.models.mapped_weights import give_back
-from runner.models.quantized_checkpoint import Scheme, pack
+from runner.models.quantized_checkpoint import EMBEDDING, Scheme, pack
+from runner.models.spent_files import Inode, spend
 from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
 from runner.passes.genai.shared_embedding import GATHER, Share, look_up
 from runner.passes.quantize import block_rtn, hqq
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
     import torch
 
 SERVED = ("0.18",)  # releases of onnxruntime-genai whose builder this was written for and tested with
+Done = Callable[[Sequence["torch.Tensor"]], None]  # is told which tensors were read
+
 _ASKED_ROWS = 16  # that MatMulNBitsQuantizer quantises of each weight in any case; whole bytes of zero points
 _WEIGHTS_AT_ONCE = 2**20  # that a thread works on
 
@@ -66,11 +73,6 @@ class Rows:
             at += part.shape[0]
         return taken[0] if len(taken) == 1 else torch.cat(taken)
 
-    def release(self) -> None:
-        """Gives back the memory of what was read."""
-        for part in self.parts:
-            give_back(part)
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -92,9 +94,40 @@ class _Packed:
     weight: Rows
 
 
+@dataclass(frozen=True)
+class _Below:
+    """Tensors below one another, as the builder passes a tensor around."""
+
+    parts: tuple[torch.Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of all of them together."""
+        return sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]
+
+
+@dataclass(frozen=True)
+class _PackedCodes:
+    """Several quantised products with one input, as the builder passes a quantised product around."""
+
+    qweight: _Below
+    scales: _Below
+    qzeros: _Below
+    g_idx: Any
+    in_features: int
+    out_features: int
+    bits: int
+    group_size: int
+
+
 @contextmanager
 def streamed(
-    builder: Any, threads: int, lookup: Scheme | None = None, share: Share | None = None, by_hqq: bool = False
+    builder: Any,
+    threads: int,
+    lookup: Scheme | None = None,
+    share: Share | None = None,
+    by_hqq: bool = False,
+    take_over: Callable[[], Collection[Inode]] = tuple,
 ) -> Iterator[None]:
     """Streams the weights of what the builder makes within the block; a release that is not known builds in its own way.
 
@@ -104,6 +137,7 @@ def streamed(
         lookup: how an embedding of its own is quantised where the graph is; left in floating point when None.
         share: lets the embedding of a quantised graph read codes that are there, before anything is written.
         by_hqq: products get the values of HQQ; the builder is to be told to round with zero points.
+        take_over: see `PassContext`.
 
     Raises:
         RunFailed: the values of HQQ are asked for and nothing is streamed.
@@ -115,10 +149,11 @@ def streamed(
         yield
         return
     model = _base_of_models(builder)
-    stream = _Stream(threads, lookup, share, by_hqq)
+    stream = _Stream(threads, lookup, share, by_hqq, take_over)
     replaced = {
         "make_initializer": stream.make_initializer,
         "make_packed_matmul_float_class": stream.make_packed_matmul,
+        "make_packed_matmul_int4_class": stream.make_packed_codes,
         "to_nbits": stream.to_nbits,
     }
     kept = {name: getattr(model, name) for name in replaced}
@@ -139,29 +174,40 @@ def _base_of_models(builder: Any) -> Any:
 
 @dataclass
 class _Stream:
-    """What stands in for three of the builder's methods.
+    """What stands in for four of the builder's methods.
 
     Attributes:
         threads: threads to quantise with.
         lookup: how the embedding is quantised.
         share: lets the embedding read codes.
         by_hqq: products get the values of HQQ.
+        take_over: see `PassContext`.
         originals: the methods themselves.
         rows: weights by the names of their initializers.
+        users: how many initializers read what lies at an address.
+        spent: files whose space is given back behind what is read.
     """
 
     threads: int
     lookup: Scheme | None = None
     share: Share | None = None
     by_hqq: bool = False
+    take_over: Callable[[], Collection[Inode]] = tuple
     originals: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
+    users: Counter[int] = field(default_factory=Counter)
+    spent: Collection[Inode] = ()
 
     def make_initializer(self, made: Any, tensor: Any, /, name: str, *, to: Any = None, raw: bool = False) -> None:
         """Registers a weight, and remembers where it lies."""
         import onnx_ir as ir
         import torch
 
+        as_it_lies = type(tensor) is torch.Tensor and not raw and (to is None or tensor.ndim == 1)
+        if as_it_lies or isinstance(tensor, _Below):
+            below = tensor if isinstance(tensor, _Below) else _Below((tensor.detach(),))
+            self._register(made, below.parts, _stored_tensor(below, to, name, self._done))
+            return
         if isinstance(tensor, Columns):
             rows = tensor.rows
         elif to is None or raw or not isinstance(tensor, torch.Tensor) or tensor.ndim != 2:
@@ -170,21 +216,57 @@ class _Stream:
         else:
             rows = Rows((tensor.detach().T,))
         self.rows[name] = rows
-        lazy = _float_tensor(rows, ir.DataType(to), name)
-        value = made.make_value(name, lazy.dtype, lazy.shape)
+        self._register(made, rows.parts, _float_tensor(rows, ir.DataType(to), name, self._done))
+
+    def _register(self, made: Any, read: Sequence[torch.Tensor], lazy: ir.LazyTensor) -> None:
+        """Makes a tensor that reads others when it is written an initializer of the graph."""
+        self.users.update(one.data_ptr() for one in read)
+        value = made.make_value(lazy.name, lazy.dtype, lazy.shape)
         value.const_value = lazy
         made.model.graph.register_initializer(value)
+
+    def _done(self, read: Sequence[torch.Tensor]) -> None:
+        """Gives back the memory of tensors that were read, and their disk space behind the last that reads them."""
+        for one in read:
+            give_back(one)
+            self.users[one.data_ptr()] -= 1
+            if self.spent and self.users[one.data_ptr()] == 0:
+                spend(one, self.spent)
 
     def make_packed_matmul(self, made: Any, q: Any, k: Any, v: Any, **_: Any) -> _Packed:
         """Puts the projections of queries, keys and values below one another without a copy of them."""
         return _Packed(Rows(tuple(one.weight.detach() for one in (q, k, v))))
 
+    def make_packed_codes(self, made: Any, q: Any, k: Any, v: Any) -> Any:
+        """Puts the codes of queries, keys and values below one another without a copy; the builder's own way for others."""
+        alike = all(hasattr(one, "qweight") and (one.bits, one.group_size) == (q.bits, q.group_size) for one in (q, k, v))
+        if not alike or made.quant_attrs["use_qdq"]:
+            return self.originals["make_packed_matmul_int4_class"](made, q, k, v)
+        qweight, scales, qzeros = (
+            _Below(tuple(getattr(one, part) for one in (q, k, v))) for part in ("qweight", "scales", "qzeros")
+        )
+        outputs = q.out_features + k.out_features + v.out_features
+        return _PackedCodes(qweight, scales, qzeros, q.g_idx, q.in_features, outputs, q.bits, q.group_size)
+
     def to_nbits(self, made: Any) -> Any:
-        """Returns the graph with quantised weights."""
+        """Returns the graph with quantised weights; from here on it is written, and the checkpoint read for the last time."""
         model = self._in_nbits(made)
         if self.share is not None and any(node.name == GATHER for node in model.graph):
             self.share(model)
+            self._read_when_written(model)
+        self.spent = self.take_over()
         return model
+
+    def _read_when_written(self, model: ir.Model) -> None:
+        """Lets the codes of an embedding that came last be given back like others."""
+        import onnx_ir as ir
+        import torch
+
+        for name, value in model.graph.initializers.items():
+            if name.startswith(f"{EMBEDDING}.") and not isinstance(value.const_value, ir.LazyTensor):
+                codes = torch.from_numpy(value.const_value.numpy())
+                self.users[codes.data_ptr()] += 1
+                value.const_value = _stored_tensor(_Below((codes,)), None, name, self._done)
 
     def _in_nbits(self, made: Any) -> Any:
         """Puts MatMulNBits into the graph, and returns it; the builder's own way for what is not served here."""
@@ -225,7 +307,8 @@ class _Stream:
         matrix, kept = self.rows[weight.name].parts[0].T, weight.dtype
         count, width = matrix.shape
         blocks = -(-width // scheme.group_size)
-        source = _Quantised(Rows((matrix,)), partial(_codes_of_lookup, scheme=scheme, kept=kept), self.threads)
+        kernel = partial(_codes_of_lookup, scheme=scheme, kept=kept)
+        source = _Quantised(Rows((matrix,)), kernel, self.threads, self._done)
         inputs = []
         for at, (name, dtype, columns) in enumerate((("qweight", ir.DataType.UINT8, width), ("scales", kept, blocks))):
             value = made.make_value(f"model.embed_tokens.{name}", dtype, (count, columns))
@@ -245,7 +328,7 @@ class _Stream:
         product = _Product.of(made, node, bits)
         quantised, first = product.asked(rows.take(0, min(_ASKED_ROWS, rows.shape[0])))
         kernel = product.by_hqq if self.by_hqq else product.kernel(rows, first)
-        source = _Quantised(rows, kernel, self.threads)
+        source = _Quantised(rows, kernel, self.threads, self._done)
         inputs: list[ir.Value] = [node.inputs[0]]
         for at, (name, values) in enumerate(first.items()):
             value = made.make_value(name, ir.DataType.from_numpy(values.dtype), (rows.shape[0], *values.shape[1:]))
@@ -395,8 +478,8 @@ def _as(tensor: torch.Tensor, dtype: ir.DataType) -> np.ndarray[Any, Any]:
 class _Quantised:
     """A weight that is quantised when the first of its tensors is asked for, and forgotten behind the last one."""
 
-    def __init__(self, rows: Rows, kernel: Quantise, threads: int) -> None:
-        self._rows, self._kernel, self._threads = rows, kernel, threads
+    def __init__(self, rows: Rows, kernel: Quantise, threads: int, done: Done) -> None:
+        self._rows, self._kernel, self._threads, self._done = rows, kernel, threads, done
         self._lock = threading.Lock()
         self._left: dict[int, np.ndarray[Any, Any]] = {}
 
@@ -434,11 +517,32 @@ class _Quantised:
                         goal[start : start + len(part)] = part
         finally:
             torch.set_num_threads(threads)
-        self._rows.release()
+        self._done(self._rows.parts)
         return whole
 
 
-def _float_tensor(rows: Rows, dtype: ir.DataType, name: str) -> ir.LazyTensor:
+def _stored_tensor(below: _Below, dtype: ir.DataType | None, name: str, done: Done) -> ir.LazyTensor:
+    """Returns tensors below one another, in a type or as they are, read when they are written."""
+    import onnx_ir as ir
+    from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype, to_torch_dtype
+
+    stored = below.parts[0].dtype if dtype is None else to_torch_dtype(dtype)
+
+    class Streamed(ir.LazyTensor):  # type: ignore[misc]
+        def tofile(self, file: Any) -> None:
+            for part in below.parts:
+                TorchTensor(part.to(stored)).tofile(file)
+            done(below.parts)
+
+    def whole() -> ir.TensorProtocol:
+        import torch
+
+        return TorchTensor(torch.cat([part.to(stored) for part in below.parts]), name=name)
+
+    return Streamed(whole, dtype=from_torch_dtype(stored), shape=ir.Shape(below.shape), name=name)
+
+
+def _float_tensor(rows: Rows, dtype: ir.DataType, name: str, done: Done) -> ir.LazyTensor:
     """Returns the transpose of rows in a float type, made when it is written, some of it at a time."""
     import onnx_ir as ir
     import torch
@@ -453,7 +557,7 @@ def _float_tensor(rows: Rows, dtype: ir.DataType, name: str) -> ir.LazyTensor:
         def tofile(self, file: Any) -> None:
             for start in range(0, inputs, step):
                 file.write(piece(start, min(start + step, inputs)).tobytes())
-            rows.release()
+            done(rows.parts)
 
     def whole() -> ir.TensorProtocol:
         return ir.Tensor(piece(0, inputs), dtype=dtype, name=name)
