@@ -49,7 +49,11 @@ def test_eight_bits_keep_the_weights(tied: ModelHandle, apply_pass: ApplyPass, s
 @pytest.mark.parametrize(
     "model_id", ["HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B", "microsoft/Phi-3-mini-4k-instruct"]
 )
-def test_the_builder_gives_up_what_it_has_written(model_id: str, embeds: bool, tmp_path: Path, apply_pass: ApplyPass):
+def test_the_builder_gives_up_what_it_has_written(
+    model_id: str, embeds: bool, tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files, "_LINKED_FROM", 0)
+    monkeypatch.setattr(sharded_weights, "_FULL", 20_000)
     twin = architecture_of(model_id)
     source = make_twin(twin, twin.task, tmp_path / "source")
     rounded = apply_pass("Rtn", source, bits=4, group_size=32, lm_head=True, embeds=embeds)

@@ -254,7 +254,7 @@ class _Stream:
         if self.share is not None and any(node.name == GATHER for node in model.graph):
             self.share(model)
             self._read_when_written(model)
-        self.spent = self.take_over()
+        self.spent = self.spent or self.take_over()  # all parts of a model in parts are made before the first is written
         return model
 
     def _read_when_written(self, model: ir.Model) -> None:

@@ -72,5 +72,5 @@ PASS = Pass(
     takes=("hf",),
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
-    version=2,
+    version=3,
 )
