@@ -47,7 +47,7 @@ class StepNeeds:
         output: bytes of what it leaves in the store.
         scratch: further bytes that it writes on the store's disk and takes away again.
         linked: bytes of the output that are hard links to what the step before left.
-        spends: it can give up what the step before left while it writes.
+        spends: bytes of what the step before left that it can give up while it writes.
         cached: it is done already, and needs nothing.
     """
 
@@ -58,7 +58,7 @@ class StepNeeds:
     scratch: int = 0
     check: int = 0
     linked: int = 0
-    spends: bool = False
+    spends: int = 0
     cached: bool = False
 
 
@@ -94,7 +94,7 @@ class Needs:
                 before = 0  # lies there already, and stays
                 continue
             written = step.output - (step.linked if before else 0)
-            given_up = min(before, written) if self.dropped and self.spent and step.spends else 0
+            given_up = min(before, written, step.spends) if self.dropped and self.spent else 0
             peak = max(peak, kept + step.scratch, kept + written + step.scratch - given_up)
             kept += written
             if self.dropped and before:
@@ -180,7 +180,7 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
         stored = effect.stored
         check = int(LIBRARIES + checked) if checked else 0
         sizes = (int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch))
-        yield StepNeeds(name, pass_name, *sizes, check=check, linked=int(effect.linked), spends=effect.spends)
+        yield StepNeeds(name, pass_name, *sizes, check=check, linked=int(effect.linked), spends=int(effect.spends))
 
 
 def _checked(source: Stored, before: Stored, made: Stored, in_torch: bool) -> float:

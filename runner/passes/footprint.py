@@ -110,14 +110,14 @@ class Effect:
         memory: bytes that it holds at its peak, beside the worker's libraries.
         scratch: bytes that it writes beside its result and takes away again.
         linked: bytes of its result that are hard links to files of the model that comes in.
-        spends: it reads the model that comes in for the last time while it writes, and can give its disk space up meanwhile.
+        spends: bytes of the model that comes in that it can give up while it writes.
     """
 
     stored: Stored
     memory: float
     scratch: float = 0.0
     linked: float = 0.0
-    spends: bool = False
+    spends: float = 0.0
 
 
 Rule = Callable[[Stored, Options, str], Effect]  # the model that comes in, options, name of the target
@@ -166,7 +166,7 @@ def _model_builder(model: Stored, options: Options, target: str) -> Effect:
     own_way = chosen.get("use_qdq") or "Gather" in (chosen.get("op_types_to_quantize") or ())
     if own_way:
         return Effect(built, _BUILDER + 2.3 * model.in_fp32)
-    return Effect(built, _BUILDER + _STREAMED * model.largest, spends=True)
+    return Effect(built, _BUILDER + _STREAMED * model.largest, spends=model.size)
 
 
 def _builder_scheme(chosen: Options, bits: int, scale: float) -> tuple[float, float]:
@@ -189,7 +189,7 @@ def _built_from_codes(model: Stored, built: Stored, around: float, target: str) 
     embedding = model.embedding if model.embedding < _FLOAT and target != _NO_CODES else around
     shared = model.shared and head < _FLOAT and target != _NO_CODES
     made = replace(built, linear=model.linear, head=head, embedding=embedding, shared=shared)
-    return Effect(made, _BUILDER + _CODES_MAPPED * made.size, scratch=0.1 * model.size, spends=True)
+    return Effect(made, _BUILDER + _CODES_MAPPED * made.size, scratch=0.1 * model.size, spends=model.size)
 
 
 def _codes(options: Options, bits: int, block: int, model: Stored) -> float:
@@ -219,7 +219,9 @@ def _rtn(model: Stored, options: Options, target: str) -> Effect:
     if options.get("embeds"):
         made = replace(made, embedding=each)
     linked = model.weights.linear * model.linear if model.quantised else 0.0  # the codes that stay
-    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest, linked=linked)
+    outer = model.quantised and options.get("lm_head") and options.get("embeds")
+    spent = replace(model, linear=0, convolution=0, rest=0).size if outer else 0.0
+    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest, linked=linked, spends=spent)
 
 
 def _awq(model: Stored, options: Options, target: str) -> Effect:

@@ -141,7 +141,7 @@ class TestNeeds:
         assert Needs(0, source, dropped=True).disk == 50 + 80 + 85  # the source is needed on
 
     def test_what_is_given_up_while_the_next_is_written_makes_room_at_once(self) -> None:
-        steps = (StepNeeds("a", "Gptq", 1, 100), StepNeeds("b", "ModelBuilder", 1, 105, scratch=5, spends=True))
+        steps = (StepNeeds("a", "Gptq", 1, 100), StepNeeds("b", "ModelBuilder", 1, 105, scratch=5, spends=100))
         assert Needs(0, steps, dropped=True).disk == 210
         assert Needs(0, steps, dropped=True, spent=True).disk == 110
         assert Needs(0, steps, spent=True).disk == 210
