@@ -25,6 +25,7 @@ from runner.passes.export.tiny_twin import make_twin
 from runner.passes.genai import model_builder, shared_embedding, streamed_weights
 from runner.passes.genai.builder_options import ModelBuilderOptions
 from runner.passes.genai.quantized_source import write_for_builder
+from runner.passes.quantize import rtn
 from runner.passes.quantize.rtn import RtnOptions
 from runner.targets.target import TARGETS
 from tests.conftest import ApplyPass
@@ -79,6 +80,31 @@ def test_the_builder_gives_up_what_it_has_written(
     if can_spend(tmp_path) and "Phi" not in model_id:  # whose projections are taken apart in a copy
         left = [name for name, one in mapped_weights(alone).items() if name.endswith(".qweight") and one.any()]
         assert left == []
+
+
+@pytest.mark.parametrize("asked", [{"lm_head": True, "embeds": True}, {"lm_head": True}, {"embeds": True}])
+@pytest.mark.parametrize("model_id", ["HuggingFaceTB/SmolLM2-135M-Instruct", "microsoft/Phi-3-mini-4k-instruct"])
+def test_floats_that_became_codes_are_given_up_and_no_others(
+    model_id: str, asked: dict[str, bool], tmp_path: Path, apply_pass: ApplyPass
+):
+    twin = architecture_of(model_id)
+    layers = apply_pass("Rtn", make_twin(twin, twin.task, tmp_path / "source"), bits=4, group_size=32)
+    options = {"bits": 8, "group_size": 32, **asked}
+    expected = mapped_weights(apply_pass("Rtn", layers, **options).folder)
+    output, scratch = tmp_path / "output", tmp_path / "scratch"
+    output.mkdir()
+    scratch.mkdir()
+    context = PassContext(
+        output, scratch, TARGETS["cpu"], 2, lambda _: iter(()), lambda _: None, take_over=lambda: held_by_these(layers.folder)
+    )
+    rtn.PASS.apply(layers, RtnOptions.model_validate(options), context)
+    made = mapped_weights(output)
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(one, expected[name]) for name, one in made.items())
+    left = mapped_weights(layers.folder)["model.embed_tokens.weight"].any()
+    tied = model_id.startswith("HuggingFaceTB")
+    kept = len(asked) == 1 and (tied or "embeds" not in asked)
+    assert bool(left) == (kept or not can_spend(tmp_path))
 
 
 def test_a_tied_embedding_and_head_become_one_matrix(tied: ModelHandle, apply_pass: ApplyPass):
