@@ -25,7 +25,9 @@ _STREAMED = 4.0  # bytes a weight of the largest matrix, for what is quantised w
 _WEIGHT_ROUNDED = 8.0  # bytes a weight of the largest matrix, where a graph's weights lie beside it
 _WAITING = 0.5e9  # bytes of weights that are collected for one file
 _ANSWERS = 2.0e9  # bytes of answers over a large vocabulary, of eight windows of text
-_CODES_MAPPED = 1.6  # times a model whose codes the builder takes over
+_CODES_TAKEN = 0.5  # bytes a weight of the largest matrix, where the builder takes codes over
+_LOOKED_AT = 0.9e9  # bytes for weights that are looked at where they lie, pages of their files included
+_TURNED = 7.0  # bytes a weight of the largest matrix, for it before and after a rotation
 _A_LAYER = 80.0  # bytes a weight of a decoder layer, for it in fp32 and the factors of its largest Hessian
 _LAYERS = 30.0  # about as many as a decoder of a billion weights or more has
 # Times the largest component of a pipeline, by the UNet of Stable Diffusion v1.4.
@@ -189,7 +191,8 @@ def _built_from_codes(model: Stored, built: Stored, around: float, target: str) 
     embedding = model.embedding if model.embedding < _FLOAT and target != _NO_CODES else around
     shared = model.shared and head < _FLOAT and target != _NO_CODES
     made = replace(built, linear=model.linear, head=head, embedding=embedding, shared=shared)
-    return Effect(made, _BUILDER + _CODES_MAPPED * made.size, scratch=0.1 * model.size, spends=model.size)
+    held = _BUILDER + min(_WAITING, 0.1 * model.size) + _CODES_TAKEN * model.largest
+    return Effect(made, held, scratch=0.1 * model.size, spends=model.size)
 
 
 def _codes(options: Options, bits: int, block: int, model: Stored) -> float:
@@ -254,7 +257,9 @@ def _in_torch(model: Stored, options: Options, target: str) -> Effect:
 def _rotated(model: Stored, options: Options, target: str) -> Effect:
     """The weights are rotated and written in fp32, those of a large model a layer at a time."""
     made = Stored.plain(model.weights, 4, model.share)
-    held = _WAITING + 12.0 * model.weights.linear / _LAYERS + 4.0 * model.largest if model.stays_mapped else _TORCH * made.size
+    held = (
+        _WAITING + 12.0 * model.weights.linear / _LAYERS + _TURNED * model.largest if model.stays_mapped else _TORCH * made.size
+    )
     return Effect(replace(made, shared=False), held)
 
 
@@ -270,7 +275,7 @@ def _select(model: Stored, options: Options, target: str) -> Effect:
     if algorithm.startswith(("k_quant", "high_precision")):
         return Effect(made, 0.0, linked=model.size)
     if algorithm != "kld_gradient":
-        return Effect(made, _WAITING, linked=model.size)
+        return Effect(made, _LOOKED_AT, linked=model.size)
     if model.stays_mapped:
         return Effect(made, _ANSWERS + 40.0 * model.weights.linear / _LAYERS, linked=model.size)
     return Effect(made, 1.4 * model.in_fp32, linked=model.size)
