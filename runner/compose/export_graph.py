@@ -10,7 +10,7 @@ from runner.catalog.scaffold import Decision
 from runner.compose.known import Known
 from runner.compose.single_step import Chain, Steps, merged_first
 from runner.errors import UsageError
-from runner.passes.genai.model_builder import QUANTISED
+from runner.passes.genai.builder_options import QUANTISED
 from runner.targets.target import Target
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")

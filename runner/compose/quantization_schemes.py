@@ -170,6 +170,12 @@ def _rtn_builder(settings: Settings) -> Steps:
     return {"build": _build(settings, settings.precision, int4_block_size=settings.block, **options, **_embedding(settings))}
 
 
+def _hqq_builder(settings: Settings) -> Steps:
+    scheme = {"int4_block_size": settings.block, "int4_algo_config": "hqq", "int4_tied_embeddings": False}
+    codes = {"embedding_bits": 8} if settings.target.name == "cpu" else {}
+    return {"build": _build(settings, "int4", **scheme, **codes)}
+
+
 def _decoder_graph(quantize: Callable[[Settings], Steps]) -> Callable[[Settings], Steps]:
     """A language model's graph, quantised when it is finished; what is left of its embedding in 8 bits."""
 
@@ -294,6 +300,7 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme("generator", "rtn", ("int4",), "checkpoint", _rtn_checkpoint),
     Scheme("generator", "rtn", ("int4",), "builder", _rtn_builder),
     Scheme("generator", "rtn", ("int8",), "checkpoint", _rtn_checkpoint),
+    Scheme("generator", "hqq", ("int4",), "builder", _hqq_builder, targets=("cpu", "cuda")),
     Scheme("generator", "hqq", ("int4",), "graph", _decoder_graph(_hqq)),
     Scheme("generator", "kquant", _BOTH, "graph", _decoder_graph(_kquant)),
     Scheme("generator", "rtn", _BOTH, "graph", _decoder_graph(_rtn)),

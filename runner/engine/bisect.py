@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -178,6 +179,13 @@ def bisect(trail: Trail, store: Store, threads: int, tolerance: float | None, sa
         tolerance: greatest relative error of an output that is allowed; what the step's precision explains by default.
         say: told which step is looked at.
     """
+    with ExitStack() as reads:
+        for step in trail.steps:
+            reads.enter_context(store.reading(step.fingerprint or ""))
+        return _compared(trail, store, threads, tolerance, say)
+
+
+def _compared(trail: Trail, store: Store, threads: int, tolerance: float | None, say: Callable[[str], None]) -> Bisection:
     from runner.evaluation.parity import Parity
 
     parity = Parity(trail.source, threads, trail.target)

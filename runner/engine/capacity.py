@@ -62,13 +62,14 @@ def _group_limits(groups: Path = _CGROUPS, process: Path = Path("/proc/self/cgro
 
 def free_disk(folder: Path) -> int:
     """Returns the bytes that can still be written below a folder that may have to be made first."""
-    return shutil.disk_usage(_existing(folder)).free
+    return shutil.disk_usage(existing(folder)).free
 
 
 def same_disk(one: Path, other: Path) -> bool:
     """Says whether both folders lie, or would lie, on one file system."""
-    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+    return existing(one).stat().st_dev == existing(other).stat().st_dev
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
+    """Returns a folder, or the nearest one above it that is there."""
     return next(parent for parent in (folder, *folder.parents) if parent.exists())

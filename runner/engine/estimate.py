@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.engine.capacity import existing
 from runner.errors import ModelUnavailable
 from runner.models.diffusion import component_files, pipeline_files
 from runner.models.digest import files_below
+from runner.models.spent_files import can_spend
 from runner.models.stored_weights import count_files
 from runner.models.weight_count import DRAWING, WeightCount, add_up, count_weights
 from runner.passes.footprint import CODES_IN_TORCH, RULES, SOURCE_STEPS, Options, Stored
@@ -45,6 +47,7 @@ class StepNeeds:
         output: bytes of what it leaves in the store.
         scratch: further bytes that it writes on the store's disk and takes away again.
         linked: bytes of the output that are hard links to what the step before left.
+        spends: bytes of what the step before left that it can give up while it writes.
         cached: it is done already, and needs nothing.
     """
 
@@ -55,6 +58,7 @@ class StepNeeds:
     scratch: int = 0
     check: int = 0
     linked: int = 0
+    spends: int = 0
     cached: bool = False
 
 
@@ -67,12 +71,14 @@ class Needs:
         steps: in their order.
         roughly: why the figures are rougher than usual; None where they are not.
         dropped: what a step left goes as soon as the next one is done (--no-artifacts).
+        spent: or while the next one is written, where that step can do so and the disk knows files with holes.
     """
 
     download: int
     steps: tuple[StepNeeds, ...]
     roughly: str | None = None
     dropped: bool = False
+    spent: bool = False
 
     @property
     def memory(self) -> int:
@@ -88,7 +94,8 @@ class Needs:
                 before = 0  # lies there already, and stays
                 continue
             written = step.output - (step.linked if before else 0)
-            peak = max(peak, kept + written + step.scratch)
+            given_up = min(before, written, step.spends) if self.dropped and self.spent else 0
+            peak = max(peak, kept + step.scratch, kept + written + step.scratch - given_up)
             kept += written
             if self.dropped and before:
                 kept -= before - step.linked
@@ -118,7 +125,8 @@ def estimate(plan: Plan) -> Needs | None:
     passes = [(step.name, step.pass_name, step.options) for step in plan.steps]
     cached = {step.name for step in plan.steps if step.cached}
     steps = tuple(replace(step, cached=step.name in cached) for step in walk(stored, passes, plan.target.name))
-    return Needs(0 if here else _download(request.info, stored), steps, roughly, request.no_artifacts)
+    spent = request.no_artifacts and can_spend(existing(plan.places.root))
+    return Needs(0 if here else _download(request.info, stored), steps, roughly, request.no_artifacts, spent)
 
 
 def estimate_config(config: Mapping[str, Any], info: Info | None, provider: str | None) -> Needs | None:
@@ -172,7 +180,7 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
         stored = effect.stored
         check = int(LIBRARIES + checked) if checked else 0
         sizes = (int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch))
-        yield StepNeeds(name, pass_name, *sizes, check=check, linked=int(effect.linked))
+        yield StepNeeds(name, pass_name, *sizes, check=check, linked=int(effect.linked), spends=int(effect.spends))
 
 
 def _checked(source: Stored, before: Stored, made: Stored, in_torch: bool) -> float:

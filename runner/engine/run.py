@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,13 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
     """
     started = time.perf_counter()
     check_writable(plan.output)
-    with DigestMemo(plan.places.digests) as memo:
+    with DigestMemo(plan.places.digests) as memo, ExitStack() as reads:
         store = Store(plan.places, memo)
         log = None
         if not plan.complete:
             log = _work(plan, listen, limits or Limits(), store, ahead)
             memo.forget()  # the worker has learned more
+        reads.enter_context(store.reading(plan.steps[-1].fingerprint or ""))
         entry = _last(plan, store)
         evaluation = store.get(plan.evaluation) if plan.evaluation else None
         result = evaluation.record["result"] if evaluation else {"metrics": [], "missed": [], "notes": []}

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from runner.engine.places import Places
+from runner.engine.readers import Reader
 from runner.errors import StoreError
 from runner.models.digest import DigestMemo, files_below
 from runner.models.handle import ModelHandle
+from runner.models.spent_files import Inode, held_by_these
 
 RECORD = "record.json"
 SMALL_FILE = 1 << 20  # bytes; files up to here are copied out, so that editing an output leaves the store whole
@@ -103,13 +105,46 @@ class Store:
             return None
         return Entry(fingerprint, path.parent, record) if record.get(_EMPTIED) else self.get(fingerprint)
 
-    def empty(self, entry: Entry) -> None:
-        """Deletes the files of an entry; what was told of the step stays for receipts."""
+    def disown(self, entry: Entry) -> None:
+        """Counts an entry's files as gone, which are still there; what was told of the step stays for receipts."""
         path = entry.folder / RECORD
         half = path.with_name(f".{RECORD}.{os.getpid()}")
         half.write_text(json.dumps({**entry.record, _EMPTIED: entry.size, "files": {}}), encoding="utf-8")
+        _flush(half)
         half.replace(path)
+        _flush(path.parent)
+
+    def empty(self, entry: Entry) -> None:
+        """Deletes the files of an entry; what was told of the step stays for receipts."""
+        self.disown(entry)
         shutil.rmtree(entry.files, ignore_errors=True)
+
+    def take_over(self, entry: Entry, reader: Reader, folder: Path) -> frozenset[Inode]:
+        """Gives an entry's files up to its last reader: they count as gone, and are deleted by `empty` later.
+
+        Args:
+            entry: the entry.
+            reader: reads it.
+            folder: the reader's own, where files of the entry may have further names.
+
+        Returns:
+            The files, and those in the folder, that nobody else has; none where somebody else reads or makes the entry.
+        """
+        try:
+            with FileLock(self._lock_file(entry.fingerprint), timeout=0):
+                files = held_by_these(entry.files, folder)
+                if not files or not reader.is_alone():
+                    return frozenset()
+                self.disown(entry)
+                return files
+        except Timeout:
+            return frozenset()
+
+    def reading(self, fingerprint: str) -> Reader:
+        """Returns a reader of an entry; while it is open nobody spoils the entry's files."""
+        file = self._lock_file(fingerprint).with_suffix(".readers")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return Reader(file)
 
     def damage(self, entry: Entry, thorough: bool = False) -> list[str]:
         """Returns what is wrong with an entry's files: missing, of another size, or of another content.
@@ -134,9 +169,9 @@ class Store:
     @contextlib.contextmanager
     def lock(self, fingerprint: str) -> Iterator[None]:
         """Holds the right to make the entry; a second process waits here and then finds it made."""
-        folder = self._places.store / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{fingerprint}.lock"):
+        file = self._lock_file(fingerprint)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file):
             yield
 
     @contextlib.contextmanager
@@ -209,6 +244,9 @@ class Store:
     def unfinished(self) -> list[Path]:
         """Returns the folders that interrupted steps would go on from."""
         return sorted(self._places.kept.iterdir()) if self._places.kept.is_dir() else []
+
+    def _lock_file(self, fingerprint: str) -> Path:
+        return self._places.store / "locks" / f"{fingerprint}.lock"
 
     def _folder(self, fingerprint: str) -> Path:
         return self._places.store / fingerprint[:2] / fingerprint

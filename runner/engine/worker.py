@@ -12,7 +12,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Thread
@@ -24,6 +25,7 @@ from runner.engine.events import Event
 from runner.engine.job import Job
 from runner.engine.parts import PartFailed, Parts
 from runner.engine.plan import Step
+from runner.engine.readers import Reader
 from runner.engine.store import Entry, Store
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.parity import Parity
@@ -31,6 +33,7 @@ from runner.evaluation.placement import placement_apart
 from runner.evaluation.structure import check_structure
 from runner.models.digest import DigestMemo, files_below
 from runner.models.handle import ModelHandle
+from runner.models.spent_files import Inode
 from runner.passes import table
 from runner.passes.declaration import PassContext
 from runner.targets.target import what_is_missing
@@ -46,22 +49,32 @@ class Walk:
     job: Job
     store: Store
     emit: Callable[[Event], None]
+    reads: ExitStack = field(default_factory=ExitStack)
+    reader: Reader | None = None
 
     def run(self) -> None:
         """Makes what is missing, from behind the last finished step."""
+        with ExitStack() as self.reads:
+            self._run()
+
+    def _run(self) -> None:
         job = self.job
         first = next((at + 1 for at in reversed(range(len(job.steps))) if job.steps[at].cached), 0)
         model = job.source
         if first:
-            found = self.store.get(job.steps[first - 1].fingerprint or "")
+            key = job.steps[first - 1].fingerprint or ""
+            with self.store.lock(key):
+                found = self.store.get(key)
+                self._read(key)
             if found is None:  # taken away since the plan was made
                 first = 0
             else:
                 model = found.model
         for at, step in enumerate(job.steps[first:], first):
-            model = self._step(step, model)
-            if job.no_artifacts and at > first:
-                self._drop(job.steps[at - 1])
+            before = job.steps[at - 1] if job.no_artifacts and at > first else None
+            model = self._step(step, model, before)
+            if before is not None:
+                self._drop(before)
         if job.structure is not None:
             self._check_structure(model)
         if job.evaluation is not None:
@@ -81,7 +94,12 @@ class Walk:
         entry = self.store.get(first.fingerprint or "") or self._make(first, first.fingerprint or "", self.job.source)
         return entry.model
 
-    def _step(self, step: Step, model: ModelHandle) -> ModelHandle:
+    def _read(self, key: str) -> None:
+        """Reads an entry from now on, and the one before no more."""
+        self.reads.close()
+        self.reader = self.reads.enter_context(self.store.reading(key))
+
+    def _step(self, step: Step, model: ModelHandle, before: Step | None) -> ModelHandle:
         key = step.fingerprint
         if key is None:
             raise ValueError(f"step {step.name} has no fingerprint")
@@ -89,18 +107,31 @@ class Walk:
             entry = None if self.job.no_cache else self.store.get(key)
             if entry is None:
                 self.emit(Event("step-started", step.name, step.pass_name))
-                entry = self._make(step, key, model)
+                entry = self._make(step, key, model, before)
+            self._read(key)
         self.emit(Event("step-finished", step.name, step.pass_name, {"seconds": entry.record["seconds"]}))
         return entry.model
 
     def _drop(self, step: Step) -> None:
         """Deletes what a step of this run left, once the next step has been made of it; the source is needed on."""
-        entry = None if step.pass_name in table.SOURCE_MODULES else self.store.get(step.fingerprint or "")
+        entry = None if step.pass_name in table.SOURCE_MODULES else self.store.told(step.fingerprint or "")
         if entry is not None:
             with self.store.lock(entry.fingerprint):
                 self.store.empty(entry)
 
-    def _make(self, step: Step, key: str, model: ModelHandle) -> Entry:
+    def _take_over(self, step: Step | None, folder: Path, undone: ExitStack) -> frozenset[Inode]:
+        """Gives up what a step of this run left; see `PassContext.take_over`."""
+        entry = None
+        if step is not None and step.pass_name not in table.SOURCE_MODULES:
+            entry = self.store.get(step.fingerprint or "")
+        if entry is None or self.reader is None:
+            return frozenset()
+        files = self.store.take_over(entry, self.reader, folder)
+        if files:
+            undone.callback(self.store.empty, entry)
+        return files
+
+    def _make(self, step: Step, key: str, model: ModelHandle, before: Step | None = None) -> Entry:
         pass_ = table.get(step.pass_name)
         options = pass_.options.model_validate(step.options)
         said: list[str] = []
@@ -115,15 +146,16 @@ class Walk:
                 said.append(event.text)
             self.emit(event)
 
-        with self.store.workspace() as folder:
+        with self.store.workspace() as folder, ExitStack() as undone:
             output, scratch = folder / "output", folder / "scratch"
             output.mkdir()
             scratch.mkdir()
             kept = self.job.places.kept / key
             there = min(memory().free, self.job.memory or sys.maxsize)
             context = PassContext(
-                output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept, count, there
-            )
+                output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept, count, there,
+                partial(self._take_over, before, folder, undone),
+            )  # fmt: skip
             started = time.perf_counter()
             made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)
             seconds = time.perf_counter() - started

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from runner.models.handle import Kind, ModelHandle
+from runner.models.spent_files import Inode
 from runner.recipe.options import PassOptions
 from runner.targets.target import Target
 
@@ -33,6 +34,9 @@ class PassContext:
             caller has none.
         counted: is told what `progress` was; None where the caller shows no bar.
         memory: bytes that there are for this process; None where nobody says.
+        take_over: asks for the files of the model that came in, once nothing but writing can fail any more. Returns those that
+            nobody else has and the run does not need on: the pass may spoil them while it reads them for the last time. None
+            where the steps before are to be kept.
     """
 
     output: Path
@@ -44,6 +48,7 @@ class PassContext:
     kept: Path | None = None
     counted: Callable[[int, int, str], None] | None = None
     memory: int | None = None
+    take_over: Callable[[], Collection[Inode]] = tuple
 
     def progress(self, done: int, total: int, news: str = "") -> None:
         """Tells how far a long action has come: so many of a total, of steps, layers and the like.

@@ -25,7 +25,9 @@ _STREAMED = 4.0  # bytes a weight of the largest matrix, for what is quantised w
 _WEIGHT_ROUNDED = 8.0  # bytes a weight of the largest matrix, where a graph's weights lie beside it
 _WAITING = 0.5e9  # bytes of weights that are collected for one file
 _ANSWERS = 2.0e9  # bytes of answers over a large vocabulary, of eight windows of text
-_CODES_MAPPED = 1.6  # times a model whose codes the builder takes over
+_CODES_TAKEN = 0.5  # bytes a weight of the largest matrix, where the builder takes codes over
+_LOOKED_AT = 0.9e9  # bytes for weights that are looked at where they lie, pages of their files included
+_TURNED = 7.0  # bytes a weight of the largest matrix, for it before and after a rotation
 _A_LAYER = 80.0  # bytes a weight of a decoder layer, for it in fp32 and the factors of its largest Hessian
 _LAYERS = 30.0  # about as many as a decoder of a billion weights or more has
 # Times the largest component of a pipeline, by the UNet of Stable Diffusion v1.4.
@@ -110,12 +112,14 @@ class Effect:
         memory: bytes that it holds at its peak, beside the worker's libraries.
         scratch: bytes that it writes beside its result and takes away again.
         linked: bytes of its result that are hard links to files of the model that comes in.
+        spends: bytes of the model that comes in that it can give up while it writes.
     """
 
     stored: Stored
     memory: float
     scratch: float = 0.0
     linked: float = 0.0
+    spends: float = 0.0
 
 
 Rule = Callable[[Stored, Options, str], Effect]  # the model that comes in, options, name of the target
@@ -162,13 +166,15 @@ def _model_builder(model: Stored, options: Options, target: str) -> Effect:
     )
     built = replace(built, linear=linear, head=head, embedding=head if shared else apart, shared=shared)
     own_way = chosen.get("use_qdq") or "Gather" in (chosen.get("op_types_to_quantize") or ())
-    return Effect(built, _BUILDER + (2.3 * model.in_fp32 if own_way else _STREAMED * model.largest))
+    if own_way:
+        return Effect(built, _BUILDER + 2.3 * model.in_fp32)
+    return Effect(built, _BUILDER + _STREAMED * model.largest, spends=model.size)
 
 
 def _builder_scheme(chosen: Options, bits: int, scale: float) -> tuple[float, float]:
     """Returns the bytes of a weight of the matrices, and of the head."""
     method = str(chosen.get("algo_config", "default"))
-    zero_points = method.startswith("k_quant") or chosen.get("is_symmetric") is False
+    zero_points = method.startswith(("k_quant", "hqq")) or chosen.get("is_symmetric") is False
     mixed = chosen.get("matmul_mixed_precision") or {}
     if isinstance(mixed, str):
         mixed = dict(part.split(":", 1) for part in mixed.split(",") if ":" in part)
@@ -185,7 +191,8 @@ def _built_from_codes(model: Stored, built: Stored, around: float, target: str) 
     embedding = model.embedding if model.embedding < _FLOAT and target != _NO_CODES else around
     shared = model.shared and head < _FLOAT and target != _NO_CODES
     made = replace(built, linear=model.linear, head=head, embedding=embedding, shared=shared)
-    return Effect(made, _BUILDER + _CODES_MAPPED * made.size, scratch=0.1 * model.size)
+    held = _BUILDER + min(_WAITING, 0.1 * model.size) + _CODES_TAKEN * model.largest
+    return Effect(made, held, scratch=0.1 * model.size, spends=model.size)
 
 
 def _codes(options: Options, bits: int, block: int, model: Stored) -> float:
@@ -215,7 +222,9 @@ def _rtn(model: Stored, options: Options, target: str) -> Effect:
     if options.get("embeds"):
         made = replace(made, embedding=each)
     linked = model.weights.linear * model.linear if model.quantised else 0.0  # the codes that stay
-    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest, linked=linked)
+    outer = model.quantised and options.get("lm_head") and options.get("embeds")
+    spent = replace(model, linear=0, convolution=0, rest=0).size if outer else 0.0
+    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest, linked=linked, spends=spent)
 
 
 def _awq(model: Stored, options: Options, target: str) -> Effect:
@@ -248,7 +257,9 @@ def _in_torch(model: Stored, options: Options, target: str) -> Effect:
 def _rotated(model: Stored, options: Options, target: str) -> Effect:
     """The weights are rotated and written in fp32, those of a large model a layer at a time."""
     made = Stored.plain(model.weights, 4, model.share)
-    held = _WAITING + 12.0 * model.weights.linear / _LAYERS + 4.0 * model.largest if model.stays_mapped else _TORCH * made.size
+    held = (
+        _WAITING + 12.0 * model.weights.linear / _LAYERS + _TURNED * model.largest if model.stays_mapped else _TORCH * made.size
+    )
     return Effect(replace(made, shared=False), held)
 
 
@@ -264,7 +275,7 @@ def _select(model: Stored, options: Options, target: str) -> Effect:
     if algorithm.startswith(("k_quant", "high_precision")):
         return Effect(made, 0.0, linked=model.size)
     if algorithm != "kld_gradient":
-        return Effect(made, _WAITING, linked=model.size)
+        return Effect(made, _LOOKED_AT, linked=model.size)
     if model.stays_mapped:
         return Effect(made, _ANSWERS + 40.0 * model.weights.linear / _LAYERS, linked=model.size)
     return Effect(made, 1.4 * model.in_fp32, linked=model.size)

@@ -100,6 +100,13 @@ def test_defaults_follow_the_model(exported_bert: ModelHandle, tmp_path: Path) -
     assert list(usual.values()) == ["int4-kquant", "int8-dynamic", "int8-dynamic"]
 
 
+def test_hqq_of_a_language_model_needs_no_graph_in_floating_point(tmp_path: Path) -> None:
+    for target in ("cpu", "cuda"):
+        how = _wish(tmp_path, target)
+        steps = quantization(_known(MODELS["generator"], how), QuantizeWish("hqq"), how.target, CLONE).steps
+        assert [(one["type"], one["int4_algo_config"]) for one in steps.values()] == [("ModelBuilder", "hqq")]
+
+
 def test_an_embedding_that_is_not_the_head_is_quantised_by_itself(tiny_llama: ModelHandle, tmp_path: Path) -> None:
     how, wish = _wish(tmp_path), QuantizeWish("rtn", "int8")
     tied = quantization(_known(MODELS["generator"], how), wish, how.target, CLONE).steps

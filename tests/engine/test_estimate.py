@@ -140,6 +140,14 @@ class TestNeeds:
         source = (StepNeeds("source", "ImportGguf", 1, 50), *steps)
         assert Needs(0, source, dropped=True).disk == 50 + 80 + 85  # the source is needed on
 
+    def test_what_is_given_up_while_the_next_is_written_makes_room_at_once(self) -> None:
+        steps = (StepNeeds("a", "Gptq", 1, 100), StepNeeds("b", "ModelBuilder", 1, 105, scratch=5, spends=100))
+        assert Needs(0, steps, dropped=True).disk == 210
+        assert Needs(0, steps, dropped=True, spent=True).disk == 110
+        assert Needs(0, steps, spent=True).disk == 210
+        source = (StepNeeds("source", "ImportGguf", 1, 50), steps[1])
+        assert Needs(0, source, dropped=True, spent=True).disk == 160
+
     def test_nothing_is_told_of_an_unknown_model_or_pass(self) -> None:
         assert estimate_config(config(BUILD_INT4, model="nobody/knows"), None, None) is None
         assert estimate_config(config({"type": "NoSuchPass"}), None, None) is None

@@ -52,3 +52,29 @@ def test_what_was_dropped_is_made_again_where_it_is_needed(made: Any) -> None:
 
 def test_without_it_every_step_is_kept(made: Any) -> None:
     assert made()[1] == {"convert", "quantize"}
+
+
+def test_a_checkpoint_of_codes_is_given_up_while_the_graph_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llama: ModelHandle
+) -> None:
+    """The model is the same, and an interrupted run does not find what it has spoilt."""
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(tiny_llama.folder), "task": "text-generation"},
+        "passes": {
+            "layers": {"type": "Rtn", "bits": 4, "group_size": 32},
+            "head": {"type": "Rtn", "bits": 8, "group_size": 32, "lm_head": True, "embeds": True},
+            "build": {"type": "ModelBuilder", "precision": "int4"},
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    digests = []
+    for name, flags in (("dropped", ["--no-artifacts"]), ("kept", ["--no-cache"])):
+        command = ["run", "--config", str(tmp_path / "config.json"), "--output-dir", str(tmp_path / name), *flags]
+        assert run_command(command) == 0
+        receipt = json.loads((tmp_path / name / "receipt.json").read_text())
+        digests.append({file: known["sha256"] for file, known in receipt["files"].items()})
+        if name == "dropped":
+            folders = {path.parent.parent for path in (tmp_path / "cache" / "store").glob("??/*/files/*")}
+            assert {json.loads((folder / "record.json").read_text())["step"] for folder in folders} == {"build"}
+    assert digests[0] == digests[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -177,3 +178,40 @@ def test_what_interrupted_steps_left_goes_when_it_is_old(
     assert run_command(["cache", "gc"]) == 0
     assert "1 leftovers gone" in capsys.readouterr().out
     assert [path.name for path in store.unfinished()] == ["new"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are spoilt on Linux only")
+class TestTakenOver:
+    """The last reader of an entry may spoil its files; while there is another one nobody may."""
+
+    def test_the_only_reader_gets_the_files(self, store: Store, tmp_path: Path) -> None:
+        entry = put(store)
+        graph = (entry.files / "model.onnx").stat()
+        with store.reading(KEY) as reader:
+            assert store.take_over(entry, reader, tmp_path / "scratch") == {(graph.st_dev, graph.st_ino)}
+        assert store.get(KEY) is None
+        told = store.told(KEY)
+        assert told is not None and told.size == 5 and entry.files.is_dir()
+        store.empty(told)
+        assert not entry.files.exists() and store.told(KEY) is not None
+
+    def test_two_readers_keep_one_another_from_it(self, store: Store, tmp_path: Path) -> None:
+        entry = put(store)
+        with store.reading(KEY) as reader:
+            with store.reading(KEY) as other:
+                assert not store.take_over(entry, reader, tmp_path)
+                assert not store.take_over(entry, other, tmp_path)
+            assert store.get(KEY) is not None
+            assert store.take_over(entry, reader, tmp_path)
+
+    def test_nothing_is_taken_from_who_makes_it_anew(self, store: Store, tmp_path: Path) -> None:
+        entry = put(store)
+        with store.reading(KEY) as reader, store.lock(KEY):
+            assert not store.take_over(entry, reader, tmp_path)
+
+    def test_what_somebody_links_stays_his(self, store: Store, tmp_path: Path) -> None:
+        entry = put(store, graph=b"graph", weights=b"weights")
+        (tmp_path / "output").hardlink_to(entry.files / "graph")
+        weights = (entry.files / "weights").stat()
+        with store.reading(KEY) as reader:
+            assert store.take_over(entry, reader, tmp_path / "scratch") == {(weights.st_dev, weights.st_ino)}

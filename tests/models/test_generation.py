@@ -12,7 +12,8 @@ from runner.models.torch_source import load_tokenizer, load_torch
 from runner.models.twin import architecture_of
 from runner.passes.declaration import PassContext
 from runner.passes.export.tiny_twin import make_twin
-from runner.passes.genai.model_builder import PASS, ModelBuilderOptions
+from runner.passes.genai.builder_options import ModelBuilderOptions
+from runner.passes.genai.model_builder import PASS
 from runner.targets.target import TARGETS
 
 

@@ -62,6 +62,7 @@ def test_language_models(tied: bool, tmp_path: Path) -> None:
         ("cpu", {"precision": "fp32"}),
         ("cpu", {"precision": "int4"}),
         ("cpu", {"precision": "int4", "block_size": 64}),
+        ("cpu", {"precision": "int4", "block_size": 32, "algo_config": "hqq"}),
         ("cpu", {"precision": "int8"}),
         ("cuda", {"precision": "int4"}),
         ("directml", {"precision": "int4"}),

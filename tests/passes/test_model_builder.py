@@ -13,7 +13,9 @@ from runner.models.handle import ModelHandle
 from runner.models.twin import architecture_of
 from runner.passes.declaration import PassContext
 from runner.passes.export.tiny_twin import make_twin
-from runner.passes.genai.model_builder import PASS, ModelBuilderOptions, check_combination
+from runner.passes.genai.builder_checks import check_combination
+from runner.passes.genai.builder_options import ModelBuilderOptions
+from runner.passes.genai.model_builder import PASS
 from runner.targets.target import TARGETS
 
 

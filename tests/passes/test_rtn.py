@@ -1,5 +1,7 @@
 """Rounding on tiny models: what it quantises, what it ties, and the GenAI model made of it."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,21 @@ from pydantic import ValidationError
 from runner.errors import InvalidRecipe, ModelUnavailable
 from runner.evaluation.parity import Parity
 from runner.models import files, sharded_weights
+from runner.models.digest import sha256_of_file
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
+from runner.models.sharded_weights import mapped_weights
+from runner.models.spent_files import can_spend, held_by_these
 from runner.models.torch_source import load_torch
 from runner.models.twin import architecture_of
+from runner.passes.declaration import PassContext
 from runner.passes.export.tiny_twin import make_twin
-from runner.passes.genai import shared_embedding, streamed_weights
+from runner.passes.genai import model_builder, shared_embedding, streamed_weights
+from runner.passes.genai.builder_options import ModelBuilderOptions
 from runner.passes.genai.quantized_source import write_for_builder
+from runner.passes.quantize import rtn
 from runner.passes.quantize.rtn import RtnOptions
+from runner.targets.target import TARGETS
 from tests.conftest import ApplyPass
 
 
@@ -35,6 +44,67 @@ def test_eight_bits_keep_the_weights(tied: ModelHandle, apply_pass: ApplyPass, s
     for name, parameter in before.named_parameters():
         error = (parameter - after.get_parameter(name)).abs().max()
         assert error <= 0.006 * parameter.abs().max(), name
+
+
+@pytest.mark.parametrize("embeds", [True, False])
+@pytest.mark.parametrize(
+    "model_id", ["HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B", "microsoft/Phi-3-mini-4k-instruct"]
+)
+def test_the_builder_gives_up_what_it_has_written(
+    model_id: str, embeds: bool, tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files, "_LINKED_FROM", 0)
+    monkeypatch.setattr(sharded_weights, "_FULL", 20_000)
+    twin = architecture_of(model_id)
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    rounded = apply_pass("Rtn", source, bits=4, group_size=32, lm_head=True, embeds=embeds)
+    expected = apply_pass("ModelBuilder", rounded, precision="int4")
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    shutil.copytree(rounded.folder, alone)
+    shutil.copytree(rounded.folder, shared)
+    weights = next(shared.glob("*.safetensors"))
+    (tmp_path / "elsewhere").hardlink_to(weights)
+    digest = sha256_of_file(weights)
+    for folder in (alone, shared):
+        output, scratch = (tmp_path / f"{folder.name}-{name}" for name in ("output", "scratch"))
+        output.mkdir()
+        scratch.mkdir()
+        context = PassContext(
+            output, scratch, TARGETS["cpu"], 2, lambda _: iter(()), lambda _: None,
+            take_over=lambda folder=folder, scratch=scratch: held_by_these(folder, scratch),
+        )  # fmt: skip
+        built = model_builder.PASS.apply(replace(rounded, folder=folder), ModelBuilderOptions(precision="int4"), context)
+        for name in ("model.onnx", "model.onnx.data"):
+            assert sha256_of_file(built.folder / name) == sha256_of_file(expected.folder / name)
+    assert sha256_of_file(weights) == digest
+    if can_spend(tmp_path) and "Phi" not in model_id:  # whose projections are taken apart in a copy
+        left = [name for name, one in mapped_weights(alone).items() if name.endswith(".qweight") and one.any()]
+        assert left == []
+
+
+@pytest.mark.parametrize("asked", [{"lm_head": True, "embeds": True}, {"lm_head": True}, {"embeds": True}])
+@pytest.mark.parametrize("model_id", ["HuggingFaceTB/SmolLM2-135M-Instruct", "microsoft/Phi-3-mini-4k-instruct"])
+def test_floats_that_became_codes_are_given_up_and_no_others(
+    model_id: str, asked: dict[str, bool], tmp_path: Path, apply_pass: ApplyPass
+):
+    twin = architecture_of(model_id)
+    layers = apply_pass("Rtn", make_twin(twin, twin.task, tmp_path / "source"), bits=4, group_size=32)
+    options = {"bits": 8, "group_size": 32, **asked}
+    expected = mapped_weights(apply_pass("Rtn", layers, **options).folder)
+    output, scratch = tmp_path / "output", tmp_path / "scratch"
+    output.mkdir()
+    scratch.mkdir()
+    context = PassContext(
+        output, scratch, TARGETS["cpu"], 2, lambda _: iter(()), lambda _: None, take_over=lambda: held_by_these(layers.folder)
+    )
+    rtn.PASS.apply(layers, RtnOptions.model_validate(options), context)
+    made = mapped_weights(output)
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(one, expected[name]) for name, one in made.items())
+    left = mapped_weights(layers.folder)["model.embed_tokens.weight"].any()
+    tied = model_id.startswith("HuggingFaceTB")
+    kept = len(asked) == 1 and (tied or "embeds" not in asked)
+    assert bool(left) == (kept or not can_spend(tmp_path))
 
 
 def test_a_tied_embedding_and_head_become_one_matrix(tied: ModelHandle, apply_pass: ApplyPass):

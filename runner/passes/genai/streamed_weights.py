@@ -4,24 +4,32 @@ The builder (0.18) hands its whole graph, all weights in fp32, as one proto to O
 gets its MatMulNBits nodes first, and their tensors are made when the file is written, a few rows of the memory-mapped
 checkpoint at a time; the pages that were read are given back. What the first rows of a weight become is asked of
 MatMulNBitsQuantizer itself: names, attributes and values. A method that is computed here must give the same bits for them.
-Where it does not, and for methods that are not computed here, MatMulNBitsQuantizer gets all rows.
+Where it does not, and for methods that are not computed here, MatMulNBitsQuantizer gets all rows. HQQ, whose zeros ONNX Runtime
+keeps in floating point, has the names and attributes of MatMulNBitsQuantizer's rounding, and values of our own.
+
+Codes that a checkpoint brings stay in its files until they are written. Where a run does not need the checkpoint on, the disk
+space of what was read is given back as well.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.errors import RunFailed
 from runner.models.mapped_weights import give_back
-from runner.models.quantized_checkpoint import Scheme
+from runner.models.quantized_checkpoint import EMBEDDING, Scheme, pack
+from runner.models.spent_files import Inode, spend
 from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
 from runner.passes.genai.shared_embedding import GATHER, Share, look_up
-from runner.passes.quantize.grid import fit_grid, nearest_codes
+from runner.passes.quantize import block_rtn, hqq
+from runner.passes.quantize.grid import Fit, codes_on_grids
 from runner.targets.target import installed_wheels
 
 if TYPE_CHECKING:
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
     import torch
 
 SERVED = ("0.18",)  # releases of onnxruntime-genai whose builder this was written for and tested with
+Done = Callable[[Sequence["torch.Tensor"]], None]  # is told which tensors were read
+
 _ASKED_ROWS = 16  # that MatMulNBitsQuantizer quantises of each weight in any case; whole bytes of zero points
 _WEIGHTS_AT_ONCE = 2**20  # that a thread works on
 
@@ -63,11 +73,6 @@ class Rows:
             at += part.shape[0]
         return taken[0] if len(taken) == 1 else torch.cat(taken)
 
-    def release(self) -> None:
-        """Gives back the memory of what was read."""
-        for part in self.parts:
-            give_back(part)
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -89,8 +94,41 @@ class _Packed:
     weight: Rows
 
 
+@dataclass(frozen=True)
+class _Below:
+    """Tensors below one another, as the builder passes a tensor around."""
+
+    parts: tuple[torch.Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of all of them together."""
+        return sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]
+
+
+@dataclass(frozen=True)
+class _PackedCodes:
+    """Several quantised products with one input, as the builder passes a quantised product around."""
+
+    qweight: _Below
+    scales: _Below
+    qzeros: _Below
+    g_idx: Any
+    in_features: int
+    out_features: int
+    bits: int
+    group_size: int
+
+
 @contextmanager
-def streamed(builder: Any, threads: int, lookup: Scheme | None = None, share: Share | None = None) -> Iterator[None]:
+def streamed(
+    builder: Any,
+    threads: int,
+    lookup: Scheme | None = None,
+    share: Share | None = None,
+    by_hqq: bool = False,
+    take_over: Callable[[], Collection[Inode]] = tuple,
+) -> Iterator[None]:
     """Streams the weights of what the builder makes within the block; a release that is not known builds in its own way.
 
     Args:
@@ -98,16 +136,24 @@ def streamed(builder: Any, threads: int, lookup: Scheme | None = None, share: Sh
         threads: threads to quantise with.
         lookup: how an embedding of its own is quantised where the graph is; left in floating point when None.
         share: lets the embedding of a quantised graph read codes that are there, before anything is written.
+        by_hqq: products get the values of HQQ; the builder is to be told to round with zero points.
+        take_over: see `PassContext`.
+
+    Raises:
+        RunFailed: the values of HQQ are asked for and nothing is streamed.
     """
     releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
     if not all(release.startswith(SERVED) for release in releases):
+        if by_hqq:
+            raise _hqq_not_served(f"onnxruntime-genai {', '.join(releases)}")
         yield
         return
     model = _base_of_models(builder)
-    stream = _Stream(threads, lookup, share)
+    stream = _Stream(threads, lookup, share, by_hqq, take_over)
     replaced = {
         "make_initializer": stream.make_initializer,
         "make_packed_matmul_float_class": stream.make_packed_matmul,
+        "make_packed_matmul_int4_class": stream.make_packed_codes,
         "to_nbits": stream.to_nbits,
     }
     kept = {name: getattr(model, name) for name in replaced}
@@ -128,27 +174,40 @@ def _base_of_models(builder: Any) -> Any:
 
 @dataclass
 class _Stream:
-    """What stands in for three of the builder's methods.
+    """What stands in for four of the builder's methods.
 
     Attributes:
         threads: threads to quantise with.
         lookup: how the embedding is quantised.
         share: lets the embedding read codes.
+        by_hqq: products get the values of HQQ.
+        take_over: see `PassContext`.
         originals: the methods themselves.
         rows: weights by the names of their initializers.
+        users: how many initializers read what lies at an address.
+        spent: files whose space is given back behind what is read.
     """
 
     threads: int
     lookup: Scheme | None = None
     share: Share | None = None
+    by_hqq: bool = False
+    take_over: Callable[[], Collection[Inode]] = tuple
     originals: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
+    users: Counter[int] = field(default_factory=Counter)
+    spent: Collection[Inode] = ()
 
     def make_initializer(self, made: Any, tensor: Any, /, name: str, *, to: Any = None, raw: bool = False) -> None:
         """Registers a weight, and remembers where it lies."""
         import onnx_ir as ir
         import torch
 
+        as_it_lies = type(tensor) is torch.Tensor and not raw and (to is None or tensor.ndim == 1)
+        if as_it_lies or isinstance(tensor, _Below):
+            below = tensor if isinstance(tensor, _Below) else _Below((tensor.detach(),))
+            self._register(made, below.parts, _stored_tensor(below, to, name, self._done))
+            return
         if isinstance(tensor, Columns):
             rows = tensor.rows
         elif to is None or raw or not isinstance(tensor, torch.Tensor) or tensor.ndim != 2:
@@ -157,21 +216,57 @@ class _Stream:
         else:
             rows = Rows((tensor.detach().T,))
         self.rows[name] = rows
-        lazy = _float_tensor(rows, ir.DataType(to), name)
-        value = made.make_value(name, lazy.dtype, lazy.shape)
+        self._register(made, rows.parts, _float_tensor(rows, ir.DataType(to), name, self._done))
+
+    def _register(self, made: Any, read: Sequence[torch.Tensor], lazy: ir.LazyTensor) -> None:
+        """Makes a tensor that reads others when it is written an initializer of the graph."""
+        self.users.update(one.data_ptr() for one in read)
+        value = made.make_value(lazy.name, lazy.dtype, lazy.shape)
         value.const_value = lazy
         made.model.graph.register_initializer(value)
+
+    def _done(self, read: Sequence[torch.Tensor]) -> None:
+        """Gives back the memory of tensors that were read, and their disk space behind the last that reads them."""
+        for one in read:
+            give_back(one)
+            self.users[one.data_ptr()] -= 1
+            if self.spent and self.users[one.data_ptr()] == 0:
+                spend(one, self.spent)
 
     def make_packed_matmul(self, made: Any, q: Any, k: Any, v: Any, **_: Any) -> _Packed:
         """Puts the projections of queries, keys and values below one another without a copy of them."""
         return _Packed(Rows(tuple(one.weight.detach() for one in (q, k, v))))
 
+    def make_packed_codes(self, made: Any, q: Any, k: Any, v: Any) -> Any:
+        """Puts the codes of queries, keys and values below one another without a copy; the builder's own way for others."""
+        alike = all(hasattr(one, "qweight") and (one.bits, one.group_size) == (q.bits, q.group_size) for one in (q, k, v))
+        if not alike or made.quant_attrs["use_qdq"]:
+            return self.originals["make_packed_matmul_int4_class"](made, q, k, v)
+        qweight, scales, qzeros = (
+            _Below(tuple(getattr(one, part) for one in (q, k, v))) for part in ("qweight", "scales", "qzeros")
+        )
+        outputs = q.out_features + k.out_features + v.out_features
+        return _PackedCodes(qweight, scales, qzeros, q.g_idx, q.in_features, outputs, q.bits, q.group_size)
+
     def to_nbits(self, made: Any) -> Any:
-        """Returns the graph with quantised weights."""
+        """Returns the graph with quantised weights; from here on it is written, and the checkpoint read for the last time."""
         model = self._in_nbits(made)
         if self.share is not None and any(node.name == GATHER for node in model.graph):
             self.share(model)
+            self._read_when_written(model)
+        self.spent = self.spent or self.take_over()  # all parts of a model in parts are made before the first is written
         return model
+
+    def _read_when_written(self, model: ir.Model) -> None:
+        """Lets the codes of an embedding that came last be given back like others."""
+        import onnx_ir as ir
+        import torch
+
+        for name, value in model.graph.initializers.items():
+            if name.startswith(f"{EMBEDDING}.") and not isinstance(value.const_value, ir.LazyTensor):
+                codes = torch.from_numpy(value.const_value.numpy())
+                self.users[codes.data_ptr()] += 1
+                value.const_value = _stored_tensor(_Below((codes,)), None, name, self._done)
 
     def _in_nbits(self, made: Any) -> Any:
         """Puts MatMulNBits into the graph, and returns it; the builder's own way for what is not served here."""
@@ -192,6 +287,8 @@ class _Stream:
             or getattr(made, "exact_quant_overrides", None)
             or made.matmul_attrs["weights_prepacked"]
         )
+        if own_way and self.by_hqq:
+            raise _hqq_not_served("this architecture, whose products share or compute their weights,")
         if own_way:
             return self.originals["to_nbits"](made)
         for node in constant:
@@ -210,7 +307,8 @@ class _Stream:
         matrix, kept = self.rows[weight.name].parts[0].T, weight.dtype
         count, width = matrix.shape
         blocks = -(-width // scheme.group_size)
-        source = _Quantised(Rows((matrix,)), partial(_codes_of_lookup, scheme=scheme, kept=kept), self.threads)
+        kernel = partial(_codes_of_lookup, scheme=scheme, kept=kept)
+        source = _Quantised(Rows((matrix,)), kernel, self.threads, self._done)
         inputs = []
         for at, (name, dtype, columns) in enumerate((("qweight", ir.DataType.UINT8, width), ("scales", kept, blocks))):
             value = made.make_value(f"model.embed_tokens.{name}", dtype, (count, columns))
@@ -229,7 +327,8 @@ class _Stream:
         rows = self.rows[weight.name]
         product = _Product.of(made, node, bits)
         quantised, first = product.asked(rows.take(0, min(_ASKED_ROWS, rows.shape[0])))
-        source = _Quantised(rows, product.kernel(rows, first), self.threads)
+        kernel = product.by_hqq if self.by_hqq else product.kernel(rows, first)
+        source = _Quantised(rows, kernel, self.threads, self._done)
         inputs: list[ir.Value] = [node.inputs[0]]
         for at, (name, values) in enumerate(first.items()):
             value = made.make_value(name, ir.DataType.from_numpy(values.dtype), (rows.shape[0], *values.shape[1:]))
@@ -246,15 +345,18 @@ class _Stream:
 
 def _codes_of_lookup(rows: torch.Tensor, scheme: Scheme, kept: ir.DataType) -> Parts:
     """Returns codes [rows, columns] and scales [rows, blocks], as OnnxBlockWiseRtnQuantization makes them of rows in a type."""
+    codes, scales, _ = _on_grids(block_rtn.fit, rows, scheme, kept)
+    return [codes[:, : rows.shape[1]].contiguous().numpy(), scales.float().numpy().astype(kept.numpy())]
+
+
+def _on_grids(fit: Fit, rows: torch.Tensor, scheme: Scheme, kept: ir.DataType) -> tuple[torch.Tensor, ...]:
+    """Returns codes [rows, columns and padding], scales and zeros [rows, blocks] of rows in an ONNX type."""
     import torch
     from onnx_ir.tensor_adapters import to_torch_dtype
 
     stored, columns = to_torch_dtype(kept), rows.shape[1]
     wide = torch.nn.functional.pad(rows.to(stored).float(), (0, -columns % scheme.group_size))
-    scales, zeros = fit_grid(wide, scheme)
-    scales = scales.to(stored)
-    codes = nearest_codes(wide, scales.float(), zeros, scheme.levels)
-    return [codes[:, :columns].contiguous().numpy(), scales.numpy()]
+    return codes_on_grids(fit, wide, scheme, columns, stored)
 
 
 def _replace(made: Any, node: ir.Node, fresh: ir.Node) -> None:
@@ -328,6 +430,13 @@ class _Product:
         values = {one.name: one for one in quantiser.model.model.graph.initializer}
         return quantised, {name: numpy_helper.to_array(values[name]) for name in quantised.input[1:]}
 
+    def by_hqq(self, rows: torch.Tensor) -> Parts:
+        """Returns codes [rows, blocks, bytes], scales and zero points as OnnxHqqQuantization makes them of rows in the type."""
+        scheme = Scheme(self.bits, self.settings["block_size"], symmetric=False)
+        codes, scales, zeros = _on_grids(hqq.fit, rows, scheme, self.dtype)
+        packed = pack(codes, self.bits).view(*scales.shape, -1)
+        return [packed.numpy(), scales.float().numpy().astype(self.dtype.numpy()), pack(zeros.byte(), self.bits).numpy()]
+
     def kernel(self, rows: Rows, first: Mapping[str, np.ndarray[Any, Any]]) -> Quantise:
         """Returns what quantises rows: our own rounding where it gives what was asked for the first ones."""
         import numpy as np
@@ -348,6 +457,14 @@ class _Product:
         return lambda some: list(self.asked(some)[1].values())
 
 
+def _hqq_not_served(what: str) -> RunFailed:
+    return RunFailed(
+        "hqq-not-served",
+        f"ModelBuilder: algo_config hqq does not serve {what}",
+        "build with precision fp32 (fp16 for CUDA and DirectML), and put OnnxHqqQuantization behind ModelBuilder",
+    )
+
+
 def _as(tensor: torch.Tensor, dtype: ir.DataType) -> np.ndarray[Any, Any]:
     """Returns the values in an ONNX type, as the builder casts them."""
     from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
@@ -362,8 +479,8 @@ def _as(tensor: torch.Tensor, dtype: ir.DataType) -> np.ndarray[Any, Any]:
 class _Quantised:
     """A weight that is quantised when the first of its tensors is asked for, and forgotten behind the last one."""
 
-    def __init__(self, rows: Rows, kernel: Quantise, threads: int) -> None:
-        self._rows, self._kernel, self._threads = rows, kernel, threads
+    def __init__(self, rows: Rows, kernel: Quantise, threads: int, done: Done) -> None:
+        self._rows, self._kernel, self._threads, self._done = rows, kernel, threads, done
         self._lock = threading.Lock()
         self._left: dict[int, np.ndarray[Any, Any]] = {}
 
@@ -396,7 +513,7 @@ class _Quantised:
                     whole = [np.empty((count, *part.shape[1:]), part.dtype) for part in parts]
                 for goal, part in zip(whole, parts, strict=True):
                     goal[start : start + len(part)] = part
-        self._rows.release()
+        self._done(self._rows.parts)
         return whole
 
 
@@ -413,7 +530,28 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _float_tensor(rows: Rows, dtype: ir.DataType, name: str) -> ir.LazyTensor:
+def _stored_tensor(below: _Below, dtype: ir.DataType | None, name: str, done: Done) -> ir.LazyTensor:
+    """Returns tensors below one another, in a type or as they are, read when they are written."""
+    import onnx_ir as ir
+    from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype, to_torch_dtype
+
+    stored = below.parts[0].dtype if dtype is None else to_torch_dtype(dtype)
+
+    class Streamed(ir.LazyTensor):  # type: ignore[misc]
+        def tofile(self, file: Any) -> None:
+            for part in below.parts:
+                TorchTensor(part.to(stored)).tofile(file)
+            done(below.parts)
+
+    def whole() -> ir.TensorProtocol:
+        import torch
+
+        return TorchTensor(torch.cat([part.to(stored) for part in below.parts]), name=name)
+
+    return Streamed(whole, dtype=from_torch_dtype(stored), shape=ir.Shape(below.shape), name=name)
+
+
+def _float_tensor(rows: Rows, dtype: ir.DataType, name: str, done: Done) -> ir.LazyTensor:
     """Returns the transpose of rows in a float type, made when it is written, some of it at a time."""
     import onnx_ir as ir
     import torch
@@ -428,7 +566,7 @@ def _float_tensor(rows: Rows, dtype: ir.DataType, name: str) -> ir.LazyTensor:
         def tofile(self, file: Any) -> None:
             for start in range(0, inputs, step):
                 file.write(piece(start, min(start + step, inputs)).tobytes())
-            rows.release()
+            done(rows.parts)
 
     def whole() -> ir.TensorProtocol:
         return ir.Tensor(piece(0, inputs), dtype=dtype, name=name)

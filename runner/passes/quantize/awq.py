@@ -256,5 +256,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
     data_options=("data_config",),
-    version=2,
+    version=3,
 )

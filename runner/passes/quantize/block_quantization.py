@@ -22,7 +22,7 @@ from runner.passes.each_graph import rewrite_each_weight
 from runner.passes.external_data import ExternalDataOptions
 from runner.passes.graph.node_names import check_node_names, entries_of, meant
 from runner.passes.graph.scopes import Scope, bodies, constant, drop_unread, maker
-from runner.passes.quantize.grid import Parts, nearest_codes, over_rows
+from runner.passes.quantize.grid import Fit, Parts, codes_on_grids, over_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 BlockSize = Literal[16, 32, 64, 128, 256]
 WeightBits = Literal[2, 4, 8]
-
-# Returns the scales and zeros, float32 [rows, blocks], of some rows float32 [rows, columns] whose columns fill whole blocks.
-# The number says how many columns hold weights; what follows them is zero.
-Fit = Callable[["torch.Tensor", Scheme, int], tuple["torch.Tensor", "torch.Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,7 @@ def nearest(fit: Fit) -> Solve:
 
     def solve(matrix: Matrix) -> Parts:
         def fitted(some: torch.Tensor) -> Parts:
-            scales, zeros = fit(some, matrix.scheme, matrix.columns)
-            scales = scales.to(matrix.kept)  # the codes are those nearest under the scales that are stored
-            return nearest_codes(some, scales.float(), zeros, matrix.scheme.levels), scales, zeros
+            return codes_on_grids(fit, some, matrix.scheme, matrix.columns, matrix.kept)
 
         return over_rows(fitted, matrix.rows)
 

@@ -50,5 +50,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("torch", "onnx"),
-    version=2,
+    version=3,
 )

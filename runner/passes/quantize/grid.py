@@ -10,12 +10,17 @@ from runner.models.quantized_checkpoint import QuantizedMatrix, Scheme
 
 Parts = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]
 
+# Returns the scales and zeros, float32 [rows, blocks], of some rows float32 [rows, columns] whose columns fill whole blocks.
+# The number says how many columns hold weights; what follows them is zero.
+Fit = Callable[["torch.Tensor", Scheme, int], tuple["torch.Tensor", "torch.Tensor"]]
+
 if TYPE_CHECKING:
     import torch
 
 _SHARES = (1.0, 0.9, 0.8, 0.7)  # of a block's range, tried one after the other
 _SHARES_BESIDE = (0.95, 1.05)  # of the best scale, tried with the zeros beside the nearest one
 _ROWS = 8192  # given to a thread at a time at most
+_LANES = 64  # columns that vectors of 512 bits take at a time
 _AT_ONCE = 2**15  # weights worked on at a time: they stay in the cache, and PyTorch does not split them among threads
 
 
@@ -73,8 +78,9 @@ def _fit_rows(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor) ->
     import torch
 
     rows = weight.shape[0]
-    blocks = weight.reshape(-1, scheme.group_size).T.contiguous()  # [group size, blocks]: scales lie along what is contiguous
-    weights = importance.repeat(1, rows)
+    count = rows * importance.shape[1]
+    blocks = in_lanes(weight.reshape(-1, scheme.group_size).T)  # [group size, blocks]: scales lie along what is contiguous
+    weights = in_lanes(importance.repeat(1, rows))
     low, high = blocks.amin(0).clamp_(max=0), blocks.amax(0).clamp_(min=0)
     if scheme.symmetric:
         high = torch.maximum(high, -low)
@@ -82,7 +88,7 @@ def _fit_rows(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor) ->
     scales = ((high - low) / scheme.levels).clamp_(min=1e-8)
     zeros = (-low / scales).round_().clamp_(0, scheme.levels)
     if scheme.bits == 8:
-        return scales.view(rows, -1), zeros.view(rows, -1)
+        return scales[:count].view(rows, -1), zeros[:count].view(rows, -1)
     least = torch.full_like(low, torch.inf)
     whole, nearest = scales, zeros
 
@@ -107,7 +113,18 @@ def _fit_rows(weight: torch.Tensor, scheme: Scheme, importance: torch.Tensor) ->
             for share in _SHARES_BESIDE:
                 attempt(best * share, (nearest + step).clamp_(0, scheme.levels))
         attempt(scales, zeros, refine=True)
-    return scales.view(rows, -1), zeros.view(rows, -1)
+    return scales[:count].view(rows, -1), zeros[:count].view(rows, -1)
+
+
+def in_lanes(columns: torch.Tensor) -> torch.Tensor:
+    """Returns columns, [..., columns], with zeros behind them, contiguous.
+
+    PyTorch adds up what is left over of its vectors in another order. With whole ones, what becomes of a column does not depend
+    on how many stand beside it, nor on how many threads share a matrix.
+    """
+    import torch
+
+    return torch.nn.functional.pad(columns, (0, -columns.shape[-1] % _LANES)).contiguous()
 
 
 def round_to_nearest(weight: torch.Tensor, scheme: Scheme) -> QuantizedMatrix:
@@ -119,6 +136,21 @@ def round_to_nearest(weight: torch.Tensor, scheme: Scheme) -> QuantizedMatrix:
 
     codes, scales, zeros = over_rows(nearest, weight)
     return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
+
+
+def codes_on_grids(fit: Fit, rows: torch.Tensor, scheme: Scheme, columns: int, kept: torch.dtype) -> Parts:
+    """Returns the codes, uint8 [rows, columns], nearest to some rows under the scales as they are stored, scales and zeros.
+
+    Args:
+        fit: finds the grids.
+        rows: float32 [rows, columns]; zeros fill the last block.
+        scheme: bits and block size.
+        columns: how many columns hold weights.
+        kept: the type that scales are stored in, and returned in.
+    """
+    scales, zeros = fit(rows, scheme, columns)
+    scales = scales.to(kept)
+    return nearest_codes(rows, scales.float(), zeros, scheme.levels), scales, zeros
 
 
 def nearest_codes(weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, levels: int) -> torch.Tensor:

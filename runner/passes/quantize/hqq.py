@@ -16,7 +16,7 @@ from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import Scheme
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.quantize.block_quantization import BlockOptions, Blocks, BlockSize, nearest, quantize_blocks
-from runner.passes.quantize.grid import fit_grid
+from runner.passes.quantize.grid import fit_grid, in_lanes
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,8 @@ def _refine(rows: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, schem
     """Returns better scales for the blocks of a few rows."""
     import torch
 
-    blocks = rows.reshape(-1, scheme.group_size).T.contiguous()  # [group size, blocks]: scales lie along what is contiguous
-    step, zero = scales.reshape(-1), zeros.reshape(-1)
+    blocks = in_lanes(rows.reshape(-1, scheme.group_size).T)  # [group size, blocks]: scales lie along what is contiguous
+    step, zero = in_lanes(scales.reshape(-1)).clamp_(min=1e-8), in_lanes(zeros.reshape(-1))
     least = torch.full_like(step, torch.inf)
     best, penalty = step, _PENALTY
     for _ in range(_ROUNDS):
@@ -70,7 +70,7 @@ def _refine(rows: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, schem
         length = codes.square().sum(0)
         step = step * torch.where(length > 0, (codes * near).sum(0) / length.clamp(min=1e-30), 1.0).clamp_(0.5, 2.0)
         penalty *= _GROWTH
-    return best.view(scales.shape)
+    return best[: scales.numel()].view(scales.shape)
 
 
 def _shrunk(error: torch.Tensor, penalty: float) -> torch.Tensor:
@@ -99,5 +99,5 @@ PASS = Pass(
     takes=("onnx", "genai"),
     gives=None,
     packages=("torch", "onnx"),
-    version=2,
+    version=3,
 )

@@ -12,7 +12,7 @@ from runner.models.mapped_weights import give_back
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.quantize.grid import round_to_nearest
-from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject
+from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject, spend_quantised
 
 
 class RtnOptions(WeightOnlyOptions):
@@ -32,10 +32,11 @@ def _apply(model: ModelHandle, options: RtnOptions, context: PassContext) -> Mod
     subject = open_subject(model, options, context.output, load_in_place)
     names = [*subject.linears(), *_outer(subject, options)]
     context.say(f"rounding {len(names)} matrices")
-    for name in names:
+    for name, scheme in [(name, subject.scheme(name, options)) for name in names]:
         weight: Any = subject.module.get_submodule(name).weight
-        subject.keep(name, round_to_nearest(weight, subject.scheme(name, options)))
+        subject.keep(name, round_to_nearest(weight, scheme))
         give_back(weight)
+    spend_quantised(subject, names, context.take_over())
     return leave(subject, context.output)
 
 
@@ -72,5 +73,5 @@ PASS = Pass(
     takes=("hf",),
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
-    version=2,
+    version=3,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,6 +28,7 @@ from runner.models.quantized_checkpoint import (
     write_checkpoint,
 )
 from runner.models.sharded_weights import ShardedWeights
+from runner.models.spent_files import Inode, spend
 from runner.recipe.config import Model
 from runner.recipe.options import PassOptions
 
@@ -269,21 +270,41 @@ def decoder_layers(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
 
 def leave(subject: Subject, folder: Path) -> ModelHandle:
     """Writes what the subject has become into `folder` and returns its handle."""
-    quantized = {f"{name}.weight" for name in subject.matrices}
-    if subject.shared:
-        quantized.add(f"{HEAD}.weight")
-        if HEAD in subject.matrices:
-            quantized.add(f"{EMBEDDING}.weight")
-    floats = {
-        name: tensor
-        for name, tensor in subject.module.state_dict().items()
-        if name not in quantized and tensor.device.type != "meta"
-    }
+    floats = _floats(subject)
     unchanged = [name for name, one in subject.before.items() if name not in floats or same_place(floats[name], one)]
     checkpoint = Checkpoint(subject.default, subject.matrices, floats, subject.shared)
     write_checkpoint(checkpoint, subject.model.folder, folder, subject.shards, unchanged)
     carry_adapter(subject.model, folder)
     return replace(subject.model, folder=folder)
+
+
+def _floats(subject: Subject) -> dict[str, torch.Tensor]:
+    """Returns the weights that stay in floating point, by name."""
+    quantized = {f"{name}.weight" for name in subject.matrices}
+    if subject.shared:
+        quantized.add(f"{HEAD}.weight")
+        if HEAD in subject.matrices:
+            quantized.add(f"{EMBEDDING}.weight")
+    return {
+        name: tensor
+        for name, tensor in subject.module.state_dict().items()
+        if name not in quantized and tensor.device.type != "meta"
+    }
+
+
+def spend_quantised(subject: Subject, names: Iterable[str], files: Collection[Inode]) -> None:
+    """Gives back the disk space of the weights of modules that are codes now, where nothing else reads them.
+
+    Args:
+        subject: has their codes.
+        names: of the modules.
+        files: see `PassContext.take_over`.
+    """
+    needed = {one.data_ptr() for one in _floats(subject).values()}
+    for name in names:
+        weight: Any = subject.module.get_submodule(name).weight
+        if weight.data_ptr() not in needed:
+            spend(weight.detach(), files)
 
 
 def carry_adapter(model: ModelHandle, folder: Path) -> None:
