@@ -142,7 +142,7 @@ def test_dynamic_quantisation_leaves_the_autoencoder(parity: Parity, converted: 
     for name in ("vae_encoder", "vae_decoder"):
         assert sha256_of_file(parts[name].path) == sha256_of_file(parts_of(converted)[name].path)
         assert f"{name}: left as it is" in bench.said
-    assert parity.picture.compare(made)["psnr_db"] > 25
+    assert parity.picture.compare(made, parity.provider)["psnr_db"] > 25
 
 
 @ONLY_SD
