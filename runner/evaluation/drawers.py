@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.errors import RunFailed
 from runner.evaluation.torch_form import TorchForm
-from runner.models.diffusion_pipeline import DrawingPipeline, Wanted
+from runner.models.diffusion_pipeline import DrawingPipeline, Wanted, seeded, start_noise
 from runner.models.diffusion_scheduler import other_scheduler, set_steps
 from runner.models.diffusion_torch import load_pipeline
 from runner.models.handle import ModelHandle
@@ -93,13 +93,15 @@ class TorchDrawer:
         self._pipeline.scheduler = own if wanted.scheduler is None else other_scheduler(own, wanted.scheduler)
         set_steps(self._pipeline.scheduler, wanted.steps)
         options = {} if wanted.guidance is None else {"guidance_scale": wanted.guidance}
+        random = seeded(wanted)
         pictures: Array = self._pipeline(
             prompt=wanted.prompt,
             negative_prompt=wanted.negative_prompt,
             num_inference_steps=wanted.steps,
             height=wanted.height,
             width=wanted.width,
-            generator=torch.Generator().manual_seed(wanted.seed),
+            generator=random,
+            latents=self._noise(wanted, random),
             callback_on_step_end=at_step_end,
             output_type="np",
             **options,
@@ -107,3 +109,11 @@ class TorchDrawer:
         if not np.isfinite(pictures).all():
             raise RunFailed("picture-not-finite", "the picture in PyTorch holds numbers that are none (NaN or infinite)")
         return pictures[0]
+
+    def _noise(self, wanted: Wanted, random: torch.Generator) -> torch.Tensor:
+        pixels, unet = self._pipeline.vae_scale_factor, self._pipeline.unet
+        own = unet.config.sample_size
+        edges = (own, own) if isinstance(own, int) else own
+        asked = (wanted.height, wanted.width)
+        height, width = (one // pixels if one else edge for one, edge in zip(asked, edges, strict=True))
+        return start_noise(unet.config.in_channels, height, width, random).to(unet.device, unet.dtype)

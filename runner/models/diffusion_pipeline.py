@@ -146,15 +146,12 @@ class DrawingPipeline:
 
     def noise(self, wanted: Wanted) -> Array:
         """Returns the latents [1, channels, height, width] that a picture starts from, as diffusers draws them on the CPU."""
-        drawn: Array = self._noise(wanted, _random(wanted)).numpy()
+        drawn: Array = self._noise(wanted, seeded(wanted)).numpy()
         return drawn
 
     def _noise(self, wanted: Wanted, random: torch.Generator) -> torch.Tensor:
-        import torch
-
         height, width = self.size(wanted)
-        shape = (1, int(self._unet["in_channels"]), height // self._pixels, width // self._pixels)
-        return torch.randn(shape, generator=random)
+        return start_noise(int(self._unet["in_channels"]), height // self._pixels, width // self._pixels, random)
 
     def draw(
         self, wanted: Wanted, latents: Array | None = None, step_done: Callable[[int, int], None] = lambda *_: None
@@ -178,7 +175,7 @@ class DrawingPipeline:
         guidance = DEFAULT_GUIDANCE[self.variant] if wanted.guidance is None else wanted.guidance
         guided = guidance > 1.0 and not self._reads_guidance
         text = self._read(wanted, guided)
-        random = _random(wanted)
+        random = seeded(wanted)
         start = self._noise(wanted, random) if latents is None else torch.from_numpy(latents)
         state, options = start * scheduler.init_noise_sigma, step_options(scheduler, random)
         count = len(scheduler.timesteps)
@@ -304,10 +301,21 @@ class DrawingPipeline:
         return self._sessions[name]
 
 
-def _random(wanted: Wanted) -> torch.Generator:
+def seeded(wanted: Wanted) -> torch.Generator:
+    """Returns the source of all noise of a picture, on the CPU."""
     import torch
 
     return torch.Generator().manual_seed(wanted.seed)
+
+
+def start_noise(channels: int, height: int, width: int, random: torch.Generator) -> torch.Tensor:
+    """Returns the latents [1, channels, height, width] that a picture starts from, in fp32.
+
+    What a seed gives in half precision is left to each release of PyTorch.
+    """
+    import torch
+
+    return torch.randn((1, channels, height, width), generator=random)
 
 
 def _waves(value: float, width: int) -> Array:

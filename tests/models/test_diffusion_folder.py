@@ -14,6 +14,7 @@ import pytest
 from runner.errors import ModelUnavailable
 from runner.evaluation.drawers import TorchDrawer
 from runner.evaluation.picture import psnr
+from runner.evaluation.torch_form import TorchForm
 from runner.models.diffusion_pipeline import DrawingPipeline, Wanted
 from runner.models.handle import ModelHandle
 from tests.models.conftest import converted, tiny_pipeline
@@ -90,3 +91,10 @@ def test_a_distilled_pipeline_draws_as_in_pytorch(distilled: ModelHandle, tmp_pa
     assert psnr(ours.draw(strong), theirs.draw(strong)) > 60
     assert psnr(ours.draw(weak), theirs.draw(weak)) > 60
     assert psnr(ours.draw(strong), ours.draw(weak)) < 60
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("wanted", [WANTED, replace(WANTED, height=None, width=None)], ids=["asked", "its own size"])
+def test_pytorch_starts_from_the_same_noise_in_every_precision(source: ModelHandle, precision: str, wanted: Wanted) -> None:
+    exact, rough = (TorchDrawer(source, 1, form=TorchForm(one)) for one in ("fp32", precision))
+    assert psnr(exact.draw(wanted), rough.draw(wanted)) > 30
