@@ -287,6 +287,8 @@ def test_result_that_misses_its_gate(clone: Path) -> None:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     line = next(number for number, text in enumerate(path.read_text("utf-8").splitlines(), start=1) if "0.4321" in text)
     assert ("results-meet-gates", f"{path.name}:{line}") in _found(clone)
+    path.write_text(json.dumps({**content, "weights": "random"}, indent=2), encoding="utf-8")
+    assert "results-meet-gates" not in [rule for rule, _ in _found(clone)]
 
 
 def test_every_rule_is_unique_and_complete() -> None:
