@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the runner of this clone, as for the pieces
 
 from runner.targets.devices import nvidia_devices  # noqa: E402
-from runner.targets.target import TARGETS, what_is_missing  # noqa: E402
+from runner.targets.target import TARGETS, usable_cores, what_is_missing  # noqa: E402
 
 EAGER, EAGER_BF16 = ("--baseline", "fp16"), ("--baseline", "bf16")
 BOTH = (*EAGER, "--baseline", "fp16-compiled")
@@ -135,38 +135,40 @@ class Suite:
     def make(self, pieces: Sequence[Piece]) -> None:
         """Makes the models of pieces, several at once, each with its share of the cores; measuring finds them in the cache.
 
-        Making ends early enough for what is made to be measured; what is not made by then is made in a later start.
+        Making ends early enough for everything to be measured, or with half of the time; what is not made by then is made in a
+        later start.
         """
-        measuring = sum(piece.seconds for piece in pieces)
+        until = self.until - min(self.left() / 2, sum(piece.seconds for piece in pieces))
+        models = [piece for piece in pieces if piece.recipe]
+        threads = max(1, usable_cores() // max(1, min(MAKERS, len(models))))
         recipes = dict.fromkeys(piece.recipe.partition("/")[0] for piece in pieces if piece.random and not self.smoke)
         with ThreadPoolExecutor(MAKERS) as several:
-            sources = {recipe: several.submit(self._make_source, recipe, measuring) for recipe in recipes}
+            sources = {recipe: several.submit(self._make_source, recipe, until) for recipe in recipes}
 
             def make(piece: Piece) -> None:
                 source = sources.get(piece.recipe.partition("/")[0])
                 if source is not None:
                     source.result()
-                self._make_model(piece, measuring)
+                self._make_model(piece, threads, until)
 
-            list(several.map(make, pieces))
+            list(several.map(make, models))
 
-    def _make_source(self, recipe: str, measuring: float) -> None:
+    def _make_source(self, recipe: str, until: float) -> None:
         source = self.work / "random" / recipe
         if not (source / "config.json").is_file():
             self._quietly(
-                [sys.executable, str(ROOT / "scripts" / "random_models.py"), recipe, str(source)], f"source-{recipe}", measuring
+                [sys.executable, str(ROOT / "scripts" / "random_models.py"), recipe, str(source)], f"source-{recipe}", until
             )
 
-    def _make_model(self, piece: Piece, measuring: float) -> None:
-        command = [*next(iter(reversed(list(self._commands(piece)))))]
-        if piece.script:
-            return
+    def _make_model(self, piece: Piece, threads: int, until: float) -> None:
+        *_, command = self._commands(piece)
         at = command.index("bench")
         command = [*command[:at], "run", command[at + 1], "--json", *_kept(command, ("--output-dir", "--model-path"))]
+        command += ["--threads", str(threads)]
         command += ["--smoke"] if self.smoke else []
-        self._quietly(command, f"make-{piece.name}", measuring)
+        self._quietly(command, f"make-{piece.name}", until)
 
-    def _quietly(self, command: Sequence[str], name: str, measuring: float) -> None:
+    def _quietly(self, command: Sequence[str], name: str, until: float) -> None:
         """Runs a command with its output in logs/; what fails here is told where it is measured."""
         begun = time.monotonic()
         path = self.work / "logs" / f"{name}.log"
@@ -174,7 +176,7 @@ class Suite:
             try:
                 done = subprocess.run(
                     command, stdout=log, stderr=log, env=self._environment(), cwd=ROOT, check=False,
-                    timeout=max(1.0, self.left() - measuring),
+                    timeout=max(1.0, until - begun),
                 )  # fmt: skip
                 told = f"code {done.returncode}"
             except subprocess.TimeoutExpired:
