@@ -173,7 +173,8 @@ def _rtn_builder(settings: Settings) -> Steps:
 def _hqq_builder(settings: Settings) -> Steps:
     scheme = {"int4_block_size": settings.block, "int4_algo_config": "hqq", "int4_tied_embeddings": False}
     codes = {"embedding_bits": 8} if settings.target.name == "cpu" else {}
-    return {"build": _build(settings, "int4", **scheme, **codes)}
+    asked = {"int4_is_symmetric": True} if settings.wish.symmetric else {}  # which ModelBuilder refuses
+    return {"build": _build(settings, "int4", **scheme, **codes, **asked)}
 
 
 def _decoder_graph(quantize: Callable[[Settings], Steps]) -> Callable[[Settings], Steps]:
