@@ -79,7 +79,7 @@ def death(code: int, who: str, held: int) -> tuple[str, str, str]:
         return (
             "worker-killed",
             f"{who} was killed (SIGKILL){peak}",
-            "most often the system ran out of memory; finished steps are kept, a rerun goes on behind them",
+            "most often the system ran out of memory; a rerun goes on behind the finished steps that are kept",
         )
     if code < 0:
         name = signal.Signals(-code).name if -code in {one.value for one in signal.Signals} else str(-code)

@@ -29,6 +29,7 @@ from runner.errors import (
 from runner.evaluation.subject_process import start_python
 
 _POLL_SECONDS = 0.25
+_GIVEN_UP = "the next run makes those steps again whose files --no-artifacts has given up"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def supervise(job: Job, limits: Limits, listen: Callable[[Event], None], worker:
         child.hand(worker, job.to_line())
         failure = _follow(worker, lines, job, watch, listen)
     except KeyboardInterrupt:
-        raise Interrupted() from None
+        raise (Interrupted(_GIVEN_UP) if job.no_artifacts else Interrupted()) from None
     finally:
         child.stop(worker)
         child.end_all(watch.below)
@@ -170,7 +171,11 @@ class _Watch:
             held, limit = self.peak / 1e9, self._limits.memory / 1e9
             return "memory-limit", f"the worker held {held:.1f} GB, more than the {limit:.1f} GB allowed", "raise --max-memory"
         if self._limits.seconds and time.monotonic() - self._started > self._limits.seconds:
-            return "time-limit", f"not done after {self._limits.seconds:.0f} s", "raise --timeout; finished steps are kept"
+            return (
+                "time-limit",
+                f"not done after {self._limits.seconds:.0f} s",
+                "raise --timeout; a rerun goes on behind the finished steps that are kept",
+            )
         return None
 
 

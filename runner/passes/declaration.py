@@ -35,8 +35,8 @@ class PassContext:
         counted: is told what `progress` was; None where the caller shows no bar.
         memory: bytes that there are for this process; None where nobody says.
         take_over: asks for the files of the model that came in, once nothing but writing can fail any more. Returns those that
-            nobody else has and the run does not need on: the pass may spoil them while it reads them for the last time. None
-            where the steps before are to be kept.
+            nobody else has and the run does not need on: the pass may spoil them while it reads them for the last time. There
+            are none where the steps before are to be kept.
     """
 
     output: Path

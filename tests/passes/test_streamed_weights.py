@@ -17,11 +17,11 @@ from runner.models.quantized_checkpoint import Scheme, pack
 from runner.models.twin import architecture_of
 from runner.passes.declaration import PassContext
 from runner.passes.export.tiny_twin import make_twin
-from runner.passes.genai import streamed_weights
+from runner.passes.genai import lazy_weights, quantised_product, streamed_weights
 from runner.passes.genai.builder_options import ModelBuilderOptions
+from runner.passes.genai.lazy_weights import Rows
 from runner.passes.genai.model_builder import PASS
 from runner.passes.genai.nbits_rounding import rounding_of
-from runner.passes.genai.streamed_weights import Rows
 from runner.passes.quantize import block_rtn, hqq
 from runner.passes.quantize.block_quantization import Matrix, nearest
 from runner.targets.target import TARGETS
@@ -87,17 +87,17 @@ def test_onnxruntime_is_asked_for_the_first_rows_alone(
     target: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What remains is rounded here, in less time and on every core, whatever type the weights have."""
-    asked, counts = streamed_weights._Product.asked, []
+    asked, counts = quantised_product.Product.asked, []
 
     def counted(self: Any, rows: torch.Tensor) -> Any:
         counts.append(len(rows))
         return asked(self, rows)
 
-    monkeypatch.setattr(streamed_weights._Product, "asked", counted)
+    monkeypatch.setattr(quantised_product.Product, "asked", counted)
     twin = architecture_of(TIED)
     built(make_twin(twin, twin.task, tmp_path / "source"), tmp_path, target, precision="int4", algo_config=method)
     assert counts
-    assert max(counts) <= streamed_weights._ASKED_ROWS
+    assert max(counts) <= lazy_weights.ASKED_ROWS
 
 
 @pytest.mark.parametrize("served", [streamed_weights.SERVED, ()])
@@ -168,8 +168,8 @@ def test_hqq_of_rows_does_not_depend_on_how_many_there_are(bits: int) -> None:
     rows[3] = 0
     rows[5, :40] = 0.5
     settings = {"block_size": 64}
-    product = streamed_weights._Product("n", "i", "w", "o", onnx_float(), bits, "default", settings)
-    whole = streamed_weights._Quantised(Rows((rows[:900], rows[900:])), product.by_hqq, 2, lambda _: None)._all()
+    product = quantised_product.Product("n", "i", "w", "o", onnx_float(), bits, "default", settings)
+    whole = lazy_weights.Quantised(Rows((rows[:900], rows[900:])), product.by_hqq, 2, lambda _: None)._all()
     scheme = Scheme(bits, 64, symmetric=False)
     padded = torch.nn.functional.pad(rows.float(), (0, -720 % 64))
     codes, scales, zeros = nearest(hqq.fit)(Matrix(padded, 720, scheme, torch.float32, "i"))

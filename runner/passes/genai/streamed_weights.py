@@ -13,10 +13,8 @@ space of what was read is given back as well.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,67 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed
 from runner.models.mapped_weights import give_back
-from runner.models.quantized_checkpoint import EMBEDDING, Scheme, pack
+from runner.models.quantized_checkpoint import EMBEDDING, Scheme
 from runner.models.spent_files import Inode, spend
-from runner.passes.genai.nbits_rounding import Parts, Quantise, rounding_of
+from runner.passes.genai.lazy_weights import ASKED_ROWS, Below, Columns, Quantised, Rows, float_tensor, stored_tensor
+from runner.passes.genai.quantised_product import Product, codes_of_lookup
 from runner.passes.genai.shared_embedding import GATHER, Share, look_up
-from runner.passes.quantize import block_rtn, hqq
-from runner.passes.quantize.grid import Fit, codes_on_grids
 from runner.targets.target import installed_wheels
 
 if TYPE_CHECKING:
-    import numpy as np
-    import onnx
     import onnx_ir as ir
     import torch
 
 SERVED = ("0.18",)  # releases of onnxruntime-genai whose builder this was written for and tested with
-Done = Callable[[Sequence["torch.Tensor"]], None]  # is told which tensors were read
-
-_ASKED_ROWS = 16  # that MatMulNBitsQuantizer quantises of each weight in any case; whole bytes of zero points
-_WEIGHTS_AT_ONCE = 2**20  # that a thread works on
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A weight, [outputs, inputs], as it lies in the checkpoint: one matrix, or several below one another."""
-
-    parts: tuple[torch.Tensor, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Returns how many outputs and inputs it has."""
-        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
-
-    @property
-    def T(self) -> Columns:  # noqa: N802  # the builder asks for it by this name
-        """Returns it as the product takes it."""
-        return Columns(self)
-
-    def take(self, start: int, stop: int) -> torch.Tensor:
-        """Returns the rows from `start` up to `stop`."""
-        import torch
-
-        taken, at = [], 0
-        for part in self.parts:
-            low, high = max(start - at, 0), min(stop - at, part.shape[0])
-            if low < high:
-                taken.append(part[low:high])
-            at += part.shape[0]
-        return taken[0] if len(taken) == 1 else torch.cat(taken)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The transpose of rows."""
-
-    rows: Rows
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Returns how many inputs and outputs the weight has."""
-        outputs, inputs = self.rows.shape
-        return inputs, outputs
 
 
 @dataclass(frozen=True)
@@ -95,24 +44,12 @@ class _Packed:
 
 
 @dataclass(frozen=True)
-class _Below:
-    """Tensors below one another, as the builder passes a tensor around."""
-
-    parts: tuple[torch.Tensor, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Returns the shape of all of them together."""
-        return sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]
-
-
-@dataclass(frozen=True)
 class _PackedCodes:
     """Several quantised products with one input, as the builder passes a quantised product around."""
 
-    qweight: _Below
-    scales: _Below
-    qzeros: _Below
+    qweight: Below
+    scales: Below
+    qzeros: Below
     g_idx: Any
     in_features: int
     out_features: int
@@ -204,9 +141,9 @@ class _Stream:
         import torch
 
         as_it_lies = type(tensor) is torch.Tensor and not raw and (to is None or tensor.ndim == 1)
-        if as_it_lies or isinstance(tensor, _Below):
-            below = tensor if isinstance(tensor, _Below) else _Below((tensor.detach(),))
-            self._register(made, below.parts, _stored_tensor(below, to, name, self._done))
+        if as_it_lies or isinstance(tensor, Below):
+            below = tensor if isinstance(tensor, Below) else Below((tensor.detach(),))
+            self._register(made, below.parts, stored_tensor(below, to, name, self._done))
             return
         if isinstance(tensor, Columns):
             rows = tensor.rows
@@ -216,7 +153,7 @@ class _Stream:
         else:
             rows = Rows((tensor.detach().T,))
         self.rows[name] = rows
-        self._register(made, rows.parts, _float_tensor(rows, ir.DataType(to), name, self._done))
+        self._register(made, rows.parts, float_tensor(rows, ir.DataType(to), name, self._done))
 
     def _register(self, made: Any, read: Sequence[torch.Tensor], lazy: ir.LazyTensor) -> None:
         """Makes a tensor that reads others when it is written an initializer of the graph."""
@@ -243,7 +180,7 @@ class _Stream:
         if not alike or made.quant_attrs["use_qdq"]:
             return self.originals["make_packed_matmul_int4_class"](made, q, k, v)
         qweight, scales, qzeros = (
-            _Below(tuple(getattr(one, part) for one in (q, k, v))) for part in ("qweight", "scales", "qzeros")
+            Below(tuple(getattr(one, part) for one in (q, k, v))) for part in ("qweight", "scales", "qzeros")
         )
         outputs = q.out_features + k.out_features + v.out_features
         return _PackedCodes(qweight, scales, qzeros, q.g_idx, q.in_features, outputs, q.bits, q.group_size)
@@ -266,7 +203,7 @@ class _Stream:
             if name.startswith(f"{EMBEDDING}.") and not isinstance(value.const_value, ir.LazyTensor):
                 codes = torch.from_numpy(value.const_value.numpy())
                 self.users[codes.data_ptr()] += 1
-                value.const_value = _stored_tensor(_Below((codes,)), None, name, self._done)
+                value.const_value = stored_tensor(Below((codes,)), None, name, self._done)
 
     def _in_nbits(self, made: Any) -> Any:
         """Puts MatMulNBits into the graph, and returns it; the builder's own way for what is not served here."""
@@ -307,8 +244,8 @@ class _Stream:
         matrix, kept = self.rows[weight.name].parts[0].T, weight.dtype
         count, width = matrix.shape
         blocks = -(-width // scheme.group_size)
-        kernel = partial(_codes_of_lookup, scheme=scheme, kept=kept)
-        source = _Quantised(Rows((matrix,)), kernel, self.threads, self._done)
+        kernel = partial(codes_of_lookup, scheme=scheme, kept=kept)
+        source = Quantised(Rows((matrix,)), kernel, self.threads, self._done)
         inputs = []
         for at, (name, dtype, columns) in enumerate((("qweight", ir.DataType.UINT8, width), ("scales", kept, blocks))):
             value = made.make_value(f"model.embed_tokens.{name}", dtype, (count, columns))
@@ -325,10 +262,10 @@ class _Stream:
 
         weight = node.inputs[1]
         rows = self.rows[weight.name]
-        product = _Product.of(made, node, bits)
-        quantised, first = product.asked(rows.take(0, min(_ASKED_ROWS, rows.shape[0])))
+        product = Product.of(made, node, bits)
+        quantised, first = product.asked(rows.take(0, min(ASKED_ROWS, rows.shape[0])))
         kernel = product.by_hqq if self.by_hqq else product.kernel(rows, first)
-        source = _Quantised(rows, kernel, self.threads, self._done)
+        source = Quantised(rows, kernel, self.threads, self._done)
         inputs: list[ir.Value] = [node.inputs[0]]
         for at, (name, values) in enumerate(first.items()):
             value = made.make_value(name, ir.DataType.from_numpy(values.dtype), (rows.shape[0], *values.shape[1:]))
@@ -343,22 +280,6 @@ class _Stream:
             del made.model.graph.initializers[weight.name]
 
 
-def _codes_of_lookup(rows: torch.Tensor, scheme: Scheme, kept: ir.DataType) -> Parts:
-    """Returns codes [rows, columns] and scales [rows, blocks], as OnnxBlockWiseRtnQuantization makes them of rows in a type."""
-    codes, scales, _ = _on_grids(block_rtn.fit, rows, scheme, kept)
-    return [codes[:, : rows.shape[1]].contiguous().numpy(), scales.float().numpy().astype(kept.numpy())]
-
-
-def _on_grids(fit: Fit, rows: torch.Tensor, scheme: Scheme, kept: ir.DataType) -> tuple[torch.Tensor, ...]:
-    """Returns codes [rows, columns and padding], scales and zeros [rows, blocks] of rows in an ONNX type."""
-    import torch
-    from onnx_ir.tensor_adapters import to_torch_dtype
-
-    stored, columns = to_torch_dtype(kept), rows.shape[1]
-    wide = torch.nn.functional.pad(rows.to(stored).float(), (0, -columns % scheme.group_size))
-    return codes_on_grids(fit, wide, scheme, columns, stored)
-
-
 def _replace(made: Any, node: ir.Node, fresh: ir.Node) -> None:
     """Puts a node in the place of another one; its output takes the other's name, by which the builder knows it."""
     import onnx_ir as ir
@@ -371,204 +292,9 @@ def _replace(made: Any, node: ir.Node, fresh: ir.Node) -> None:
     made.model.graph.remove(node, safe=True)
 
 
-@dataclass(frozen=True)
-class _Product:
-    """A product of the graph before it is quantised.
-
-    Attributes:
-        name, input, weight, output: names of the node and of its values.
-        dtype: ONNX type of the weight.
-        bits: of a code.
-        method: the builder's name of how it is quantised.
-        settings: what MatMulNBitsQuantizer is told.
-    """
-
-    name: str
-    input: str
-    weight: str
-    output: str
-    dtype: Any
-    bits: int
-    method: str
-    settings: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, made: Any, node: ir.Node, bits: int) -> _Product:
-        """Returns the product that a node stands for, quantised as the builder is told."""
-        (given, weight), output = (str(one.name) for one in node.inputs), str(node.outputs[0].name)
-        method, told = getattr(made, "quantization_algo", "default"), made.quant_attrs
-        settings = {
-            "bits": bits,
-            "block_size": told["matmul_block_size"],
-            "is_symmetric": told["is_symmetric"],
-            "accuracy_level": told["accuracy_level"],
-            "op_types_to_quantize": ("MatMul",),
-            "algo_config": made.make_algo_config(method, {node.name: {"bits": bits}}),
-        }
-        return cls(str(node.name), given, weight, output, node.inputs[1].dtype, bits, method, settings)
-
-    def asked(self, rows: torch.Tensor) -> tuple[onnx.NodeProto, dict[str, np.ndarray[Any, Any]]]:
-        """Returns the node and the tensors that MatMulNBitsQuantizer makes of a product with these rows."""
-        from onnx import helper, numpy_helper
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-        from onnxruntime.quantization.quant_utils import QuantFormat
-
-        weight = numpy_helper.from_array(_as(rows.T.contiguous(), self.dtype), self.weight)
-        weight.data_type = int(self.dtype)  # bf16 is no type of numpy's own
-        outputs, inputs = rows.shape
-        graph = helper.make_graph(
-            [helper.make_node("MatMul", [self.input, self.weight], [self.output], name=self.name)],
-            "product",
-            [helper.make_tensor_value_info(self.input, weight.data_type, ["batch", "sequence", inputs])],
-            [helper.make_tensor_value_info(self.output, weight.data_type, ["batch", "sequence", outputs])],
-            [weight],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
-        quantiser = MatMulNBitsQuantizer(model=model, quant_format=QuantFormat.QOperator, **self.settings)
-        quantiser.process()
-        (quantised,) = quantiser.model.model.graph.node
-        values = {one.name: one for one in quantiser.model.model.graph.initializer}
-        return quantised, {name: numpy_helper.to_array(values[name]) for name in quantised.input[1:]}
-
-    def by_hqq(self, rows: torch.Tensor) -> Parts:
-        """Returns codes [rows, blocks, bytes], scales and zero points as OnnxHqqQuantization makes them of rows in the type."""
-        scheme = Scheme(self.bits, self.settings["block_size"], symmetric=False)
-        codes, scales, zeros = _on_grids(hqq.fit, rows, scheme, self.dtype)
-        packed = pack(codes, self.bits).view(*scales.shape, -1)
-        return [packed.numpy(), scales.float().numpy().astype(self.dtype.numpy()), pack(zeros.byte(), self.bits).numpy()]
-
-    def kernel(self, rows: Rows, first: Mapping[str, np.ndarray[Any, Any]]) -> Quantise:
-        """Returns what quantises rows: our own rounding where it gives what was asked for the first ones."""
-        import numpy as np
-        from onnx_ir.tensor_adapters import to_torch_dtype
-
-        own = rounding_of(self.method, self.bits, self.settings["block_size"], self.settings["is_symmetric"])
-        if own is not None:
-            stored, kept, expected = to_torch_dtype(self.dtype), self.dtype.numpy(), list(first.values())
-
-            def in_its_type(some: torch.Tensor) -> Parts:
-                """Quantises what the weight's type leaves of rows; their scales are of that type as well."""
-                return [part.astype(kept) if part.dtype.kind == "f" else part for part in own(some.to(stored).float())]
-
-            with _one_thread():
-                tried = in_its_type(rows.take(0, len(expected[0])))
-            if len(tried) == len(expected) and all(map(np.array_equal, tried, expected)):
-                return in_its_type
-        return lambda some: list(self.asked(some)[1].values())
-
-
 def _hqq_not_served(what: str) -> RunFailed:
     return RunFailed(
         "hqq-not-served",
         f"ModelBuilder: algo_config hqq does not serve {what}",
         "build with precision fp32 (fp16 for CUDA and DirectML), and put OnnxHqqQuantization behind ModelBuilder",
     )
-
-
-def _as(tensor: torch.Tensor, dtype: ir.DataType) -> np.ndarray[Any, Any]:
-    """Returns the values in an ONNX type, as the builder casts them."""
-    from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
-
-    array: np.ndarray[Any, Any] = TorchTensor(tensor.to(to_torch_dtype(dtype))).numpy()
-    return array
-
-
-# --- tensors that are made when they are written ---------------------------------------------------------------------
-
-
-class _Quantised:
-    """A weight that is quantised when the first of its tensors is asked for, and forgotten behind the last one."""
-
-    def __init__(self, rows: Rows, kernel: Quantise, threads: int, done: Done) -> None:
-        self._rows, self._kernel, self._threads, self._done = rows, kernel, threads, done
-        self._lock = threading.Lock()
-        self._left: dict[int, np.ndarray[Any, Any]] = {}
-
-    def part(self, at: int, name: str) -> ir.Tensor:
-        """Returns the tensor at a place among codes, scales and zero points."""
-        import onnx_ir as ir
-
-        with self._lock:
-            if at not in self._left:
-                self._left = dict(enumerate(self._all()))
-            return ir.Tensor(self._left.pop(at), name=name)
-
-    def _all(self) -> list[np.ndarray[Any, Any]]:
-        """Quantises a few rows at a time on every thread; PyTorch itself splits no operation meanwhile."""
-        import numpy as np
-        import torch
-
-        count, width = self._rows.shape
-        step = max(_ASKED_ROWS, _WEIGHTS_AT_ONCE // width // _ASKED_ROWS * _ASKED_ROWS)
-        starts = range(0, count, step)
-        whole: list[np.ndarray[Any, Any]] = []
-
-        def some(start: int) -> tuple[int, Parts]:
-            with torch.inference_mode():
-                return start, list(self._kernel(self._rows.take(start, min(start + step, count))))
-
-        with _one_thread(), ThreadPoolExecutor(self._threads) as pool:
-            for start, parts in pool.map(some, starts):
-                if not whole:
-                    whole = [np.empty((count, *part.shape[1:]), part.dtype) for part in parts]
-                for goal, part in zip(whole, parts, strict=True):
-                    goal[start : start + len(part)] = part
-        self._done(self._rows.parts)
-        return whole
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Lets an operation of torch use one thread within the block; those that share a small one mostly wait for one another."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _stored_tensor(below: _Below, dtype: ir.DataType | None, name: str, done: Done) -> ir.LazyTensor:
-    """Returns tensors below one another, in a type or as they are, read when they are written."""
-    import onnx_ir as ir
-    from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype, to_torch_dtype
-
-    stored = below.parts[0].dtype if dtype is None else to_torch_dtype(dtype)
-
-    class Streamed(ir.LazyTensor):  # type: ignore[misc]
-        def tofile(self, file: Any) -> None:
-            for part in below.parts:
-                TorchTensor(part.to(stored)).tofile(file)
-            done(below.parts)
-
-    def whole() -> ir.TensorProtocol:
-        import torch
-
-        return TorchTensor(torch.cat([part.to(stored) for part in below.parts]), name=name)
-
-    return Streamed(whole, dtype=from_torch_dtype(stored), shape=ir.Shape(below.shape), name=name)
-
-
-def _float_tensor(rows: Rows, dtype: ir.DataType, name: str, done: Done) -> ir.LazyTensor:
-    """Returns the transpose of rows in a float type, made when it is written, some of it at a time."""
-    import onnx_ir as ir
-    import torch
-
-    outputs, inputs = rows.shape
-    step = max(1, _WEIGHTS_AT_ONCE * 16 // outputs)
-
-    def piece(start: int, stop: int) -> np.ndarray[Any, Any]:
-        return _as(torch.cat([part[:, start:stop] for part in rows.parts]).T.contiguous(), dtype)
-
-    class Streamed(ir.LazyTensor):  # type: ignore[misc]
-        def tofile(self, file: Any) -> None:
-            for start in range(0, inputs, step):
-                file.write(piece(start, min(start + step, inputs)).tobytes())
-            done(rows.parts)
-
-    def whole() -> ir.TensorProtocol:
-        return ir.Tensor(piece(0, inputs), dtype=dtype, name=name)
-
-    return Streamed(whole, dtype=dtype, shape=ir.Shape((inputs, outputs)), name=name)
