@@ -92,6 +92,7 @@ PIECES: Sequence[Piece] = (
     # torch.compile takes minutes, so that it comes last: what it stands beside is in the results by then.
     Piece("bert-base-compiled", 180, "bert-base-uncased/cuda-fp16", (*BOTH, *BATCHES), random=True),
     Piece("vit-base-compiled", 180, "vit-base-patch16-224/cuda-fp16", (*BOTH, *PICTURES), random=True),
+    Piece("stable-diffusion-compiled", 240, "stable-diffusion-v1-4/cuda-fp16", BOTH, random=True, making=300),
 )
 
 

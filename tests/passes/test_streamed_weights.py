@@ -100,6 +100,17 @@ def test_onnxruntime_is_asked_for_the_first_rows_alone(
     assert max(counts) <= lazy_weights.ASKED_ROWS
 
 
+def test_rounding_stays_on_the_cpu_where_cupy_and_a_gpu_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = architecture_of(OWN_HEAD)
+    model = make_twin(twin, twin.task, tmp_path / "source")
+    plain = built(model, tmp_path / "plain", "cpu", precision="int4", algo_config="k_quant_mixed")
+    (tmp_path / "cupy.py").write_text("raise AssertionError('the GPU is asked to quantise')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    beside = built(model, tmp_path / "beside", "cpu", precision="int4", algo_config="k_quant_mixed")
+    assert all(map(np.array_equal, tensors(plain).values(), tensors(beside).values()))
+
+
 @pytest.mark.parametrize("served", [streamed_weights.SERVED, ()])
 @pytest.mark.parametrize(("precision", "block_size"), [("int4", 32), ("int8", 64)])
 def test_an_embedding_of_its_own_gets_the_codes_of_a_later_pass(

@@ -32,6 +32,22 @@ def _builder() -> Iterator[Any]:
         sys.path.remove(parts)
 
 
+@contextmanager
+def _without_cupy() -> Iterator[None]:
+    """Keeps MatMulNBitsQuantizer on the CPU, whose rounding is computed here as well, bit for bit, on all cores.
+
+    Where it finds cupy and a GPU its k-quant sums there in another order, and each of our threads would wait for that GPU.
+    """
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = None  # type: ignore[assignment]  # which is how Python marks a module that is not to be imported
+    try:
+        yield
+    finally:
+        del sys.modules["cupy"]
+        if before is not None:
+            sys.modules["cupy"] = before
+
+
 def import_builder() -> None:
     """Imports what `build` needs and takes long to import."""
     with _builder():
@@ -73,7 +89,8 @@ def build(
         config = prepared["hf_details"]["hf_config"]
         _prepare(config)
         try:
-            with mended(builder, config), streamed(builder, context.threads, lookup, share, hqq, context.take_over):
+            streams = streamed(builder, context.threads, lookup, share, hqq, context.take_over)
+            with mended(builder, config), streams, _without_cupy():
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(
