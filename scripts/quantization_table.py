@@ -81,9 +81,12 @@ SCHEMES: dict[str, tuple[dict[str, Any], ...]] = {
     "gptq 32": _chain({"type": "Gptq", **_grid(4, 32), **_TEXT}),
     "gptq 64": _chain({"type": "Gptq", **_grid(4, 64), **_TEXT}),
     "gptq 64 sym": _chain({"type": "Gptq", **_grid(4, 64, sym=True), **_TEXT}),
+    "gptq 128": _chain({"type": "Gptq", **_grid(4, 128), **_TEXT}),
+    "gptq 128 sym": _chain({"type": "Gptq", **_grid(4, 128, sym=True), **_TEXT}),
     "quarot + gptq 64": _chain({"type": "QuaRot"}, {"type": "Gptq", **_grid(4, 64), **_TEXT}),
     "k_quant_mixed + rtn 64": _chain(_mixed("k_quant_mixed"), {"type": "Rtn", **_grid(4, 64)}),
     "k_quant_mixed + gptq 64": _chain(_mixed("k_quant_mixed"), {"type": "Gptq", **_grid(4, 64), **_TEXT}),
+    "k_quant_mixed + gptq 128": _chain(_mixed("k_quant_mixed"), {"type": "Gptq", **_grid(4, 128), **_TEXT}),
     "kld_gradient + gptq 64": _chain(
         _mixed("kld_gradient", ratio=0.8, **_grid(4, 64), **_TEXT), {"type": "Gptq", **_grid(4, 64), **_TEXT}
     ),
@@ -131,6 +134,9 @@ def main() -> None:
                 try:
                     subject = _make(name, title, folder, Path(scratch), console)
                 except RecipeError as error:
+                    if [one.rule for one in error.problems] == ["group-size"]:
+                        console.print(f"{title}: {name}: left out: {error.problems[0].cause}")
+                        continue
                     failed.append(f"{title}: {name}: {error}")
                     rows.pop(name, None)
                     continue

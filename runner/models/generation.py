@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+PRUNED = "/lm_head/prune/"  # begins the names of the nodes that choose the last position
 PARTS_WITH_SESSIONS = ("decoder", "encoder", "embedding", "vision", "speech")
 
 
@@ -338,23 +339,26 @@ def _on_device(part: Mapping[str, Any]) -> bool:
 def _without_pruning(folder: Path, config: Mapping[str, Any]) -> bytes | None:
     """Returns the decoder graph with the head computing every position, or None where nothing is pruned.
 
-    The builder prunes with a Gather of the last position and an Unsqueeze in front of the head; the head is put back onto
-    what the Gather reads. Only the graph is read, its weights stay in their file.
+    What prunes is a Gather of the last position and an Unsqueeze: one pair in front of the head, or several behind the last
+    attention. What reads a pair is put back onto what the Gather reads. Only the graph is read, its weights stay in their file.
     """
     import onnx
 
     model = onnx.load(folder / config["model"]["decoder"]["filename"], load_external_data=False)
     made_by = {output: node for node in model.graph.node for output in node.output}
-    unsqueeze = next((node for node in model.graph.node if node.name == "/lm_head/prune/Unsqueeze"), None)
-    if unsqueeze is None:
+    back = {
+        node.output[0]: made_by[node.input[0]].input[0]
+        for node in model.graph.node
+        if node.op_type == "Unsqueeze" and node.name.startswith(PRUNED)
+    }
+    if not back:
         return None
-    gather = made_by[unsqueeze.input[0]]
-    for node in model.graph.node:
-        for at, name in enumerate(node.input):
-            if name == unsqueeze.output[0]:
-                node.input[at] = gather.input[0]
-    model.graph.node.remove(unsqueeze)
-    model.graph.node.remove(gather)
+    kept = [node for node in model.graph.node if not node.name.startswith(PRUNED)]
+    for node in kept:
+        node.input[:] = [back.get(name, name) for name in node.input]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     logits = config["model"]["decoder"]["outputs"]["logits"]
     for output in model.graph.output:
         if output.name == logits:

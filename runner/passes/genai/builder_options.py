@@ -47,7 +47,9 @@ class BuilderOptions(Model):
     shared_embeddings: bool | None = Field(
         None, description="one matrix for the embedding and the head of a model that ties them"
     )
-    prune_lm_head: bool | None = Field(None, description="compute logits of the last token only")
+    prune_lm_head: bool | None = Field(
+        None, description="compute logits of the last token only, and only that token behind the last attention"
+    )
     fuse_qkv: bool | None = Field(None, description="one MatMul for the query, key and value projections")
     fuse_mlp_gate_up: bool | None = Field(None, description="one MatMul for the gate and up projections")
     exclude_embeds: bool | None = Field(None, description="leave the embedding out; the input is inputs_embeds")

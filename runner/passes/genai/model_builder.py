@@ -19,6 +19,7 @@ from runner.passes.genai.builder_call import build, import_builder
 from runner.passes.genai.builder_checks import check_combination, keep_blocks_even, keep_shared_loadable
 from runner.passes.genai.builder_options import HQQ, QUANTISED, ModelBuilderOptions, chosen_of
 from runner.passes.genai.genai_folder import copy_beside, finish_config, lower_opset, name_tokenizer
+from runner.passes.genai.last_rows import keep_last_rows
 from runner.passes.genai.quantized_source import write_for_builder
 from runner.passes.genai.shared_embedding import Share, share_codes, share_head, share_in, share_nearest
 
@@ -76,6 +77,8 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
         share_in(context.output / file, afterwards)  # does nothing where it was done while the graph was written
     if context.target.name == "directml" and not options.metadata_only:
         lower_opset(context.output)
+    if chosen.get("prune_lm_head") and not options.metadata_only:
+        keep_last_rows(context.output / file)
     copy_beside(model.folder, context.output)
     name_tokenizer(context.output / "tokenizer_config.json")
     config = finish_config(context.output / "genai_config.json", options.search or {})
@@ -182,6 +185,6 @@ PASS = Pass(
     takes=("hf", "onnx"),
     gives="genai",
     packages=("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers"),
-    version=4,
+    version=5,
     imports=import_builder,
 )
