@@ -3,10 +3,11 @@
     python scripts/gpu_suite.py [--work FOLDER] [--seconds 520] [--only smollm2-fp16,machine]
 
 A finished piece leaves FOLDER/done/NAME.json, and a second start skips it; a piece that brought no figures is not finished.
-Without a GPU and the wheel for it nothing starts, exit 1. No piece is begun that is not likely to end within --seconds, so that
-a machine that is lent for minutes gets through the set in several starts. No network is needed: real weights come from the
-wheels in $PIP_FIND_LINKS where they lie there, and models of the real shapes with random weights are made for the rest
-(scripts/random_models.py), of which the results say so. `recipe bench --save` writes results into the recipes' folders.
+Without a GPU and the wheel for it nothing starts, exit 1; exit 3 says that nothing failed and the time did not suffice for all.
+No piece is begun that is not likely to end within --seconds, so that a machine that is lent for minutes gets through the set in
+several starts. No network is needed: real weights come from the wheels in $PIP_FIND_LINKS where they lie there, and models of
+the real shapes with random weights are made for the rest (scripts/random_models.py), of which the results say so.
+`recipe bench --save` writes results into the recipes' folders.
 scripts/gpu_page.py makes docs/gpu.md of everything.
 """
 
@@ -37,6 +38,7 @@ LENGTHS = ("--length", "128,1024,4096,16384", "--batch", "1,8")
 TWO_LENGTHS = ("--length", "128,4096", "--batch", "1,8")
 BATCHES = ("--batch", "1,8,32", "--length", "128")
 PICTURES = ("--batch", "1,8,32")
+LEFT = 3  # exit code where pieces wait for another start
 MAKERS = 8  # models that --make makes at once
 
 
@@ -214,7 +216,8 @@ class Suite:
         if not figures:
             return f"it brought no figures: {_last_line(self.log(piece))}"
         record = {"piece": piece.name, "seconds": round(time.monotonic() - started, 1), "code": codes[-1],
-                  "random_weights": piece.random, "smoke": self.small, "card": self._card(), "figures": figures}  # fmt: skip
+                  "random_weights": _of_random_weights(piece),
+                  "smoke": self.small, "card": self._card(), "figures": figures}  # fmt: skip
         self.record(piece).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return None
 
@@ -250,6 +253,11 @@ class Suite:
         return {"RECIPE_CACHE": str(self.work / "cache"), "HF_HUB_OFFLINE": "1", **os.environ, "PYTHONPATH": path}
 
 
+def _of_random_weights(piece: Piece) -> bool:
+    """Whether a piece's model, or one of those that its script measures, has random weights."""
+    return piece.random or any(other.random for other in PIECES if other.name in piece.options)
+
+
 def _figures(told: str, *, last_line: bool) -> Any:
     """Returns the figures that a piece printed as JSON, in its last line or as a whole; None where it printed none."""
     lines = told.strip().splitlines()
@@ -271,7 +279,11 @@ def _kept(command: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what is not done yet, as far as the time suffices; returns 1 where a piece failed or nothing can be measured."""
+    """Runs what is not done yet, as far as the time suffices.
+
+    Returns:
+        1 where a piece failed or nothing can be measured, `LEFT` where pieces wait for another start, and else 0.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "models" / "gpu-suite", help="folder of records and models")
     parser.add_argument("--seconds", type=float, default=520, help="no piece is begun that would end later")
@@ -294,12 +306,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (suite.work / folder).mkdir(parents=True, exist_ok=True)
     if asked.make:
         suite.make([known[name] for name in names if not suite.done_before(known[name])])
-    failed = []
+    failed, left = [], []
     for piece in (known[name] for name in names):
         if suite.done_before(piece):
             print(f"{piece.name}: done before", flush=True)
         elif suite.need(piece) > suite.left() and not asked.smoke:
             print(f"{piece.name}: {suite.need(piece)} s are not left; start again for it", flush=True)
+            left.append(piece.name)
         else:
             begun = time.monotonic()
             reason = suite.run(piece)
@@ -307,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if reason:
                 print(f"    {reason}\n    log: {suite.log(piece)}", flush=True)
                 failed.append(piece.name)
-    return 1 if failed else 0
+    return 1 if failed else LEFT if left else 0
 
 
 if __name__ == "__main__":

@@ -3,4 +3,6 @@
 #   scripts/gpu_suite.sh [--work FOLDER] [--seconds 520] [--only PIECE,PIECE] ...    see: python scripts/gpu_suite.py --help
 set -eu
 cd "$(dirname "$0")/.."
-exec "${PYTHON:-python3}" scripts/gpu_suite.py "$@"
+python=python3
+[ -x .venv/bin/python ] && python=.venv/bin/python # what `make setup TARGET=cuda` made
+exec "${PYTHON:-$python}" scripts/gpu_suite.py "$@"

@@ -125,6 +125,16 @@ def test_a_piece_without_figures_is_not_done_and_says_why(tmp_path: Path) -> Non
     assert {small: one.done_before(suite.PIECES[0]) for small, one in sizes.items()} == {True: True, False: False}
 
 
+def test_pieces_that_are_left_are_told_by_the_exit_code_and_random_weights_by_the_record(tmp_path: Path) -> None:
+    done = _gpu_script("gpu_suite.py", "--only", "machine", "--target", "cpu", "--seconds", "1", "--work", str(tmp_path))
+    assert done.returncode == 3
+    assert "start again for it" in done.stdout
+    suite = _script("gpu_suite")
+    pieces = {piece.name: piece for piece in suite.PIECES}
+    found = {name: suite._of_random_weights(pieces[name]) for name in ("decode-1b", "llama-1b-fp16", "smollm2-fp16", "machine")}
+    assert found == {"decode-1b": True, "llama-1b-fp16": True, "smollm2-fp16": False, "machine": False}
+
+
 def test_the_page_of_gpus_refuses_records_without_a_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

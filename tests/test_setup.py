@@ -53,6 +53,13 @@ def test_second_setup_does_nothing(clone: Path) -> None:
     assert not (clone / ".venv" / "bin").exists()
 
 
+def test_a_mistyped_target_is_not_set_up_as_another(clone: Path) -> None:
+    done = _bootstrap(clone, "--extras", "cdua,dev")
+    assert done.returncode == 1
+    assert done.stderr.startswith("there is no extra 'cdua' in pyproject.toml (targets: cpu, cuda, directml;")
+    assert not (clone / ".venv").exists()
+
+
 def test_setup_is_due_again_when_the_lock_changes(clone: Path) -> None:
     stamp = _stamp(clone)
     lock = clone / "constraints" / "cpu.txt"

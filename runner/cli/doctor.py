@@ -26,6 +26,7 @@ from runner.targets.target import (
     device_missing,
     installed_wheels,
     mismatched_genai,
+    too_old,
     usable_cores,
     what_is_missing,
     wheels_command,
@@ -69,7 +70,10 @@ class Graphics:
 
 @dataclass(frozen=True)
 class TargetState:
-    """Whether a target can be used here, and otherwise why not and what mends it; and what it needs at all."""
+    """Whether a target can be used here, and otherwise why not and what mends it; and what it needs at all.
+
+    Of a usable one the cause says what may still be missing, such as the wheel for language models.
+    """
 
     name: str
     provider: str
@@ -186,7 +190,17 @@ def state_of(target: Target) -> TargetState:
     clashing = clashing_wheels(installed)
     if missing is None and target.wheels[0] in clashing:
         missing = f"{' and '.join(clashing)} overwrite one another", wheels_command(target, installed)
-    return TargetState(target.name, target.provider, target.needs, target.wheels, missing is None, *(missing or ()))
+    if missing is None and (old := too_old(target, installed)):
+        missing = "; ".join(old), wheels_command(target, installed)
+    usable = missing is None
+    if missing is None and target.wheels[1] not in installed:
+        missing = f"language models also need {target.wheels[1]}, which is not installed", wheels_command(target, installed)
+    elif missing is None and target.name == "cuda" and not (_version_of(CUDA_PACKAGES) and _version_of(CUDNN_PACKAGES)):
+        missing = (
+            "no Python package here brings CUDA 13 and cuDNN 9, so that those of the system must do",
+            "install CUDA 13 and cuDNN 9, or a torch whose wheel brings them (not one with +cpu in its version)",
+        )
+    return TargetState(target.name, target.provider, target.needs, target.wheels, usable, *(missing or ()))
 
 
 def inspect_graphics() -> Graphics:
@@ -273,7 +287,7 @@ def _print(
     print_table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()])
     click.echo()
     print_table(
-        ("target", "usable", "why not", "what mends it"),
+        ("target", "usable", "what is missing", "what mends it"),
         [(state.name, "yes" if state.usable else "no", state.cause or "", state.remedy or "") for state in targets],
     )
     click.echo()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from runner.errors import RecipeError, UsageError
+from runner.errors import InvalidRecipe, RecipeError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,7 +96,12 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> Any:
 
 
 def _target_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    return value if value == "auto" else _target(context, parameter, value)
+    if value == "auto":
+        return value
+    try:
+        return _target(context, parameter, value)
+    except InvalidRecipe as error:
+        raise InvalidRecipe(*(replace(one, remedy=f"{one.remedy}, auto") for one in error.problems)) from None
 
 
 catalog_option = click.option(

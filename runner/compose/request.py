@@ -62,7 +62,8 @@ def make_request(
         named = find(word, catalog, variant)
         chosen = variant is not None or (word is not None and target is not None and named_variant(word, catalog) is not None)
         if target == "auto":
-            target, reason = best_target(_targets_of(named, chosen=chosen))
+            own = named.variant.name if chosen and named.variant else ""
+            target, reason = best_target(_targets_of(named, chosen=chosen), own)
             why = (f"--target auto: {reason}",)
         found = _for_target(named, catalog, target, chosen=chosen)
         files = [found.config]

@@ -19,7 +19,7 @@ from runner.targets.target import TARGETS, Target
 if TYPE_CHECKING:
     import onnx
 
-VERSION = 2  # raised when the same model gives other findings
+VERSION = 3  # raised when the same model gives other findings
 _FLOATS = {"float", "float16", "bfloat16", "double", "float8e4m3fn", "float8e5m2"}
 _CONTROL = {"If", "Loop", "Scan"}
 # They read no more than a tensor's shape, whatever it holds.
@@ -62,7 +62,7 @@ def check_structure(model: ModelHandle, target: Target) -> dict[str, Any] | None
         NotForTarget: nodes that compute have no kernel (``no-kernel``), or are of a type that the provider does not know at all
             (``type-not-for-provider``), or a graph is of a newer opset or file format than the runtime pinned for the target
             loads (``opset-not-loaded``, ``ir-version-not-loaded``), or genai_config.json does not name the provider
-            (``provider-not-named``).
+            (``provider-not-named``), or all nodes are left to the CPU (``nothing-on-provider``).
     """
     if model.kind not in ("onnx", "genai") or target.provider == _CPU:
         return None
@@ -85,6 +85,14 @@ def check_structure(model: ModelHandle, target: Target) -> dict[str, Any] | None
                 unserved.setdefault(reason, []).append(node.name)
         notes += _unread_attributes(name, unread, target)
         problems += [_no_kernel(reason, names, target) for reason, names in unserved.items()]
+    if counted["nodes"] and counted["nodes"] == on_cpu.total():
+        problems.append(
+            Problem(
+                "nothing-on-provider",
+                f"{_TITLES[target.name]} has a kernel for none of the model's {counted['nodes']} nodes: all run on the CPU",
+                remedy="run it with --target cpu",
+            )
+        )
     if problems:
         raise NotForTarget(*problems)
     return {

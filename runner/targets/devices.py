@@ -59,7 +59,7 @@ class Devices:
 def nvidia_devices() -> Devices:
     """Returns the NVIDIA GPUs that the driver shows; none where there is no driver, or no nvidia-smi."""
     devices, driver = read_nvidia(_said(_DEVICES))
-    return Devices(devices, driver, _cuda_of_driver())
+    return Devices(devices, driver, cuda_of_driver())
 
 
 def read_nvidia(listing: str) -> tuple[tuple[Device, ...], str | None]:
@@ -69,7 +69,8 @@ def read_nvidia(listing: str) -> tuple[tuple[Device, ...], str | None]:
     return devices, rows[0][2] if rows else None
 
 
-def _cuda_of_driver() -> str | None:
+def cuda_of_driver() -> str | None:
+    """Returns the newest CUDA that NVIDIA's driver serves, such as "13.0"; None without a driver. It starts no GPU."""
     version = ctypes.c_int()
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, nearest
-from runner.targets.devices import without_gpu
+from runner.targets.devices import cuda_of_driver, without_gpu
 
 if TYPE_CHECKING:
     from runner.recipe.config import System
 
+_CUDA = 13  # major version that the pinned wheels for CUDA are built for
 CLONE = Path(__file__).resolve().parents[2]  # where the package was cloned; its constraints/ is not there otherwise
 
 
@@ -157,6 +158,9 @@ def device_missing(target: Target) -> str | None:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             hidden = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is '{visible}'"
             return f"NVIDIA's driver is here and reports no GPU ({reason}{hidden})"
+        served = cuda_of_driver()
+        if served and int(served.partition(".")[0]) < _CUDA:
+            return f"NVIDIA's driver serves CUDA up to {served}, and the wheels need CUDA {_CUDA}"
     if target.name == "directml" and sys.platform != "win32":
         return "DirectML exists on Windows only"
     return None
@@ -170,6 +174,8 @@ def _device_remedy(target: Target, cause: str) -> str:
         return (
             "make 'nvidia-smi' list the GPU: pass it to the container or virtual machine, and hide none by CUDA_VISIBLE_DEVICES"
         )
+    if "serves CUDA" in cause:
+        return "install NVIDIA's driver 580 or newer"
     return "on a machine with an NVIDIA GPU install NVIDIA's driver (580 or newer) until 'nvidia-smi' lists the GPU"
 
 
@@ -183,7 +189,7 @@ def require(target: Target) -> None:
     if missing:
         cause, remedy = missing
         raise TargetUnavailable(
-            target.provider, cause, f"{remedy}, or ask for --target cpu; 'recipe doctor' shows what is here"
+            target.provider, cause, f"{remedy}, or run a variant for the CPU; 'recipe doctor' shows what is here"
         )
 
 
@@ -210,20 +216,34 @@ def wheels_command(target: Target, installed: Mapping[str, str]) -> str:
     remove = f"pip uninstall -y {' '.join(removed)} && " if removed else ""
     locked = CLONE / "constraints" / f"{target.name}.txt"
     if not locked.is_file():
-        return f"{remove}pip install {' '.join(_asked_for(target))}"
+        return f"{remove}pip install {' '.join(map(shlex.quote, _asked_for(target)))}"
     path = locked.relative_to(Path.cwd()) if locked.is_relative_to(Path.cwd()) else locked
     return f"{remove}pip install -c {shlex.quote(str(path))} {' '.join(target.wheels)}"
 
 
+def too_old(target: Target, installed: Mapping[str, str]) -> Sequence[str]:
+    """Returns what is wrong with the versions of a target's installed wheels, one text a wheel; empty where they will do."""
+    least = {name: version for one in _asked_for(target) for name, _, version in [one.partition(">=")] if version}
+    return [
+        f"{name} {installed[name]} is installed, and {version} or newer is needed"
+        for name, version in least.items()
+        if name in installed and _numbers(installed[name]) < _numbers(version)
+    ]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in re.findall(r"\d+", version)[:3])
+
+
 def _asked_for(target: Target) -> Sequence[str]:
-    """The target's wheels with the versions that this package's extra of its name asks for, quoted for a shell."""
+    """The target's wheels with the versions that this package's extra of its name asks for."""
     import importlib.metadata
 
     try:
         asked = [one.partition(";")[0].strip() for one in importlib.metadata.requires("onnx-recipes") or ()]
     except importlib.metadata.PackageNotFoundError:
         asked = []
-    return [next((shlex.quote(one) for one in asked if re.split(r"[^\w.-]", one)[0] == name), name) for name in target.wheels]
+    return [next((one for one in asked if re.split(r"[^\w.-]", one)[0] == name), name) for name in target.wheels]
 
 
 def usable_cores() -> int:
@@ -273,11 +293,12 @@ def mismatched_genai(installed: Mapping[str, str]) -> tuple[str, Target] | None:
     return there[0], runtimes[0]
 
 
-def best_target(names: Collection[str] | None = None) -> tuple[Target, str]:
+def best_target(names: Collection[str] | None = None, named: str = "") -> tuple[Target, str]:
     """Returns the fastest target that can be used here, and why it is that one: CUDA, else DirectML, else the CPU.
 
     Args:
         names: targets to choose among, such as those that a recipe has variants for; all where None.
+        named: the variant that somebody chose; empty where a recipe's are to choose from.
 
     Raises:
         TargetUnavailable: none of them can be used here.
@@ -285,7 +306,7 @@ def best_target(names: Collection[str] | None = None) -> tuple[Target, str]:
     passed_over = []
     for name in ("cuda", "directml", "cpu"):
         if names is not None and name not in names:
-            passed_over.append(f"no variant for {name}")
+            passed_over.append(f"{named} is not for {name}" if named else f"no variant for {name}")
             continue
         missing = what_is_missing(TARGETS[name])
         if missing is None:

@@ -91,7 +91,12 @@ def test_target_auto_does_not_leave_a_variant_that_is_named(
         "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
     )
     assert run_command(["run", *asked, "--target", "auto", "--dry-run"]) == 1
-    assert "cuda: no GPU" in capsys.readouterr().err
+    assert "cuda: no GPU; cuda-fp16 is not for directml; cuda-fp16 is not for cpu" in capsys.readouterr().err
+
+
+def test_a_mistyped_target_is_told_all_that_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["run", "phi-4", "--target", "tpu", "--dry-run"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("targets: cpu, cuda, directml, auto")
 
 
 def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from runner.targets.target import TARGETS, device_missing
+from runner.cli.doctor import state_of
+from runner.targets.target import TARGETS, device_missing, too_old
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,24 +104,31 @@ def test_genai_wheels_that_clash_beside_one_runtime(planted: Callable[..., tuple
     sys.platform != "linux" or shutil.which("cc") is None, reason="the driver's library is made with a C compiler"
 )
 @pytest.mark.parametrize(
-    ("code", "count", "cause"),
+    ("code", "count", "serves", "cause"),
     [
-        (100, 0, "NVIDIA's driver is here and reports no GPU (cuInit: error 100; CUDA_VISIBLE_DEVICES is '7')"),
-        (0, 0, "NVIDIA's driver is here and reports no GPU (it counts 0 devices; CUDA_VISIBLE_DEVICES is '7')"),
-        (0, 2, "the wheel onnxruntime-gpu is not installed"),
+        (100, 0, 13000, "NVIDIA's driver is here and reports no GPU (cuInit: error 100; CUDA_VISIBLE_DEVICES is '7')"),
+        (0, 0, 13000, "NVIDIA's driver is here and reports no GPU (it counts 0 devices; CUDA_VISIBLE_DEVICES is '7')"),
+        (0, 2, 13000, "the wheel onnxruntime-gpu is not installed"),
+        (0, 2, 12040, "NVIDIA's driver serves CUDA up to 12.4, and the wheels need CUDA 13"),
     ],
 )
 def test_a_driver_says_whether_there_is_a_gpu(
-    planted: Callable[..., tuple[int, Any, str]], tmp_path: Path, code: int, count: int, cause: str
+    planted: Callable[..., tuple[int, Any, str]], tmp_path: Path, code: int, count: int, serves: int, cause: str
 ) -> None:
     source = tmp_path / "cuda.c"
-    source.write_text(f"int cuInit(unsigned f) {{ return {code}; }} int cuDeviceGetCount(int *n) {{ *n = {count}; return 0; }}")
+    source.write_text(
+        f"int cuInit(unsigned f) {{ return {code}; }} int cuDeviceGetCount(int *n) {{ *n = {count}; return 0; }}"
+        f"int cuDriverGetVersion(int *n) {{ *n = {serves}; return 0; }}"
+    )
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
     exit_code, told, _ = planted(LD_LIBRARY_PATH=str(tmp_path), CUDA_VISIBLE_DEVICES="7")
     assert exit_code == 0
     cuda = next(state for state in told["targets"] if state["name"] == "cuda")
     assert cuda["cause"] == cause
-    assert cuda["remedy"].startswith("pip uninstall" if count else "make 'nvidia-smi' list the GPU")
+    starts = (
+        "make 'nvidia-smi' list the GPU" if not count else "pip uninstall" if serves == 13000 else "install NVIDIA's driver"
+    )
+    assert cuda["remedy"].startswith(starts)
 
 
 @pytest.mark.skipif(device_missing(TARGETS["cuda"]) is None, reason="there is a GPU")
@@ -130,6 +138,32 @@ def test_the_driver_comes_before_the_wheels(as_json: Callable[..., Any]) -> None
     assert "nvidia-smi" in driver
     assert command.endswith("onnxruntime-gpu onnxruntime-genai-cuda")
     assert_pasteable([command])
+
+
+def test_wheels_that_are_too_old_or_missing_are_told() -> None:
+    cuda = TARGETS["cuda"]
+    assert too_old(cuda, {"onnxruntime-gpu": "1.20.0"}) == [
+        "onnxruntime-gpu 1.20.0 is installed, and 1.31.1 or newer is needed"
+    ]
+    assert not too_old(cuda, {"onnxruntime-gpu": "1.31.1", "onnxruntime-genai-cuda": "0.18.0", "onnxruntime": "1.0"})
+
+
+def test_doctor_tells_what_language_models_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.cli.doctor.installed_wheels", lambda: {"onnxruntime": "1.32.0"})
+    state = state_of(TARGETS["cpu"])
+    assert state.usable
+    assert state.cause == "language models also need onnxruntime-genai, which is not installed"
+    assert state.remedy is not None and state.remedy.endswith("onnxruntime onnxruntime-genai")
+
+
+def test_doctor_tells_where_no_package_brings_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = {"onnxruntime-gpu": "1.31.1", "onnxruntime-genai-cuda": "0.18.0"}
+    monkeypatch.setattr("runner.cli.doctor.installed_wheels", lambda: wheels)
+    monkeypatch.setattr("runner.cli.doctor.what_is_missing", lambda _: None)
+    monkeypatch.setattr("runner.cli.doctor.CUDA_PACKAGES", ())
+    state = state_of(TARGETS["cuda"])
+    assert state.usable
+    assert state.cause is not None and state.cause.startswith("no Python package here brings CUDA 13")
 
 
 def test_doctor_does_not_send_people_to_doctor(as_json: Callable[..., Any]) -> None:

@@ -126,6 +126,12 @@ def test_integers_and_shapes_may_stay_on_the_cpu(tmp_path: Path) -> None:
     assert summary(found, "directml") == "3 nodes, 2 with DirectML kernels, 1 of shapes or integers on the CPU (Mod 1)"
 
 
+def test_a_graph_that_the_provider_takes_nothing_of_is_refused(tmp_path: Path) -> None:
+    model = model_of(tmp_path, head(17) + "agraph (string[n] x) => (string[m] y) { y = StringNormalizer (x) }")
+    for target in (DIRECTML, CUDA):
+        assert [rule for rule, _, _ in problems(model, target)] == ["nothing-on-provider"]
+
+
 def test_what_is_computed_on_loading_needs_no_kernel(tmp_path: Path) -> None:
     text = head(22) + (
         "agraph (float16[1,3,8,8] x) => (float16[1,3,8,8] y) <float16[3,3,1,1] w = {1,0,0,0,1,0,0,0,1}> "
