@@ -273,16 +273,18 @@ def mismatched_genai(installed: Mapping[str, str]) -> tuple[str, Target] | None:
     return there[0], runtimes[0]
 
 
-def best_target(names: Collection[str] | None = None) -> tuple[Target, str]:
+def best_target(names: Collection[str] | None = None, *, only_plan: bool = False) -> tuple[Target, str]:
     """Returns the fastest target that can be used here, and why it is that one: CUDA, else DirectML, else the CPU.
 
     Args:
         names: targets to choose among, such as those that a recipe has variants for; all where None.
+        only_plan: nothing is to run: where none of them can be used here, the fastest of them is returned.
 
     Raises:
         TargetUnavailable: none of them can be used here.
     """
     passed_over = []
+    planned: Target | None = None
     for name in ("cuda", "directml", "cpu"):
         if names is not None and name not in names:
             passed_over.append(f"no variant for {name}")
@@ -290,5 +292,8 @@ def best_target(names: Collection[str] | None = None) -> tuple[Target, str]:
         missing = what_is_missing(TARGETS[name])
         if missing is None:
             return TARGETS[name], "; ".join((f"{name} can be used here", *passed_over))
+        planned = planned or TARGETS[name]
         passed_over.append(f"{name}: {missing[0]}")
+    if only_plan and planned:
+        return planned, f"none can be used here, planned for {planned.name}; {'; '.join(passed_over)}"
     raise TargetUnavailable("--target auto", "; ".join(passed_over), "'recipe doctor' tells what mends it")

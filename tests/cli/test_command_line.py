@@ -90,8 +90,16 @@ def test_target_auto_does_not_leave_a_variant_that_is_named(
     monkeypatch.setattr(
         "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
     )
-    assert run_command(["run", *asked, "--target", "auto", "--dry-run"]) == 1
+    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda _: ("no GPU", "add one"))
+    assert run_command(["run", *asked, "--target", "auto"]) == 1
     assert "cuda: no GPU" in capsys.readouterr().err
+    assert run_command(["run", *asked, "--target", "auto", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["target"], plan["recipe"]) == ("cuda", "phi-4/cuda-fp16")
+    assert any("none can be used here, planned for cuda" in note for note in plan["notes"])
+    assert "CUDAExecutionProvider: no GPU; a run stops there" in plan["notes"]
+    assert run_command(["run", *asked, "--target", "cpu", "--dry-run"]) == 2
+    assert "variant-not-for-target" in capsys.readouterr().err
 
 
 def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
