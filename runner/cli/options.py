@@ -95,8 +95,10 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> Any:
     return None if value is None else target_named(value)
 
 
-def _target_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    return value if value == "auto" else _target(context, parameter, value)
+def _target_or_auto(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+    from runner.targets.target import target_named
+
+    return value if value in (None, "auto") else target_named(value, ("auto",))
 
 
 catalog_option = click.option(

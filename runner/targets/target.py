@@ -74,8 +74,12 @@ _ALIASES = {"gpu": "cuda", "dml": "directml"}
 _ELSEWHERE = f"this runner serves {', '.join(sorted(_BY_PROVIDER))}; the recipe belongs to another runner"
 
 
-def target_named(name: str) -> Target:
+def target_named(name: str, besides: Sequence[str] = ()) -> Target:
     """Returns the target called `cpu`, `cuda` (or `gpu`), `directml` (or `dml`).
+
+    Args:
+        name: what was typed.
+        besides: further words that the caller takes, which the remedy names as well.
 
     Raises:
         InvalidRecipe: there is none of that name.
@@ -83,8 +87,9 @@ def target_named(name: str) -> Target:
     lowered = name.lower()
     found = TARGETS.get(_ALIASES.get(lowered, lowered)) or _BY_PROVIDER.get(name)
     if found is None:
-        near = nearest(name, TARGETS)
-        remedy = (f"did you mean '{near}'? " if near else "") + f"targets: {', '.join(TARGETS)}"
+        known = (*TARGETS, *besides)
+        near = nearest(name, known)
+        remedy = (f"did you mean '{near}'? " if near else "") + f"targets: {', '.join(known)}"
         raise InvalidRecipe(Problem("unknown-target", f"there is no target '{name}'", remedy=remedy))
     return found
 

@@ -69,7 +69,9 @@ def test_python_m_runner_is_the_same_command() -> None:
         (["run", "phi-4/cuda-fp16", "--target", "cpu", "--dry-run"], 2, "not for --target cpu"),
         (["run", "phi-4", "--variant", "cuda-fp16", "--target", "cpu", "--dry-run"], 2, "for cpu there is cpu-int4"),
         (["ls", "--target", "cudaa"], 2, "did you mean 'cuda'?"),
-        (["ls", "--target", "tpu"], 2, "targets: cpu, cuda, directml"),
+        (["ls", "--target", "tpu"], 2, "targets: cpu, cuda, directml\n"),
+        (["run", RECIPE, "--target", "tpu"], 2, "targets: cpu, cuda, directml, auto\n"),
+        (["run", RECIPE, "--target", "atuo"], 2, "did you mean 'auto'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
