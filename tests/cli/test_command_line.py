@@ -72,6 +72,8 @@ def test_python_m_runner_is_the_same_command() -> None:
         (["ls", "--target", "tpu"], 2, "targets: cpu, cuda, directml\n"),
         (["run", RECIPE, "--target", "tpu"], 2, "targets: cpu, cuda, directml, auto\n"),
         (["run", RECIPE, "--target", "atuo"], 2, "did you mean 'auto'?"),
+        (["run", RECIPE, "--set", "passes.build.precision"], 2, "for example --set passes.build.precision=int8"),
+        (["search", RECIPE, "--space", "passes.build.block_size"], 2, "for example --space passes.build.block_size=16,32"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
