@@ -70,7 +70,7 @@ def why(word: str | None, configs: Sequence[Path], as_json: bool, **chosen: Any)
     from runner.engine.explain import explain
     from runner.engine.run import plan_run
 
-    plan = plan_run(make_request(word, configs, **chosen), lambda _: None, fetch=False)
+    plan = plan_run(make_request(word, configs, only_plan=True, **chosen), lambda _: None, fetch=False)
     told = explain(plan)
     if as_json:
         click.echo(json.dumps([_as_json(one) for one in told], indent=2))

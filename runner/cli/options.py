@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from runner.errors import InvalidRecipe, RecipeError, UsageError
+from runner.errors import RecipeError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,13 +95,10 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> Any:
     return None if value is None else target_named(value)
 
 
-def _target_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    if value == "auto":
-        return value
-    try:
-        return _target(context, parameter, value)
-    except InvalidRecipe as error:
-        raise InvalidRecipe(*(replace(one, remedy=f"{one.remedy}, auto") for one in error.problems)) from None
+def _target_or_auto(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+    from runner.targets.target import target_named
+
+    return value if value in (None, "auto") else target_named(value, ("auto",))
 
 
 catalog_option = click.option(

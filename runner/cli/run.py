@@ -55,7 +55,7 @@ def run(
     from runner.cli.request import make_request
     from runner.engine.locked import locked_request
 
-    request, lock = make_request(word, configs, **chosen), None
+    request, lock = make_request(word, configs, only_plan=dry_run, **chosen), None
     if locked:
         request, lock = locked_request(request)
     limits = limits_of(max_memory, timeout)

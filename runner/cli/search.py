@@ -82,11 +82,12 @@ def search(
     from runner.cli.search_run import Asked, carry_out_search
     from runner.search.builtin_spaces import builtin_space
 
-    request = make_request(word, configs, space=space, **chosen)
+    request = make_request(word, configs, space=space, only_plan=dry_run, **chosen)
     builtin = not request.loaded.axes  # a list of one value says something, too: that it stays
     if builtin:
         texts = builtin_space(request.loaded)
-        request = make_request(word, configs, space=[*space, *texts], **chosen) if texts else request
+        if texts:
+            request = make_request(word, configs, space=[*space, *texts], only_plan=dry_run, **chosen)
     strategy = {
         "max_samples": samples,
         "sampler": sampler,

@@ -33,6 +33,7 @@ def make_request(
     no_cache: bool = False,
     no_artifacts: bool = False,
     space: Sequence[str] | None = None,
+    only_plan: bool = False,
 ) -> Request:
     """Returns the request for a recipe of the catalogue, a folder, or configuration files.
 
@@ -47,6 +48,7 @@ def make_request(
         overrides: `path=value` texts, laid over the configuration.
         model_path: a local folder in place of the model that the configuration names.
         space: what a search is to vary, see `load_config`; None where nobody searches.
+        only_plan: nothing is to run, so that `auto` may be a target that cannot be used here.
         smoke, offline, trust, threads, output_dir, no_cache, no_artifacts: see `Request`.
 
     Raises:
@@ -63,7 +65,7 @@ def make_request(
         chosen = variant is not None or (word is not None and target is not None and named_variant(word, catalog) is not None)
         if target == "auto":
             own = named.variant.name if chosen and named.variant else ""
-            target, reason = best_target(_targets_of(named, chosen=chosen), own)
+            target, reason = best_target(_targets_of(named, chosen=chosen), own, only_plan=only_plan)
             why = (f"--target auto: {reason}",)
         found = _for_target(named, catalog, target, chosen=chosen)
         files = [found.config]

@@ -21,7 +21,7 @@ from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mea
 from runner.passes.declaration import Pass
 from runner.passes.table import get, options_of
 from runner.recipe.document import DEFAULT, node_of
-from runner.recipe.load import check
+from runner.recipe.load import check, current_options
 from runner.recipe.migrate import PASS_LEVEL
 from runner.recipe.yaml_text import with_value, without
 from runner.targets.target import Target, target_name
@@ -138,8 +138,9 @@ def _check(config: Mapping[str, Any]) -> None:
             continue
         name, options = known
         beside = (*options.retired, *PASS_LEVEL)
-        given = {options.renamed.get(key, key): value for key, value in step.items() if key not in beside}
-        check(options, node_of(given, DEFAULT), problems, Place(CONFIG), f"{name} ")
+        written = node_of({key: value for key, value in step.items() if key not in beside}, DEFAULT)
+        given = current_options(written, options, [], problems, Place(CONFIG), f"{name} ")
+        check(options, given, problems, Place(CONFIG), f"{name} ")
     if problems:
         raise InvalidRecipe(*(replace(problem, place=None) for problem in problems))  # there is no file yet
 

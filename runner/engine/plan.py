@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -29,7 +29,7 @@ from runner.evaluation.evaluate import VERSION as EVALUATION_VERSION
 from runner.evaluation.structure import VERSION as STRUCTURE_VERSION
 from runner.models.diffusion import COMPONENTS
 from runner.models.digest import DigestMemo
-from runner.models.source import Access, Source, locate, smoke_source
+from runner.models.source import Access, Source, locate, path_missing, smoke_source
 from runner.passes import table
 from runner.passes.declaration import Pass
 from runner.passes.each_component import Differing, options_of_component, unmatched
@@ -184,7 +184,7 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     """Returns the plan of a run.
 
     A dry run (`access.fetch` is False) asks nothing of this machine: a device, model, script or file that is not here
-    becomes a note.
+    becomes a note. A path of a model that was typed on the command line must exist even then.
 
     Raises:
         RecipeError: whatever stands in the way, found before any work: an unusable target, a missing or damaged model,
@@ -232,11 +232,13 @@ def _source(request: Request, access: Access, missing: _Missing) -> Source:
     source = Source(None, None, config.input_model.model_path or f"{config.input_model.model_loader}()")
     scripted = config.input_model.type == "PyTorchModel"
     sources = request.info.model.sources if request.info and not scripted else ()
-    with missing.noted():
+    key = "model_script" if scripted else "model_path"
+    mistyped = _place(request, "input_model", key) is None and path_missing(config.input_model, folder)
+    with nullcontext() if mistyped else missing.noted():
         try:
             source = locate(config.input_model, sources, folder, access)
         except ModelUnavailable as error:
-            raise error.at(_place(request, "input_model", "model_script" if scripted else "model_path")) from None
+            raise error.at(_place(request, "input_model", key)) from None
     return source
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.errors import InvalidRecipe, ModelUnavailable, NotTrusted, Place, Problem
+from runner.errors import InvalidRecipe, ModelUnavailable, NotTrusted, Place, Problem, nearest
 from runner.models import package_weights
 from runner.models.checkpoint import (
     PICKLED_WEIGHTS,
@@ -33,6 +33,7 @@ from runner.models.twin import architecture_called, architecture_of, is_known
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
 
+_NOWHERE = "model-not-found"
 _CHECK_PATH = "check input_model.model_path, or --model-path where it was given"
 
 
@@ -109,11 +110,13 @@ def locate(model: InputModel, sources: Sequence[HubSource | PackageSource], fold
         )
     local = _local_path(model.model_path, folder)
     if model.type == "ONNXModel":
+        if local is None:
+            raise ModelUnavailable(_NOWHERE, f"there is no file '{model.model_path}'", _near(model.model_path, folder))
         return _onnx(model, local, access)
     if local is not None:
         return _folder(model, local, f"folder {model.model_path}", access)
     if _looks_like_path(model.model_path):
-        raise ModelUnavailable("model-not-found", f"there is no folder '{model.model_path}'", _CHECK_PATH)
+        raise ModelUnavailable(_NOWHERE, f"there is no folder '{model.model_path}'", _near(model.model_path, folder))
     return _from_sources(model, list(sources) or [HubSource(hub=model.model_path)], access)
 
 
@@ -222,15 +225,34 @@ def _looks_like_path(text: str) -> bool:
     return text.startswith((".", "/", "~", "\\")) or text.count("/") != 1 or Path(text).suffix in (".onnx", ".pt", ".gguf")
 
 
+def path_missing(model: InputModel, folder: Path) -> bool:
+    """Says whether the configuration names a local path that does not exist, whatever else may be found for a model's id.
+
+    Args:
+        model: the configuration's input model.
+        folder: see `locate`.
+    """
+    named = model.model_path
+    if not named or model.type == "PyTorchModel" or _local_path(named, folder) is not None:
+        return False
+    return model.type == "ONNXModel" or _looks_like_path(named)
+
+
+def _near(named: str, folder: Path) -> str:
+    """Returns the remedy for a path that does not exist: the nearest name beside it, where there is one."""
+    parent = _local_path(str(Path(named).expanduser().parent), folder)
+    beside = [item.name for item in parent.iterdir()] if parent is not None and parent.is_dir() else []
+    near = nearest(Path(named).name, beside)
+    return f"did you mean '{Path(named).parent / near}'? " + _CHECK_PATH if near else _CHECK_PATH
+
+
 def _local_path(text: str, folder: Path) -> Path | None:
     asked = Path(text).expanduser()
     tried = [asked] if asked.is_absolute() else [Path.cwd() / asked, folder / asked]
     return next((path for path in tried if path.exists()), None)
 
 
-def _onnx(model: InputModel, local: Path | None, access: Access) -> Source:
-    if local is None:
-        raise ModelUnavailable("model-not-found", f"there is no file '{model.model_path}'", _CHECK_PATH)
+def _onnx(model: InputModel, local: Path, access: Access) -> Source:
     graph = local
     if local.is_dir():
         graphs = [local / model.onnx_file_name] if model.onnx_file_name else sorted(local.glob("*.onnx"))

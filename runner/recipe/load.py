@@ -191,7 +191,8 @@ def _check_value(point: Node, axis: Axis, options_of: OptionsOf, problems: list[
         _check_pass(axis.step, node, options_of, problems, [], place)
         return
     pass_name, options_type = known
-    options = _retire_options(node.members.get("options") or Node({}, node.origin), options_type, [])
+    written = node.members.get("options") or Node({}, node.origin)
+    options = current_options(written, options_type, [], problems, place, f"{pass_name} ")
     try:
         options_type.model_validate(options.plain())
     except ValidationError as error:
@@ -230,7 +231,8 @@ def _check_pass(
         )
         return None, node
     pass_name, options_type = known
-    options_node = _retire_options(node.members.get("options") or Node({}, node.origin), options_type, notes)
+    written = node.members.get("options") or Node({}, node.origin)
+    options_node = current_options(written, options_type, notes, problems, place, f"{pass_name} ")
     node = node.with_members(type=Node(pass_name, node.members["type"].origin), options=options_node)
     options = check(options_type, options_node, problems, place, f"{pass_name} ")
     if options is None:
@@ -254,7 +256,7 @@ def _check_components(
         if not isinstance(child.value, dict):
             found[name] = False
             continue
-        own = spelt[name] = _retire_options(child, options_type, notes)
+        own = spelt[name] = current_options(child, options_type, notes, problems, place, f"{pass_name} ")
         checked = check(options_type, shared.with_members(**own.members), problems, place, f"{pass_name} ")
         if checked is not None:
             whole = checked.model_dump(mode="json")
@@ -262,15 +264,46 @@ def _check_components(
     return found, node.with_members(components=Node(spelt, given.origin))
 
 
-def _retire_options(node: Node, options_type: type[PassOptions], notes: list[str]) -> Node:
-    """Takes out options that no longer act, and spells renamed ones as the pass does today."""
+def current_options(
+    node: Node, options_type: type[PassOptions], notes: list[str], problems: list[Problem], place: Place, subject: str
+) -> Node:
+    """Returns options as the pass spells them today, without those that no longer act.
+
+    An older name and today's may both be given where they say the same.
+
+    Args:
+        node: the options as they were written.
+        options_type: the pass's options.
+        notes: takes what is left out.
+        problems: takes two names of one option that say different things.
+        place: the file, for what has no line.
+        subject: the pass's name and a space.
+    """
     members: dict[str, Node] = {}
+    given_as: dict[str, str] = {}
     for key, child in node.members.items():
         if key in options_type.retired:
             notes.append(f"{child.origin}: '{key}' does nothing here: {options_type.retired[key]}")
-        else:
-            members[options_type.renamed.get(key, key)] = child
+            continue
+        name = options_type.renamed.get(key, key)
+        other = members.get(name)
+        if other is not None and not _same(other, child):
+            older, newer = (f"'{one}'{_by(held)}" for one, held in ((given_as[name], other), (key, child)))
+            problems.append(
+                Problem(
+                    "option-twice",
+                    f"{subject}{newer} and {older} are two names of one option, and their values differ",
+                    _where(child, place) or _where(other, place),
+                    f"keep one of them; '{name}' is today's name",
+                )
+            )
+        members[name] = child
+        given_as[name] = key
     return Node(members, node.origin)
+
+
+def _same(one: Node, other: Node) -> bool:
+    return json.dumps(one.plain(), sort_keys=True) == json.dumps(other.plain(), sort_keys=True)
 
 
 # What pydantic says of a list where one value is expected.

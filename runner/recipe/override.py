@@ -10,6 +10,8 @@ from runner.recipe.config import RunConfig
 from runner.recipe.document import Node, Origin, node_of
 from runner.recipe.migrate import PASS_LEVEL, migrate_step
 
+_EXAMPLES = {"--set": "passes.build.precision=int8", "--space": "passes.build.block_size=16,32"}
+
 
 def apply_override(root: Node, text: str, flag: str = "--set") -> Node:
     """Returns the tree with one `path=value` set. The value is read as JSON, or else taken as text.
@@ -22,7 +24,7 @@ def apply_override(root: Node, text: str, flag: str = "--set") -> Node:
     typed = f"{flag} {text}"
     path, equals, written = text.partition("=")
     if not equals or not path.strip():
-        raise UsageError("bad-override", f"{typed}: this is not path=value", "for example --set passes.convert.precision=int8")
+        raise UsageError("bad-override", f"{typed}: this is not path=value", f"for example {flag} {_EXAMPLES[flag]}")
     try:
         value = json.loads(written)
     except json.JSONDecodeError:

@@ -75,8 +75,12 @@ _ALIASES = {"gpu": "cuda", "dml": "directml"}
 _ELSEWHERE = f"this runner serves {', '.join(sorted(_BY_PROVIDER))}; the recipe belongs to another runner"
 
 
-def target_named(name: str) -> Target:
+def target_named(name: str, besides: Sequence[str] = ()) -> Target:
     """Returns the target called `cpu`, `cuda` (or `gpu`), `directml` (or `dml`).
+
+    Args:
+        name: what was typed.
+        besides: further words that the caller takes, which the remedy names as well.
 
     Raises:
         InvalidRecipe: there is none of that name.
@@ -84,8 +88,9 @@ def target_named(name: str) -> Target:
     lowered = name.lower()
     found = TARGETS.get(_ALIASES.get(lowered, lowered)) or _BY_PROVIDER.get(name)
     if found is None:
-        near = nearest(name, TARGETS)
-        remedy = (f"did you mean '{near}'? " if near else "") + f"targets: {', '.join(TARGETS)}"
+        known = (*TARGETS, *besides)
+        near = nearest(name, known)
+        remedy = (f"did you mean '{near}'? " if near else "") + f"targets: {', '.join(known)}"
         raise InvalidRecipe(Problem("unknown-target", f"there is no target '{name}'", remedy=remedy))
     return found
 
@@ -293,17 +298,19 @@ def mismatched_genai(installed: Mapping[str, str]) -> tuple[str, Target] | None:
     return there[0], runtimes[0]
 
 
-def best_target(names: Collection[str] | None = None, named: str = "") -> tuple[Target, str]:
+def best_target(names: Collection[str] | None = None, named: str = "", *, only_plan: bool = False) -> tuple[Target, str]:
     """Returns the fastest target that can be used here, and why it is that one: CUDA, else DirectML, else the CPU.
 
     Args:
         names: targets to choose among, such as those that a recipe has variants for; all where None.
         named: the variant that somebody chose; empty where a recipe's are to choose from.
+        only_plan: nothing is to run: where none of them can be used here, the fastest of them is returned.
 
     Raises:
         TargetUnavailable: none of them can be used here.
     """
     passed_over = []
+    planned: Target | None = None
     for name in ("cuda", "directml", "cpu"):
         if names is not None and name not in names:
             passed_over.append(f"{named} is not for {name}" if named else f"no variant for {name}")
@@ -311,5 +318,8 @@ def best_target(names: Collection[str] | None = None, named: str = "") -> tuple[
         missing = what_is_missing(TARGETS[name])
         if missing is None:
             return TARGETS[name], "; ".join((f"{name} can be used here", *passed_over))
+        planned = planned or TARGETS[name]
         passed_over.append(f"{name}: {missing[0]}")
+    if only_plan and planned:
+        return planned, f"none can be used here, planned for {planned.name}; {'; '.join(passed_over)}"
     raise TargetUnavailable("--target auto", "; ".join(passed_over), "'recipe doctor' tells what mends it")

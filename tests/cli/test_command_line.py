@@ -69,7 +69,11 @@ def test_python_m_runner_is_the_same_command() -> None:
         (["run", "phi-4/cuda-fp16", "--target", "cpu", "--dry-run"], 2, "not for --target cpu"),
         (["run", "phi-4", "--variant", "cuda-fp16", "--target", "cpu", "--dry-run"], 2, "for cpu there is cpu-int4"),
         (["ls", "--target", "cudaa"], 2, "did you mean 'cuda'?"),
-        (["ls", "--target", "tpu"], 2, "targets: cpu, cuda, directml"),
+        (["ls", "--target", "tpu"], 2, "targets: cpu, cuda, directml\n"),
+        (["run", RECIPE, "--target", "tpu"], 2, "targets: cpu, cuda, directml, auto\n"),
+        (["run", RECIPE, "--target", "atuo"], 2, "did you mean 'auto'?"),
+        (["run", RECIPE, "--set", "passes.build.precision"], 2, "for example --set passes.build.precision=int8"),
+        (["search", RECIPE, "--space", "passes.build.block_size"], 2, "for example --space passes.build.block_size=16,32"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -90,13 +94,16 @@ def test_target_auto_does_not_leave_a_variant_that_is_named(
     monkeypatch.setattr(
         "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
     )
-    assert run_command(["run", *asked, "--target", "auto", "--dry-run"]) == 1
+    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda _: ("no GPU", "add one"))
+    assert run_command(["run", *asked, "--target", "auto"]) == 1
     assert "cuda: no GPU; cuda-fp16 is not for directml; cuda-fp16 is not for cpu" in capsys.readouterr().err
-
-
-def test_a_mistyped_target_is_told_all_that_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["run", "phi-4", "--target", "tpu", "--dry-run"]) == 2
-    assert capsys.readouterr().err.rstrip().endswith("targets: cpu, cuda, directml, auto")
+    assert run_command(["run", *asked, "--target", "auto", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["target"], plan["recipe"]) == ("cuda", "phi-4/cuda-fp16")
+    assert any("none can be used here, planned for cuda" in note for note in plan["notes"])
+    assert "CUDAExecutionProvider: no GPU; a run stops there" in plan["notes"]
+    assert run_command(["run", *asked, "--target", "cpu", "--dry-run"]) == 2
+    assert "variant-not-for-target" in capsys.readouterr().err
 
 
 def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,14 @@ def test_run_pass_takes_options_from_json_and_over_it(exported_bert: ModelHandle
             "bad-pass-config",
             "JSON",
         ),
+        (
+            [
+                *("run-pass", "--pass-name", "OnnxFloatToFloat16", "-m", "GRAPH"),
+                *("--set", "op_block_list=Add", "--set", "force_fp32_ops=Mul"),
+            ],
+            "option-twice",
+            "keep one of them; 'op_block_list' is today's name",
+        ),
         (["run-pass", "-m", "GRAPH"], "no-pass", "--list-passes"),
         (["export", "-m", "GRAPH"], "is-a-graph", "recipe quantize"),
         (["export", "-m", "BERT", "--use_model_builder", "--offline"], "not-for-builder", "language and speech"),

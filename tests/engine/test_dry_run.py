@@ -71,6 +71,21 @@ def test_a_source_that_is_not_here_is_a_note(plan: Plan, model: dict[str, Any], 
     assert words in error
 
 
+def test_a_path_that_was_typed_must_exist(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "models" / "tuned").mkdir(parents=True)
+    for flags in (["--model-path", "./models/tunde"], ["--set", "input_model.model_path=./models/tunde"]):
+        code, _, dry = plan(hub(passes=CONVERT), *flags)
+        assert code == 1
+        assert "model-not-found: there is no folder './models/tunde'" in dry
+        assert "did you mean 'models/tuned'?" in dry
+        assert plan(hub(passes=CONVERT), *flags, dry=False)[::2] == (1, dry)
+    graph = {"input_model": {"type": "ONNXModel", "model_path": "a.onnx"}, "passes": {"half": {"type": "OnnxFloatToFloat16"}}}
+    assert plan(graph)[0] == 0
+    assert plan(graph, "--model-path", "b.onnx")[0] == 1
+    code, told, _ = plan(hub(passes=CONVERT), "--model-path", "Org/Other", "--offline")
+    assert (code, "Org/Other" in " ".join(told["notes"])) == (0, True)
+
+
 def test_scripts_of_data_are_notes(plan: Plan) -> None:
     data = {"name": "inputs", "type": "DataContainer", "user_script": "data.py", "load_dataset_config": {"type": "mine"}}
     passes = {**CONVERT, "quantize": {"type": "OnnxStaticQuantization", "data_config": "inputs"}}

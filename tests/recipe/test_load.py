@@ -101,6 +101,27 @@ def test_the_old_nested_form_becomes_the_current_one(tmp_path: Path) -> None:
         assert f"'{retired}' does nothing here" in told
 
 
+def test_two_names_of_one_option_must_say_the_same(tmp_path: Path) -> None:
+    def told(**options: Any) -> list[str]:
+        return problems(tmp_path, minimal(passes={"p": {"type": "Paint", **options}}))
+
+    cause = "Paint 'coats' and 'thickness' are two names of one option, and their values differ"
+    assert told(thickness=3, coats=4) == [f"/c0.json:10: option-twice: {cause}\n    keep one of them; 'coats' is today's name"]
+    assert len(told(coats=True, thickness=1)) == 1
+    [problem] = told(components={"lid": {"coats": 1, "thickness": 2}})
+    assert cause.replace("'coats' and 'thickness'", "'thickness' and 'coats'") in problem
+    assert "/c0.json:12" in problem
+    content = minimal(passes={"p": {"type": "Paint", "coats": 3}})
+    [problem] = problems(tmp_path, content, "passes.p.thickness=4")
+    assert "/c0.json:9: option-twice: Paint 'thickness' (set by --set passes.p.thickness=4) and 'coats' are" in problem
+    for overrides in ([], ["passes.p.thickness=3"]):
+        assert load(tmp_path, content, *overrides).config.passes["p"].options == Paint(coats=3)
+    both = minimal(passes={"p": {"type": "Paint", "thickness": 3, "coats": 3}})
+    assert load(tmp_path, both).config.passes["p"].options == Paint(coats=3)
+    both["passes"]["p"]["components"] = {"lid": {"thickness": 7}}
+    assert load(tmp_path, both).config.passes["p"].components == {"lid": {"coats": 7}}
+
+
 @pytest.mark.parametrize(
     "spelling",
     [

@@ -89,6 +89,10 @@ def test_no_target_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.targets.target.what_is_missing", lambda target: ("no wheel", "pip install it"))
     with pytest.raises(TargetUnavailable, match="cpu: no wheel"):
         best_target()
+    target, why = best_target({"cpu", "directml"}, only_plan=True)
+    assert (target.name, "directml: no wheel; cpu: no wheel" in why) == ("directml", True)
+    with pytest.raises(TargetUnavailable):
+        best_target(set(), only_plan=True)
 
 
 def test_wheels_that_overwrite_one_another_or_do_not_go_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
