@@ -148,6 +148,8 @@ def _optimized(
     fused = _fuse(model, name, options, context)
     if (options.optimization_options or {}).get("use_multi_head_attention"):
         take_attention_apart(fused)
+        if left := _not_in_multi_head(_fused_operators(fused.model)):
+            context.say(f"use_multi_head_attention: {left}")
     context.say(_told(before, _fused_operators(fused.model)))
     if options.float16 and model.attributes.get("force_upcast"):
         context.say("kept in fp32, since its configuration says that half precision overflows (force_upcast)")
@@ -344,6 +346,15 @@ def _fused_operators(graph: onnx.ModelProto) -> Counter[str]:
     return Counter(
         node.op_type for node in graph.graph.node if node.domain == "com.microsoft" or node.op_type in ("Attention", "Gelu")
     )
+
+
+def _not_in_multi_head(operators: Counter[str]) -> str | None:
+    """Returns what keeps attention from being MultiHeadAttention; None where nothing does."""
+    if left := operators["Attention"]:
+        return f"{left} Attention stay as they are, since their masks or weights have no place in MultiHeadAttention"
+    if not operators["MultiHeadAttention"]:
+        return "nothing was done, since no fusion recognises the attention of this graph"
+    return None
 
 
 def _told(before: Counter[str], after: Counter[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,20 @@ def test_padded_texts_are_read_as_by_the_source(float16: bool, biased_bert: Mode
     seen = feed["attention_mask"].any(axis=1)
     np.testing.assert_allclose(found[seen], expected[seen], atol=0.02 if float16 else 2e-5)
     assert made["Pad"] == int(float16)  # products are aligned in half precision only
+
+
+def test_attention_that_is_not_recognised_is_told(tmp_path: Path, tiny_masked_bert: ModelHandle, apply_pass: Apply) -> None:
+    config = transformers.DistilBertConfig(vocab_size=50, dim=32, n_layers=LAYERS, n_heads=4, hidden_dim=64)
+    transformers.DistilBertForMaskedLM(config).save_pretrained(tmp_path / "distilbert")
+    attributes = {"model_type": "distilbert", "architecture": "DistilBertForMaskedLM"}
+    distilbert = ModelHandle("hf", tmp_path / "distilbert", None, "fill-mask", attributes)
+    told = "use_multi_head_attention: nothing was done, since no fusion recognises the attention of this graph"
+    said = apply_pass.said  # type: ignore[attr-defined]
+    for model, unrecognised in ((distilbert, True), (tiny_masked_bert, False)):
+        said.clear()
+        traced = apply_pass("OnnxConversion", model, use_dynamo_exporter=False, target_opset=17)
+        fused = apply_pass("OrtTransformersOptimization", traced, target="cuda", **FUSE)
+        assert (operators(fused)["MultiHeadAttention"] == 0, told in said) == (unrecognised, unrecognised)
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs a GPU and its wheel")
