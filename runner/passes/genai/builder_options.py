@@ -37,7 +37,9 @@ class BuilderOptions(Model):
     is_symmetric: bool | None = Field(None, description="quantise without zero points")
     algo_config: Algorithm | None = Field(
         None,
-        description="quantisation method; hqq gives what OnnxHqqQuantization makes of a finished graph",
+        description="quantisation method; hqq always has zero points: with precision int4 it gives what OnnxHqqQuantization"
+        " makes of a finished graph, with int8 the same fit to codes of 8 bits. In int4 a tied embedding reads the head's codes"
+        " as well, which OnnxHqqQuantization does not make it do, unless shared_embeddings is false",
     )
     matmul_mixed_precision: dict[Selector, Literal["int4", "int8"]] | None = Field(
         None, description="precision of the most sensitive MatMuls, such as {last_matmul: int8}"

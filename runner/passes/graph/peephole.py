@@ -57,8 +57,8 @@ class OnnxPeepholeOptimizerOptions(ExternalDataOptions):
     )
     align_wide_products: bool = Field(
         False,
-        description="compute a product in half precision over a vocabulary whose size is no multiple of 8 at the next multiple"
-        " of 64, with its bias inside, and cut that off: faster on GPUs",
+        description="compute a product in half precision that is 1,024 wide or wider, such as that over a vocabulary, and whose"
+        " width is no multiple of 8 at the next multiple of 64, with its bias inside, and cut that off: faster on GPUs",
     )
     use_product_for_patches: bool = Field(
         False,
