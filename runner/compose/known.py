@@ -10,9 +10,11 @@ from pathlib import Path
 from runner.catalog.discover import Entry, catalog_root, list_entries
 from runner.catalog.published import Published, published
 from runner.compose.subject import Subject
-from runner.errors import InvalidRecipe
+from runner.errors import InvalidRecipe, UsageError
+from runner.models.checkpoint import read_json
 from runner.models.digest import sha256_of_file
 from runner.models.lock import NAME as LOCK
+from runner.models.tasks import TASKS, WITH_PAST, task_of_architecture
 from runner.models.twin_table import Twin
 from runner.templating.kinds import Kind, kind_of
 
@@ -58,7 +60,7 @@ def look_up(subject: Subject, catalog: Path | None, offline: bool, say: Callable
         say: told what is asked for.
 
     Raises:
-        UsageError: the hub has no such model.
+        UsageError: the hub has no such model, or its architecture reads nothing that the task gives.
     """
     if subject.kind not in ("hf", "diffusers"):
         return Known(subject)
@@ -74,12 +76,34 @@ def look_up(subject: Subject, catalog: Path | None, offline: bool, say: Callable
         if error.problems[0].rule != "no-tiny-twin":
             raise
         return Known(subject)
+    _check_task(subject.task, facts)
     found, notes = recipe_of(subject, facts, entries), tuple(facts.notes)
     if found is not None and subject.task not in (None, found[0].info.model.task):
         notes += (f"the catalogue's recipe {found[0].info.name} is for {found[0].info.model.task}",)
         found = None
     task = subject.task or (found[0].info.model.task if found else facts.twin.task)
     return Known(replace(subject, task=task), facts.twin, found[0] if found else None, found[1] if found else "", notes)
+
+
+def _check_task(task: str | None, published: Published) -> None:
+    """Refuses a task for which a model reads the wrong thing, such as one of pictures for a language model.
+
+    A head whose name is known tells what a model reads, or else the tables; what else does not go together, the run tells.
+    """
+    own: str | None = published.twin.task
+    if published.folder is not None:
+        config = read_json(published.folder / "config.json")
+        own = task_of_architecture((config.get("architectures") or [""])[0])
+    own = (own or "").removesuffix(WITH_PAST)
+    asked = TASKS.get((task or "").removesuffix(WITH_PAST))
+    if asked is None or own not in TASKS or set(asked.reads) & set(TASKS[own].reads):
+        return
+    reads, given = (" and ".join(TASKS[one].reads) for one in (own, str(task).removesuffix(WITH_PAST)))
+    raise UsageError(
+        "wrong-task",
+        f"a {published.twin.model_type} is no model for '{task}': it reads {reads}, and the task gives {given}",
+        f"name the task that it was made for, {own}, or none",
+    )
 
 
 def recipe_of(subject: Subject, published: Published | None, entries: Sequence[Entry]) -> tuple[Entry, str] | None:

@@ -92,6 +92,18 @@ def test_a_task_that_the_architecture_does_not_serve_is_refused(
     assert tiny_bert.folder.is_dir()
 
 
+@pytest.mark.parametrize(("task", "code"), [("image-classification", 2), ("text-classification", 0), ("text-generation", 0)])
+def test_a_task_that_a_language_model_reads_nothing_of_is_refused_while_planning(
+    task: str, code: int, tiny_llama: ModelHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, model in enumerate((str(tiny_llama.folder), "HuggingFaceTB/SmolLM2-135M-Instruct")):
+        asked = ["optimize", "-m", model, "-t", task, "-o", str(tmp_path / f"out{number}"), "--offline", "--dry-run"]
+        assert run_command(asked) == code
+        told = capsys.readouterr().err
+        assert ("wrong-task" in told and "it reads text" in told and "text-generation, or none" in told) == (code == 2)
+        assert (tmp_path / f"out{number}-recipe").exists() == (code == 0)
+
+
 @pytest.mark.parametrize(("text", "code"), [("8GB", 0), ("8", 0), ("7.5GiB", 0), ("0", 2), ("-1GB", 2), ("much", 2)])
 def test_memory_is_gigabytes_or_a_size(text: str, code: int, tmp_path: Path) -> None:
     asked = ["optimize", "-m", "sentence-transformers/all-MiniLM-L6-v2", "-o", str(tmp_path / "out"), "--dry-run", "--offline"]
