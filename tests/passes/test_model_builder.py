@@ -37,6 +37,17 @@ def built(model: ModelHandle, context: PassContext, **options: object) -> ModelH
     return PASS.apply(model, ModelBuilderOptions.model_validate(options), context)
 
 
+def test_two_names_of_one_extra_option_must_say_the_same() -> None:
+    def both(value: int) -> ModelBuilderOptions:
+        return ModelBuilderOptions.model_validate({"extra_options": {"int4_block_size": 32, "block_size": value}})
+
+    with pytest.raises(ValidationError, match="'int4_block_size' and 'block_size' are two names of one option"):
+        both(64)
+    extra = both(32).extra_options
+    assert extra is not None
+    assert extra.block_size == 32
+
+
 # One of each kind of head, rotation, window, normalisation and embedding that the builder writes differently.
 FAMILIES = [
     "HuggingFaceTB/SmolLM2-135M-Instruct",

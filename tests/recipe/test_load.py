@@ -305,7 +305,7 @@ sections = st.sampled_from(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(content=st.dictionaries(sections, json_like, max_size=5))
 def test_whatever_stands_in_a_file_gives_a_config_or_problems(tmp_path: Path, content: dict[str, Any]) -> None:
     try:

@@ -123,7 +123,12 @@ class ExtraOptions(BuilderOptions):
     @model_validator(mode="before")
     @classmethod
     def _todays_names(cls, given: Any) -> Any:
-        return {RENAMED.get(key, key): value for key, value in given.items()} if isinstance(given, dict) else given
+        if not isinstance(given, dict):
+            return given
+        for old, new in RENAMED.items():
+            if old in given and new in given and given[old] != given[new]:
+                raise ValueError(f"'{old}' and '{new}' are two names of one option, and their values differ; keep one of them")
+        return {RENAMED.get(key, key): value for key, value in given.items()}
 
 
 class ModelBuilderOptions(BuilderOptions, PassOptions):
