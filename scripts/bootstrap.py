@@ -22,13 +22,13 @@ TARGETS = ("cpu", "cuda", "directml")
 def main() -> None:
     """Creates or completes the environment."""
     options = _arguments()
+    if sys.version_info < LEAST_PYTHON:
+        sys.exit(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed (make setup PYTHON=python3.12)")
     import tomllib  # not in Pythons that are too old
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     if unknown := [one for one in options.extras.split(",") if one not in known]:
         sys.exit(f"there is no extra '{unknown[0]}' in pyproject.toml (targets: {', '.join(TARGETS)}; all: {', '.join(known)})")
-    if sys.version_info < LEAST_PYTHON:
-        sys.exit(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed (make setup PYTHON=python3.12)")
     venv: Path = options.venv.absolute()
     stamp = venv / ".installed-from"
     lock = _lock(options.extras)

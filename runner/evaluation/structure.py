@@ -90,7 +90,7 @@ def check_structure(model: ModelHandle, target: Target) -> dict[str, Any] | None
             Problem(
                 "nothing-on-provider",
                 f"{_TITLES[target.name]} has a kernel for none of the model's {counted['nodes']} nodes: all run on the CPU",
-                remedy="run it with --target cpu",
+                remedy="make it with a variant for the CPU",
             )
         )
     if problems:
