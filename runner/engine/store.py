@@ -110,9 +110,9 @@ class Store:
         path = entry.folder / RECORD
         half = path.with_name(f".{RECORD}.{os.getpid()}")
         half.write_text(json.dumps({**entry.record, _EMPTIED: entry.size, "files": {}}), encoding="utf-8")
-        _flush(half)
+        flush(half)
         half.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
 
     def empty(self, entry: Entry) -> None:
         """Deletes the files of an entry; what was told of the step stays for receipts."""
@@ -201,12 +201,12 @@ class Store:
             content.rename(staged / "files")
             (staged / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
             for path in (staged / RECORD, *(path for _, path in files_below(staged / "files"))):
-                _flush(path)
+                flush(path)
             folder = self._folder(fingerprint)
             folder.parent.mkdir(parents=True, exist_ok=True)
             self.remove(fingerprint)
             staged.rename(folder)
-            _flush(folder.parent)
+            flush(folder.parent)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         entry = Entry(fingerprint, folder, record)
@@ -281,7 +281,8 @@ def _share(folder: Path, files: Sequence[Path]) -> None:
             path.chmod(own | mode)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Has a file's content, or a folder's names, written to the disk where the system can."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)

@@ -26,7 +26,7 @@ from runner.engine.job import Job
 from runner.engine.parts import PartFailed, Parts
 from runner.engine.plan import Step
 from runner.engine.readers import Reader
-from runner.engine.store import Entry, Store
+from runner.engine.store import Entry, Store, flush
 from runner.evaluation.evaluate import evaluate
 from runner.evaluation.parity import Parity
 from runner.evaluation.placement import placement_apart
@@ -160,8 +160,8 @@ class Walk:
             made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)
             seconds = time.perf_counter() - started
             parity = None
-            hashing = Thread(target=self._hash, args=(output,), daemon=True)
-            hashing.start()  # beside the check, whose threads wait for memory most of the time
+            settling = Thread(target=self._settle, args=(output,), daemon=True)
+            settling.start()  # beside the check, whose threads wait for memory most of the time
             if reason := self.job.unchecked.get(step.name):
                 say(f"the check against the source is left out: {reason}")
                 parity = {"numeric": False, "reason": f"left out: {reason}", "outputs": {}}
@@ -179,15 +179,18 @@ class Walk:
                 "parity": parity,
                 "parity_seconds": time.perf_counter() - started - seconds,
             }
-            hashing.join()
+            settling.join()
             entry = self.store.put(key, output, record)
             shutil.rmtree(kept, ignore_errors=True)
             return entry
 
-    def _hash(self, output: Path) -> None:
-        """Lets the store know what a step left by the time that it asks."""
+    def _settle(self, output: Path) -> None:
+        """Has what a step left on the disk, and known to the store, by the time that the store asks."""
         with contextlib.suppress(OSError):  # the store finds it too, and tells
-            self.store.memo.of_files(files_below(output))
+            files = files_below(output)
+            for _, path in files:
+                flush(path)
+            self.store.memo.of_files(files)
 
     def _check_structure(self, model: ModelHandle) -> None:
         key = self.job.structure or ""

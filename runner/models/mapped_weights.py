@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import mmap
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 LARGE = 500_000_000  # weights from which on a model is not copied
 _AT_ONCE = 2**24  # weights of a matrix that are widened at a time
 _CODES_AT_ONCE = 2**22  # codes of a matrix that are decoded at a time
-_PAGE = 4096
-_PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4: gives pages back, never their content
+_PAGE = mmap.PAGESIZE
+_DONTNEED = 4  # MADV_DONTNEED: of a file only the mapping goes, what was read stays in the kernel's cache
+_PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4: gives pages back, never their content; those of a file leave the cache as well
+# of an entry of /proc/self/pagemap (Linux, Documentation/admin-guide/mm/pagemap.rst)
+_PRESENT_OR_SWAPPED = 3 << 62
+_OF_A_FILE = 1 << 61
 
 
 def give_back(tensor: torch.Tensor) -> None:
@@ -34,8 +39,23 @@ def give_back(tensor: torch.Tensor) -> None:
         return
     first = -(-tensor.data_ptr() // _PAGE) * _PAGE
     length = (tensor.data_ptr() + tensor.numel() * tensor.element_size() - first) // _PAGE * _PAGE
-    if tensor.is_contiguous() or tensor.T.is_contiguous():
-        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(max(length, 0)), _PAGEOUT)
+    if length > 0 and (tensor.is_contiguous() or tensor.T.is_contiguous()):
+        advice = _DONTNEED if _as_in_file(first, length) else _PAGEOUT
+        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), advice)
+
+
+def _as_in_file(first: int, length: int) -> bool:
+    """Says whether every page that memory has within bytes from an address is a file's own, not a copy that was written to."""
+    import numpy as np
+
+    try:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
+            pages.seek(first // _PAGE * 8)
+            entries = np.frombuffer(pages.read(length // _PAGE * 8), np.uint64)
+    except OSError:
+        return False
+    held = entries[(entries & np.uint64(_PRESENT_OR_SWAPPED)) != 0]
+    return len(entries) == length // _PAGE and bool((held & np.uint64(_OF_A_FILE)).all())
 
 
 def empty_in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> torch.Tensor:

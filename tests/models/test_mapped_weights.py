@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -125,3 +130,38 @@ def test_what_is_given_back_keeps_its_values() -> None:
     mapped_weights.give_back(tensor.T)
     mapped_weights.give_back(tensor[:, 3:9])
     assert torch.equal(tensor, copy)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
+def test_pages_of_a_file_that_are_given_back_stay_in_the_cache(tmp_path: Path) -> None:
+    torch.randn(1 << 20).numpy().tofile(tmp_path / "weights")
+    tensor = torch.from_file(str(tmp_path / "weights"), shared=False, size=1 << 20, dtype=torch.float32)
+    tensor.sum()
+    held = _pages_held(tensor)
+    mapped_weights.give_back(tensor)
+    assert held > 1000
+    assert _pages_held(tensor) < 8
+    with (tmp_path / "weights").open("rb") as file:
+        try:
+            assert os.preadv(file.fileno(), [bytearray(1 << 20)], 1 << 20, os.RWF_NOWAIT) == 1 << 20
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # not every file system tells
+                raise
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_was_written_into_a_mapped_file_is_kept_when_it_is_given_back(tmp_path: Path, shared: bool) -> None:
+    np.zeros(1 << 18, np.float32).tofile(tmp_path / "weights")
+    tensor = torch.from_file(str(tmp_path / "weights"), shared=shared, size=1 << 18, dtype=torch.float32)
+    tensor[70_000:90_000] = 7
+    mapped_weights.give_back(tensor)
+    assert int((tensor == 7).sum()) == 20_000
+    assert int((tensor == 0).sum()) == (1 << 18) - 20_000
+
+
+def _pages_held(tensor: torch.Tensor) -> int:
+    """Returns how many pages of a tensor this process maps."""
+    with Path("/proc/self/pagemap").open("rb") as pages:
+        pages.seek(tensor.data_ptr() // mmap.PAGESIZE * 8)
+        entries = np.frombuffer(pages.read(tensor.nbytes // mmap.PAGESIZE * 8), np.uint64)
+    return int((entries >> np.uint64(63)).sum())

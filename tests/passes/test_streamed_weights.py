@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +182,42 @@ def test_hqq_of_rows_does_not_depend_on_how_many_there_are(bits: int) -> None:
     rows[5, :40] = 0.5
     settings = {"block_size": 64}
     product = quantised_product.Product("n", "i", "w", "o", onnx_float(), bits, "default", settings)
-    whole = lazy_weights.Quantised(Rows((rows[:900], rows[900:])), product.by_hqq, 2, lambda _: None)._all()
+    with lazy_weights.Line(2) as line:
+        weight = line.add(Rows((rows[:900], rows[900:])), product.by_hqq, lambda _: None)
+        whole = [weight.part(at, "w").numpy() for at in range(3)]
     scheme = Scheme(bits, 64, symmetric=False)
     padded = torch.nn.functional.pad(rows.float(), (0, -720 % 64))
     codes, scales, zeros = nearest(hqq.fit)(Matrix(padded, 720, scheme, torch.float32, "i"))
     np.testing.assert_array_equal(whole[0].reshape(2000, -1), pack(codes, bits).numpy())
     np.testing.assert_array_equal(whole[1], scales.numpy())
     np.testing.assert_array_equal(whole[2], pack(zeros.byte(), bits).numpy())
+
+
+def test_a_weight_is_quantised_while_the_one_before_it_is_written() -> None:
+    begun = [threading.Event() for _ in range(4)]
+    threads = torch.get_num_threads()
+
+    def kernel(at: int, rows: torch.Tensor) -> list[np.ndarray[Any, Any]]:
+        begun[at].set()
+        return [rows.numpy() + at]
+
+    with lazy_weights.Line(2) as line:
+        weights = [line.add(Rows((torch.ones(40, 8),)), partial(kernel, at), lambda _: None) for at in range(4)]
+        assert not any(one.is_set() for one in begun)
+        assert (weights[1].part(0, "w").numpy() == 2).all()
+        assert begun[2].wait(60)
+        assert [one.is_set() for one in begun] == [False, True, True, False]
+        for at in (0, 3, 2):
+            assert (weights[at].part(0, "w").numpy() == at + 1).all()
+    assert torch.get_num_threads() == threads
+
+
+def test_a_weight_that_cannot_be_quantised_ends_the_writing() -> None:
+    def kernel(rows: torch.Tensor) -> list[np.ndarray[Any, Any]]:
+        raise ValueError("no room")
+
+    with lazy_weights.Line(2) as line, pytest.raises(ValueError, match="no room"):
+        line.add(Rows((torch.ones(40, 8),)), kernel, lambda _: None).part(0, "w")
 
 
 def onnx_float() -> Any:

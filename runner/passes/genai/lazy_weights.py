@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.passes.genai.nbits_rounding import Parts, Quantise
+from runner.passes.genai.nbits_rounding import Quantise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,42 +79,82 @@ class Below:
 class Quantised:
     """A weight that is quantised when the first of its tensors is asked for, and forgotten behind the last one."""
 
-    def __init__(self, rows: Rows, kernel: Quantise, threads: int, done: Done) -> None:
-        self._rows, self._kernel, self._threads, self._done = rows, kernel, threads, done
+    def __init__(self, rows: Rows, kernel: Quantise, done: Done, line: Line) -> None:
+        self._rows, self._kernel, self._done, self._line = rows, kernel, done, line
         self._lock = threading.Lock()
+        self._making: list[Future[None]] = []
+        self._whole: list[np.ndarray[Any, Any]] = []
         self._left: dict[int, np.ndarray[Any, Any]] = {}
 
     def part(self, at: int, name: str) -> ir.Tensor:
         """Returns the tensor at a place among codes, scales and zero points."""
         import onnx_ir as ir
 
-        with self._lock:
-            if at not in self._left:
-                self._left = dict(enumerate(self._all()))
-            return ir.Tensor(self._left.pop(at), name=name)
+        if at not in self._left:
+            self._line.begin(self)
+            for one in self._making:
+                one.result()
+            self._done(self._rows.parts)
+            self._left, self._making, self._whole = dict(enumerate(self._whole)), [], []
+        return ir.Tensor(self._left.pop(at), name=name)
 
-    def _all(self) -> list[np.ndarray[Any, Any]]:
-        """Quantises a few rows at a time on every thread; PyTorch itself splits no operation meanwhile."""
+    def begin(self, pool: Executor) -> None:
+        """Lets threads quantise it, a few rows at a time, unless they do."""
+        if not self._making:
+            count, width = self._rows.shape
+            step = max(ASKED_ROWS, _WEIGHTS_AT_ONCE // width // ASKED_ROWS * ASKED_ROWS)
+            self._making = [pool.submit(self._some, at, min(at + step, count)) for at in range(0, count, step)]
+
+    def _some(self, start: int, stop: int) -> None:
         import numpy as np
         import torch
 
-        count, width = self._rows.shape
-        step = max(ASKED_ROWS, _WEIGHTS_AT_ONCE // width // ASKED_ROWS * ASKED_ROWS)
-        starts = range(0, count, step)
-        whole: list[np.ndarray[Any, Any]] = []
+        with torch.inference_mode():
+            parts = self._kernel(self._rows.take(start, stop))
+        with self._lock:
+            self._whole = self._whole or [np.empty((self._rows.shape[0], *part.shape[1:]), part.dtype) for part in parts]
+        for goal, part in zip(self._whole, parts, strict=True):
+            goal[start:stop] = part
 
-        def some(start: int) -> tuple[int, Parts]:
-            with torch.inference_mode():
-                return start, list(self._kernel(self._rows.take(start, min(start + step, count))))
 
-        with one_thread(), ThreadPoolExecutor(self._threads) as pool:
-            for start, parts in pool.map(some, starts):
-                if not whole:
-                    whole = [np.empty((count, *part.shape[1:]), part.dtype) for part in parts]
-                for goal, part in zip(whole, parts, strict=True):
-                    goal[start : start + len(part)] = part
-        self._done(self._rows.parts)
-        return whole
+class Line:
+    """Weights in the order in which they are written: while one is, threads quantise the next.
+
+    A context manager, behind which nothing is quantised any more. PyTorch itself splits no operation from the first one on.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._weights: list[Quantised] = []
+        self._pool: Executor | None = None
+        self._undone = ExitStack()
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undone.close()
+
+    def add(self, rows: Rows, kernel: Quantise, done: Done) -> Quantised:
+        """Returns a weight that is written behind those that were added before.
+
+        Args:
+            rows: the weight.
+            kernel: quantises some of its rows.
+            done: is told when it was read.
+        """
+        self._weights.append(Quantised(rows, kernel, done, self))
+        return self._weights[-1]
+
+    def begin(self, weight: Quantised) -> None:
+        """Lets the threads quantise a weight, and the next one behind it."""
+        if self._pool is None:
+            self._undone.enter_context(one_thread())
+            self._pool = pool = ThreadPoolExecutor(self._threads)
+            self._undone.callback(pool.shutdown, cancel_futures=True)
+        at = self._weights.index(weight)
+        for one in self._weights[at : at + 2]:
+            one.begin(self._pool)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from runner.errors import RunFailed
 from runner.models.mapped_weights import give_back
 from runner.models.quantized_checkpoint import EMBEDDING, Scheme
 from runner.models.spent_files import Inode, spend
-from runner.passes.genai.lazy_weights import ASKED_ROWS, Below, Columns, Quantised, Rows, float_tensor, stored_tensor
+from runner.passes.genai.lazy_weights import ASKED_ROWS, Below, Columns, Line, Rows, float_tensor, stored_tensor
 from runner.passes.genai.quantised_product import Product, codes_of_lookup
 from runner.passes.genai.shared_embedding import GATHER, Share, look_up
 from runner.targets.target import installed_wheels
@@ -86,7 +86,8 @@ def streamed(
         yield
         return
     model = _base_of_models(builder)
-    stream = _Stream(threads, lookup, share, by_hqq, take_over)
+    line = Line(threads)
+    stream = _Stream(line, lookup, share, by_hqq, take_over)
     replaced = {
         "make_initializer": stream.make_initializer,
         "make_packed_matmul_float_class": stream.make_packed_matmul,
@@ -98,7 +99,8 @@ def streamed(
     for name, function in replaced.items():
         setattr(model, name, lambda self, *given, _function=function, **named: _function(self, *given, **named))
     try:
-        yield
+        with line:
+            yield
     finally:
         for name, function in kept.items():
             setattr(model, name, function)
@@ -114,7 +116,7 @@ class _Stream:
     """What stands in for four of the builder's methods.
 
     Attributes:
-        threads: threads to quantise with.
+        line: where weights wait to be quantised.
         lookup: how the embedding is quantised.
         share: lets the embedding read codes.
         by_hqq: products get the values of HQQ.
@@ -125,7 +127,7 @@ class _Stream:
         spent: files whose space is given back behind what is read.
     """
 
-    threads: int
+    line: Line
     lookup: Scheme | None = None
     share: Share | None = None
     by_hqq: bool = False
@@ -245,7 +247,7 @@ class _Stream:
         count, width = matrix.shape
         blocks = -(-width // scheme.group_size)
         kernel = partial(codes_of_lookup, scheme=scheme, kept=kept)
-        source = Quantised(Rows((matrix,)), kernel, self.threads, self._done)
+        source = self.line.add(Rows((matrix,)), kernel, self._done)
         inputs = []
         for at, (name, dtype, columns) in enumerate((("qweight", ir.DataType.UINT8, width), ("scales", kept, blocks))):
             value = made.make_value(f"model.embed_tokens.{name}", dtype, (count, columns))
@@ -265,7 +267,7 @@ class _Stream:
         product = Product.of(made, node, bits)
         quantised, first = product.asked(rows.take(0, min(ASKED_ROWS, rows.shape[0])))
         kernel = product.by_hqq if self.by_hqq else product.kernel(rows, first)
-        source = Quantised(rows, kernel, self.threads, self._done)
+        source = self.line.add(rows, kernel, self._done)
         inputs: list[ir.Value] = [node.inputs[0]]
         for at, (name, values) in enumerate(first.items()):
             value = made.make_value(name, ir.DataType.from_numpy(values.dtype), (rows.shape[0], *values.shape[1:]))
