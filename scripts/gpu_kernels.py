@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gpu_suite import PIECES
-from random_models import PIPELINES, SHAPES
+from random_models import PIPELINES, model_of
 
 from runner.evaluation.device_forward import DeviceForward
 from runner.evaluation.forward import OnnxForward, outputs_of
@@ -80,7 +80,7 @@ def _graph(folder: Path, source: Path, recipe: str, smoke: bool) -> list[dict[st
 
     graph = ModelHandle("onnx", folder, "model.onnx")
     taken = model_inputs(graph)
-    handle = ModelHandle("hf", source, None, SHAPES[recipe].task)
+    handle = ModelHandle("hf", source, None, model_of(recipe)[1])
     original = Original(lambda: load_torch(handle), lambda module, given: dict(module(**given).items()))
     inputs = {rows: made_up(taken, folder, {"batch": rows, "sequence": TOKENS}) for rows in BATCHES[: 1 if smoke else None]}
     return _sides(graph, inputs, original if source.is_dir() else None)  # a tiny twin has no such folder

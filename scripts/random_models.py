@@ -6,75 +6,25 @@ python scripts/random_models.py llama-3.2-1b-instruct FOLDER
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.compose.contest import RANDOM_WEIGHTS
 from runner.models.diffusion import Variant
 from runner.models.diffusion_twin import PUBLISHED, shrink_pipeline
-from runner.models.tasks import task_named
+from runner.models.torch_source import auto_class
 from runner.models.twin import architecture_of
 from runner.models.twin_tokenizer import train_tokenizer
 from runner.passes.export.tiny_pipeline import write_pipeline
 
+CATALOG = Path(__file__).resolve().parents[1] / "recipes"
 SEED = 20
 BIAS = 0.02  # deviation of the biases
 
-
-@dataclass(frozen=True)
-class Shape:
-    """The shape of a published model.
-
-    Attributes:
-        id: the model on the hub, whose kind of tokenizer and image processor the folder gets.
-        kind: transformers' model_type.
-        task: Hugging Face task.
-        facts: what its config.json says, where that is not the default of its kind.
-        dtype: type of the weights.
-    """
-
-    id: str
-    kind: str
-    task: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    dtype: str = "float32"
-
-
-_LLAMA_ROPE = {
-    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-    "original_max_position_embeddings": 8192,
-}  # fmt: skip
-
-# By the recipe that they stand in for.
-SHAPES: Mapping[str, Shape] = {
-    "llama-3.2-1b-instruct": Shape(
-        "meta-llama/Llama-3.2-1B-Instruct", "llama", "text-generation",
-        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-         "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 131072,
-         "rope_parameters": _LLAMA_ROPE, "rms_norm_eps": 1e-5, "tie_word_embeddings": True},
-        "bfloat16",
-    ),
-    "mistral-7b-instruct-v0.3": Shape(
-        "mistralai/Mistral-7B-Instruct-v0.3", "mistral", "text-generation",
-        {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 32768, "max_position_embeddings": 32768,
-         "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}, "sliding_window": None,
-         "tie_word_embeddings": False},
-        "bfloat16",
-    ),
-    "bert-base-uncased": Shape("google-bert/bert-base-uncased", "bert", "fill-mask"),
-    "vit-base-patch16-224": Shape(
-        "google/vit-base-patch16-224", "vit", "image-classification", {"num_labels": 1000}
-    ),
-    "dinov2-small": Shape(
-        "facebook/dinov2-small", "dinov2", "image-feature-extraction",
-        {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518, "patch_size": 14,
-         "mlp_ratio": 4},
-    ),
-}  # fmt: skip
 
 # Pipelines by their recipe: their kind, and the edge of the pictures that they draw.
 PIPELINES: Mapping[str, tuple[Variant, int]] = {
@@ -83,34 +33,69 @@ PIPELINES: Mapping[str, tuple[Variant, int]] = {
 }
 
 
-def write_random_model(shape: Shape, folder: Path, layers: int | None = None) -> None:
+def model_of(recipe: str) -> tuple[str, str]:
+    """Returns the Hugging Face id and the task of the model of a recipe of the catalogue.
+
+    Raises:
+        SystemExit: there is no such recipe.
+    """
+    found = [path for path in CATALOG.glob(f"**/{recipe}/olive_config.json") if (path.parent / "info.yml").is_file()]
+    if not found:
+        known = sorted(path.parent.name for path in CATALOG.glob("**/info.yml"))
+        near = difflib.get_close_matches(recipe, known, 1)
+        sys.exit(f"there is no recipe '{recipe}'{f'; did you mean {near[0]}?' if near else ''}; `recipe ls` lists them")
+    model = json.loads(found[0].read_text(encoding="utf-8"))["input_model"]
+    return model["model_path"], model["task"]
+
+
+def write_random_model(model_id: str, task: str, folder: Path, layers: int | None = None) -> None:
     """Writes config.json, weights, tokenizer or image processor.
 
     Args:
-        shape: of which model.
+        model_id: the published model. Weights of a language model are bf16, others fp32.
+        task: Hugging Face task.
         folder: is made.
         layers: build so many layers instead of the model's own number.
     """
     import torch
     import transformers
 
-    facts = {**shape.facts, **({"num_hidden_layers": layers} if layers else {})}
-    config = transformers.AutoConfig.for_model(shape.kind, **facts)
-    auto = getattr(transformers, task_named(shape.task).auto_class or "AutoModel")
+    twin = architecture_of(model_id)
+    if twin.stands_in:
+        sys.exit(f"the shape of {model_id} is not known here (runner/models/twin_table.py)")
+    tokenizer = train_tokenizer(twin.vocabulary) if twin.vocabulary is not None else None
+    ids = {}
+    if tokenizer is not None:
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    config = transformers.AutoConfig.for_model(twin.model_type, **_facts(twin.facts, ids, layers))
+    generates = task.startswith("text-generation")
     torch.manual_seed(SEED)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        module = auto.from_config(config, dtype=getattr(torch, shape.dtype))
+        module = auto_class(task).from_config(config, dtype=torch.bfloat16 if generates else torch.float32)
         for name, weight in module.named_parameters():
             if name.endswith("bias"):  # zeros, which exporters and fusions would leave out
                 torch.nn.init.normal_(weight, std=BIAS)
     module.save_pretrained(folder, safe_serialization=True)
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), RANDOM_WEIGHTS: True}, indent=2))
-    twin = architecture_of(shape.id)
-    if twin.vocabulary is not None:
-        train_tokenizer(twin.vocabulary).save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
     if twin.processor is not None:
         (folder / "preprocessor_config.json").write_text(json.dumps(dict(twin.processor), indent=2), encoding="utf-8")
+
+
+def _facts(facts: Mapping[str, Any], ids: Mapping[str, int | None], layers: int | None) -> dict[str, Any]:
+    """Returns the entries of config.json that make a shape, with the ids of the tokenizer that is written beside it."""
+    told = {name: value for name, value in facts.items() if not name.endswith(("_token_id", "_token_index"))}
+    told |= {name: _facts(value, ids, layers) for name, value in told.items() if name in ("text_config", "vision_config")}
+    if layers and "num_hidden_layers" in told:
+        told["num_hidden_layers"] = layers
+    if "vocab_size" in told:
+        told |= ids
+    if "layer_types" in told:
+        kinds = told["layer_types"]
+        told["layer_types"] = [kinds[at % len(kinds)] for at in range(told["num_hidden_layers"])]
+    return told
 
 
 def write_random_pipeline(variant: Variant, edge: int, folder: Path, *, small: bool = False) -> None:
@@ -134,14 +119,16 @@ def write_random_pipeline(variant: Variant, edge: int, folder: Path, *, small: b
 def main() -> None:
     """Writes one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=(*SHAPES, *PIPELINES), help="the recipe whose model it stands in for")
+    parser.add_argument("recipe", help="the recipe whose model it stands in for, as `recipe ls` lists it")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=int, help="so many layers instead of the model's own number; few ones of a pipeline")
+    parser.add_argument(
+        "--layers", type=int, help="so many layers instead of the model's own number, where it has one; few ones of a pipeline"
+    )
     asked = parser.parse_args()
     if asked.recipe in PIPELINES:
         write_random_pipeline(*PIPELINES[asked.recipe], asked.folder, small=asked.layers is not None)
     else:
-        write_random_model(SHAPES[asked.recipe], asked.folder, asked.layers)
+        write_random_model(*model_of(asked.recipe), asked.folder, asked.layers)
 
 
 if __name__ == "__main__":
