@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runner.errors import GateMissed, Problem
 from runner.evaluation.torch_form import TorchForm
 from runner.models.inputs import read_facts
+from runner.passes.record import settings_digest
 from runner.recipe.info import Evaluation
 from runner.targets.target import Target
 
@@ -98,6 +99,8 @@ def measure(
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],
+        passes={step.pass_name: step.ingredients["pass_version"] for step in plan.steps},
+        settings=settings_digest(request.loaded.tree.plain()),
         command=f"recipe bench {request.name} --rounds {rounds}{typed}",
         sizes=Sizes(judged.batch, judged.length),
         baselines=judged.baselines or (_usual_baseline(plan.target, variant.precision if variant else None),),
