@@ -18,8 +18,7 @@ from typing import Any
 
 from runner.catalog.find import find_entry
 from runner.passes.record import CURRENT, told_of
-from runner.passes.table import options_of
-from runner.recipe.load import load_config
+from runner.recipe.document import read_document
 from runner.templating.results import OLDER_MARK, of_peer, placed, ratio_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,7 +164,7 @@ def _config(recipe: str, variant: str) -> dict[str, Any] | None:
     """The config of a variant in the catalogue; None where it is gone."""
     entry = find_entry(recipe, ROOT / "recipes")
     path = entry.folder / next((one.file for one in entry.info.recipes if one.name == variant), "")
-    return load_config([path], options_of).tree.plain() if path.is_file() else None
+    return read_document(path).plain() if path.is_file() else None
 
 
 def _state(found: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from runner.errors import RecipeError
 from runner.evaluation.subject_process import SubjectProcess
 from runner.models.components import is_pipeline, parts_of
 from runner.models.diffusion import TASK as DRAWS
-from runner.models.generation import genai_config, profile_overlay
+from runner.models.generation import genai_config, profile_overlay, threads_overlay
 from runner.models.handle import ModelHandle
 from runner.models.inputs import made_up, model_inputs
 from runner.models.tasks import task_of
@@ -123,7 +123,11 @@ def _of_generation(model: ModelHandle, threads: int, provider: str) -> list[dict
     with tempfile.TemporaryDirectory(prefix="recipe-profile-") as folder:
         prefix = Path(folder) / "graph"
         if hears(model.folder):
-            _hear(_profiling(model.folder, Path(folder) / "model", prefix), threads, on_cpu=on_cpu)
+            config = genai_config(model.folder)
+            for overlay in (threads_overlay(config, threads, on_cpu=on_cpu), profile_overlay(config, prefix)):
+                for part, told in overlay["model"].items():
+                    config["model"][part].setdefault("session_options", {}).update(told["session_options"])
+            _hear(_like(model.folder, Path(folder) / "model", config), on_cpu=on_cpu)
         else:
             session = GenerationSession(model.folder, threads, on_cpu=on_cpu, profile=prefix, graphs=False)
             for _ in range(_USES):
@@ -132,18 +136,16 @@ def _of_generation(model: ModelHandle, threads: int, provider: str) -> list[dict
         return _events(Path(folder))
 
 
-def _profiling(model: Path, into: Path, prefix: Path) -> Path:
-    """Returns a folder like the model's, whose genai_config.json itself lets sessions write profiles.
+def _like(model: Path, into: Path, config: Mapping[str, Any]) -> Path:
+    """Returns a folder like the model's with another genai_config.json.
 
-    onnxruntime-genai 0.18 crashes when it reads a sound on CUDA with options laid over those of its sessions.
+    Options that are laid over an encoder's replace all that it has, in onnxruntime-genai 0.18: it writes no profile then, or
+    crashes on CUDA.
     """
     into.mkdir()
     for path in model.iterdir():
         if path.name != _CONFIG:
             _link(path, into / path.name)
-    config = genai_config(model)
-    for part, told in profile_overlay(config, prefix)["model"].items():
-        config["model"][part].setdefault("session_options", {}).update(told["session_options"])
     (into / _CONFIG).write_text(json.dumps(config), encoding="utf-8")
     return into
 
@@ -155,14 +157,14 @@ def _link(path: Path, into: Path) -> None:
         shutil.copytree(path, into) if path.is_dir() else shutil.copy2(path, into)
 
 
-def _hear(folder: Path, threads: int, *, on_cpu: bool) -> None:
+def _hear(folder: Path, *, on_cpu: bool) -> None:
     import numpy as np
 
     from runner.models.sound_windows import SAMPLE_RATE
     from runner.models.transcription import TranscriptionSession
 
     noise = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
-    session = TranscriptionSession(folder, threads, on_cpu=on_cpu)
+    session = TranscriptionSession(folder, None, on_cpu=on_cpu)
     for _ in range(_USES):
         session.tokens(noise.astype(np.float32), _TOKENS)
 

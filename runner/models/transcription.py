@@ -65,14 +65,14 @@ class TranscriptionSession:
 
     Args:
         folder: holds genai_config.json, encoder, decoder and tokenizer.
-        threads: threads of each of its sessions.
+        threads: threads of each of its sessions; None leaves them as the folder says.
         on_cpu: run on the CPU whatever provider the model was built for.
 
     Raises:
         RunFailed: the model does not load.
     """
 
-    def __init__(self, folder: Path, threads: int, *, on_cpu: bool = False) -> None:
+    def __init__(self, folder: Path, threads: int | None, *, on_cpu: bool = False) -> None:
         self._library = import_genai()
         self._described = genai_config(folder)["model"]
         self._facts = read_facts(folder, "generation_config.json")
@@ -80,7 +80,8 @@ class TranscriptionSession:
             config = self._library.Config(str(folder))
             if on_cpu:
                 config.clear_providers()
-            config.overlay(json.dumps(threads_overlay({"model": self._described}, threads, on_cpu=on_cpu)))
+            if threads is not None:
+                config.overlay(json.dumps(threads_overlay({"model": self._described}, threads, on_cpu=on_cpu)))
             self._model = self._library.Model(config)
             self._processor = self._model.create_multimodal_processor()
             self._tokenizer = self._library.Tokenizer(self._model)

@@ -17,7 +17,7 @@ def settings_digest(config: Mapping[str, Any]) -> str:
     """Returns the sha256 of a configuration's passes, their options and the data configs that these name.
 
     Args:
-        config: the document as plain data, such as an olive_config.json.
+        config: the document as plain data, such as an olive_config.json; other spellings of the same options give another.
     """
     passes = config.get("passes") or {}
     named = set(_texts(passes))

@@ -173,7 +173,8 @@ def test_precision_that_the_target_cannot_run(clone: Path) -> None:
 def test_template_that_was_changed(clone: Path) -> None:
     _edit(clone / "templates" / "pipelines" / "encoder-cpu-int8-static.json.j2", '"MinMax"', '"Entropy"')
     found = _found(clone)
-    assert [(rule, place.partition(":")[0]) for rule, place in found] == [("is-rendered", STATIC)]
+    rendered = {(rule, place.partition(":")[0]) for rule, place in found}
+    assert rendered == {("is-rendered", STATIC), ("is-rendered", "README.md")}  # its results are of other options now
 
 
 def test_template_with_an_error(clone: Path) -> None:

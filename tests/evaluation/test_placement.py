@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 from runner.evaluation.placement import placement, summary
@@ -61,9 +60,8 @@ def test_every_graph_of_a_model_that_hears_is_profiled(tmp_path: Path) -> None:
     built = _made("ModelBuilder", source, tmp_path / "built", precision="fp32")
     before = sorted(path.name for path in built.folder.iterdir())
     found = placement(built, 2, CPU)
-    graphs = [onnx.load(built.folder / name, load_external_data=False) for name in ("encoder.onnx", "decoder.onnx")]
-    assert max(len(graph.graph.node) for graph in graphs) < found["nodes"][CPU]
-    assert {"Conv", "MatMul"} <= set(found["operators"])  # sound is convolved in the encoder alone
+    assert found["nodes"][CPU] > 60
+    assert {"Conv", "MultiHeadAttention"} <= set(found["operators"])  # in the encoder, in the decoder
     assert found["seconds"][CPU] > 0
     assert sorted(path.name for path in built.folder.iterdir()) == before
 

@@ -75,7 +75,7 @@ def _line_of_value(path: Path, results: Results, metric: str, bar: str) -> Place
 
 
 def _are_of_today(subject: Subject) -> Faults:
-    configs = {variant.name: loaded.tree.plain() for variant, loaded in subject.loaded()}
+    configs = {variant.name: read_document(subject.folder / variant.file).plain() for variant, _ in subject.loaded()}
     for path, results in _readable(subject):
         told = told_of(results.model_dump(), configs.get(str(results.variant)))
         if told != CURRENT:
