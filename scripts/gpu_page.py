@@ -12,8 +12,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from runner.catalog.find import find_entry
+from runner.passes.record import CURRENT, told_of
+from runner.recipe.document import read_document
+from runner.templating.results import OLDER_MARK, of_peer, placed, ratio_of
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES, PAGE = ROOT / "docs" / "gpu.json", ROOT / "docs" / "gpu.md"
@@ -23,6 +29,7 @@ SHOWN = (
     "agreement", "size", "device_memory",
 )  # fmt: skip
 
+OLD_TOKENS = 16  # written by a cell that does not say how many
 KERNELS_OF = {"vit-base-kernels": "images/s", "bert-base-kernels": "texts/s"}  # what a second has of
 
 
@@ -103,7 +110,10 @@ def render(records: dict[str, Any]) -> str:
     tables = {
         "limits": _limits(records["machine"]["figures"]),
         "results": _table(("recipe", "weights", "figure", "original", "optimised", "ratio", "compiled"), _rows(results)),
-        "sizes": _table(("recipe", "what", "rows x length", "original", "optimised", "ratio"), _cells(results)),
+        "passes": _table(("recipe", "date", "revision", "measured with"), _states(results)),
+        "sizes": _table(
+            ("recipe", "what", "rows x length", "tokens written", "original", "optimised", "ratio"), _cells(results)
+        ),
         "decode": _table(("model", "tried", "a token", "of the limit"), _decode(records)),
         **{
             name: _table(("what", "a call of 32", "kernels alone", what), _kernels(record))
@@ -114,8 +124,8 @@ def render(records: dict[str, Any]) -> str:
             ("component", "original", "kernels alone", "optimised", "kernels alone", "ratio", "cosine of both"),
             _components(records),
         ),
-        "placed": _table(("recipe", "nodes on CUDA", "on the CPU"), _placed(results)),
-        "commands": _table(("recipe", "command"), ((_name(one), f"`{one['command']}`") for one in results)),
+        "placed": _table(("recipe", "nodes on CUDA", "of the host's time", "on the CPU"), _placed(results)),
+        "commands": _table(("recipe", "command"), ((_plain_name(one), f"`{one['command']}`") for one in results)),
     }
     for name, table in tables.items():
         page = page.replace(f"<!-- {name} -->", table)
@@ -140,17 +150,39 @@ def _limits(found: dict[str, Any]) -> str:
     )
 
 
-def _name(found: dict[str, Any]) -> str:
+def _plain_name(found: dict[str, Any]) -> str:
     return f"{found['recipe']}/{found['variant']}"
+
+
+def _name(found: dict[str, Any]) -> str:
+    """The name of a recipe, marked where it was not measured with the passes of today."""
+    return f"{_plain_name(found)}{OLDER_MARK * (_state(found) != CURRENT)}"
+
+
+@cache
+def _config(recipe: str, variant: str) -> dict[str, Any] | None:
+    """The config of a variant in the catalogue; None where it is gone."""
+    entry = find_entry(recipe, ROOT / "recipes")
+    path = entry.folder / next((one.file for one in entry.info.recipes if one.name == variant), "")
+    return read_document(path).plain() if path.is_file() else None
+
+
+def _state(found: dict[str, Any]) -> str:
+    return told_of(found, _config(found["recipe"], found["variant"]))
+
+
+def _states(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
+    for found in results:
+        yield _name(found), found["date"][:10], found["environment"]["revision"] or "unknown", _state(found)
 
 
 def _rows(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
     for found in results:
         for row in found["rows"]:
             if row["name"] in SHOWN:
-                ratio = f"{row['ratio']['value']:.2f}x" if row["ratio"] else ""
+                ratio = ratio_of(found, row)
                 theirs = _figure(row["baseline"]["value"], row["unit"]) if row["baseline"] else ""
-                compiled = ", ".join(_figure(peer["value"], row["unit"]) for peer in row["peers"])
+                compiled = ", ".join(f"{_figure(peer['value'], row['unit'])} ({of_peer(peer)})" for peer in row["peers"])
                 ours = _figure(row["optimised"]["value"], row["unit"])
                 yield _name(found), found["weights"], row["name"].replace("_", " "), theirs, ours, ratio, compiled
 
@@ -160,7 +192,8 @@ def _cells(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
         for cell in found["grid"]:
             size = f"{cell['batch']} x {cell['length']}" if cell["length"] else str(cell["batch"])
             theirs, ours = (_figure(cell[side]["value"], cell["unit"]) for side in ("baseline", "optimised"))
-            yield _name(found), cell["figure"] or "calls", size, theirs, ours, f"{cell['ratio']['value']:.2f}x"
+            written = str(cell.get("new_tokens") or OLD_TOKENS) if cell["figure"] == "decode" else ""
+            yield _name(found), cell["figure"] or "calls", size, written, theirs, ours, f"{cell['ratio']['value']:.2f}x"
 
 
 def _decode(records: dict[str, Any]) -> Iterator[Sequence[str]]:
@@ -194,11 +227,10 @@ def _components(records: dict[str, Any]) -> Iterator[Sequence[str]]:
 
 def _placed(results: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
     for found in results:
-        placed = found["placement"]
-        if placed:
-            total, ran = sum(placed["nodes"].values()), placed["nodes"]["CUDAExecutionProvider"]
-            elsewhere = ", ".join(f"{operator} {count}" for operator, count in placed["fell_back"].items())
-            yield _name(found), f"{ran} of {total} ({ran / total:.1%})".replace("%", " %"), elsewhere
+        nodes, time = placed(found)
+        fell_back = (found["placement"] or {}).get("fell_back", {})
+        elsewhere = ", ".join(f"{operator} {count}" for operator, count in fell_back.items())
+        yield _name(found), nodes, time.removesuffix(" of the time"), elsewhere
 
 
 def _figure(value: float, unit: str) -> str:

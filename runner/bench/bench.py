@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.bench.answers import accuracy, compare, similarities
 from runner.bench.environment import OtherLoad, describe
-from runner.bench.grid import SETTLE_SECONDS, Pace, cells_of_calls, cells_of_generation
+from runner.bench.grid import CPU_LENGTHS, GPU_LENGTHS, SETTLE_SECONDS, Pace, cells_of_calls, cells_of_generation
 from runner.bench.inputs_process import prepare
 from runner.bench.inputs_record import Inputs, Request, Sizes
 from runner.bench.results import Cell, Peer, Placement, Ratio, Results, Row, Side, host_label, judge
@@ -72,6 +72,8 @@ class Contest:
         smoke: the models are tiny twins: measure, but judge nothing.
         source_digest: identity of the source model.
         fingerprint: identity of the optimised model.
+        passes: version by name of the passes that made it.
+        settings: what `settings_digest` says of their options.
         command: what was typed.
         sizes: batches and lengths by which the speed is measured.
         by_size: whether it is; without rounds nothing is timed, and the answers alone are compared.
@@ -95,6 +97,8 @@ class Contest:
     smoke: bool = False
     source_digest: str | None = None
     fingerprint: str | None = None
+    passes: dict[str, int] | None = None
+    settings: str | None = None
     command: str = ""
     sizes: Sizes = field(default_factory=Sizes)
     by_size: bool = True
@@ -138,6 +142,8 @@ def bench(contest: Contest, progress: Progress = lambda text, done, total: None)
         model=contest.model_id,
         source_digest=contest.source_digest,
         fingerprint=contest.fingerprint,
+        passes=contest.passes,
+        settings=contest.settings,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         command=contest.command,
         baseline=contest.baselines[0].title,
@@ -335,8 +341,9 @@ class _Sitting:
         if not self.contest.by_size:
             return ()
         if self._scenarios == ("generation",):
-            cells = cells_of_generation(self.inputs.prompt, self.contest.sizes, sides, pace, self._say, self.notes.append)
-            return tuple(cells)
+            lengths = GPU_LENGTHS if self.contest.target.device == "gpu" else CPU_LENGTHS
+            asked = (self.inputs.prompt, self.contest.sizes, lengths, sides, pace, self._say, self.notes.append)
+            return tuple(cells_of_generation(*asked))
         return tuple(cells_of_calls(self.inputs.grid, sides, pace, rate_unit(self.contest.source.task), self._say))
 
     def _timed(self) -> list[Row]:

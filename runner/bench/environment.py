@@ -31,6 +31,9 @@ PACKAGES = (
     "onnx-recipes",
 )
 
+REVISION = "RECIPE_REVISION"
+_NO_CODE = (":(exclude,glob)**/*.md", ":(exclude,glob)recipes/**/results/**")  # a benchmark before may have changed them
+
 # Instruction sets that decide how fast quantised and fp32 kernels are: /proc/cpuinfo's word -> ours.
 _FLAGS = {
     "avx2": "AVX2",
@@ -81,7 +84,7 @@ def describe(busy: float, target: Target | None = None) -> Environment:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         packages=_versions(),
-        revision=_revision(),
+        revision=revision(Path(__file__).resolve().parents[2]),
         busy=busy,
         card=_card() if target is not None and target.name == "cuda" else None,
     )
@@ -135,13 +138,17 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _revision() -> str | None:
-    root = Path(__file__).resolve().parents[2]
+def revision(root: Path) -> str | None:
+    """Returns the git revision of a tree, with ``-dirty`` behind it where something besides results and pages has changed.
+
+    A copy of the tree without git is of the revision that $RECIPE_REVISION names, such as `git describe --always --dirty` tells
+    where the copy is made; None without it.
+    """
     if not (root / ".git").exists():
-        return None
+        return os.environ.get(REVISION, "").strip() or None
     try:
-        changes = _git(root, "status", "--porcelain")
-        return None if changes else _git(root, "rev-parse", "--short=12", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", ".", *_NO_CODE)
+        return _git(root, "rev-parse", "--short=12", "HEAD") + ("-dirty" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -11,13 +11,12 @@ from typing import Literal
 
 from runner.bench.inputs_record import Case, Sizes
 from runner.bench.results import Cell, Ratio, Side
-from runner.bench.scenarios import GRID_NEW_TOKENS
+from runner.bench.scenarios import GRID_NEW_TOKENS, NEW_TOKENS
 from runner.errors import RecipeError
 from runner.evaluation.subject_process import SubjectProcess
 
 SETTLE_SECONDS = 0.25  # threads of the side that has just worked spin for a moment
 ROUNDS, CALLS = 3, 2
-_WARM_TOKENS = 2
 
 Sides = tuple[SubjectProcess, SubjectProcess]
 
@@ -33,6 +32,24 @@ class Pace:
 
     rounds: int
     turn_seconds: float
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many tokens are written behind a prompt.
+
+    Attributes:
+        warm: by the answer that does not count.
+        timed: by those that do.
+    """
+
+    warm: int
+    timed: int
+
+
+# A GPU chooses its kernels and captures its graph anew in the first tokens of an answer: as many must follow as in `decode`.
+GPU_LENGTHS = Lengths(NEW_TOKENS, NEW_TOKENS)
+CPU_LENGTHS = Lengths(2, GRID_NEW_TOKENS)
 
 
 def cells_of_calls(cases: Sequence[Case], sides: Sides, pace: Pace, unit: str, say: Callable[[str], None]) -> Iterator[Cell]:
@@ -55,13 +72,20 @@ def cells_of_calls(cases: Sequence[Case], sides: Sides, pace: Pace, unit: str, s
 
 
 def cells_of_generation(
-    prompt: Sequence[int], sizes: Sizes, sides: Sides, pace: Pace, say: Callable[[str], None], note: Callable[[str], None]
+    prompt: Sequence[int],
+    sizes: Sizes,
+    lengths: Lengths,
+    sides: Sides,
+    pace: Pace,
+    say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> Iterator[Cell]:
     """Yields the speed of reading a prompt and of writing behind it, for every batch and length that is asked for.
 
     Args:
         prompt: ids that prompts of any length are made of.
         sizes: rows at once, and tokens of a prompt; nothing is measured where none are named.
+        lengths: tokens behind a prompt.
         sides: baseline and optimised.
         pace: how often.
         say: told what begins.
@@ -74,17 +98,18 @@ def cells_of_generation(
             say(size)
             try:
                 for side in sides:
-                    side.ask("generate", prompt=ids, new_tokens=_WARM_TOKENS, rows=rows)
+                    side.ask("generate", prompt=ids, new_tokens=lengths.warm, rows=rows)
                 times: dict[str, list[list[float]]] = {side.name: [] for side in sides}
                 for side in _turns(sides, pace.rounds):
-                    asked = {"prompt": ids, "new_tokens": GRID_NEW_TOKENS, "rows": rows}
+                    asked = {"prompt": ids, "new_tokens": lengths.timed, "rows": rows}
                     times[side.name].append(side.ask("generate", **asked)["seconds"])
             except RecipeError as error:
                 note(f"{size}: not measured: {error.problems[0].cause}")
                 continue
             theirs, ours = times.values()
             yield _cell("prefill", rows, length, "tokens/s", *(_reading(rows * length, taken) for taken in (theirs, ours)))
-            yield _cell("decode", rows, length, "tokens/s", *(_writing(rows, taken) for taken in (theirs, ours)))
+            decoded = _cell("decode", rows, length, "tokens/s", *(_writing(rows, taken) for taken in (theirs, ours)))
+            yield decoded.model_copy(update={"new_tokens": lengths.timed})
 
 
 def _reading(tokens: int, taken: Sequence[Sequence[float]]) -> list[float]:

@@ -63,6 +63,7 @@ class Cell(Model):
     figure: Literal["prefill", "decode"] | None = Field(None, description="of text generation; None where a call is one thing")
     batch: int
     length: int | None = Field(None, description="tokens an input; None where it has no length")
+    new_tokens: int | None = Field(None, description="written behind a prompt; in files that do not say so it was 16")
     unit: str = Field(description="of both sides' values: inputs a second, such as images/s; of all rows together")
     baseline: Side
     optimised: Side
@@ -105,7 +106,10 @@ class Environment(Model):
     system: str
     python: str
     packages: dict[str, str]
-    revision: str | None = Field(description="git revision of the runner; None when the tree has changes, or is none")
+    revision: str | None = Field(
+        description="git revision of the project, with -dirty behind it where code or recipes differed from it; None where"
+        " neither git nor RECIPE_REVISION tells"
+    )
     busy: float = Field(description="share of the machine that other processes used during the rounds, 0 to 1")
     card: Card | None = None
 
@@ -114,7 +118,7 @@ class Placement(Model):
     """Which execution provider ran what, from a profile of ONNX Runtime."""
 
     nodes: dict[str, int] = Field(description="by provider")
-    seconds: dict[str, float] = Field(description="that the host spent in the nodes' calls, by provider")
+    seconds: dict[str, float] = Field(description="that the host spent in the nodes' calls of one use when warm, by provider")
     operators: dict[str, float] = Field(description="the same seconds by operator, the slowest first")
     fell_back: dict[str, int] = Field(description="operators that the asked provider did not run, and how many nodes of them")
 
@@ -142,6 +146,12 @@ class Results(Model):
     model: str | None = Field(description="the source model's id")
     source_digest: str | None
     fingerprint: str | None = Field(description="of the optimised model, as in its receipt")
+    passes: dict[str, int] | None = Field(None, description="that made the optimised model, and their versions; None: unknown")
+    settings: str | None = Field(None, description="sha256 of the passes' options, see runner.passes.record; None: unknown")
+    passes_from: Literal["run", "fingerprint"] = Field(
+        "run",
+        description="who tells these: the run, or a state of the project whose plan was found to give the same fingerprint",
+    )
     date: str
     command: str
     baseline: str = Field("PyTorch fp32", description="how the original ran")

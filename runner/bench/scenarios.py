@@ -14,7 +14,7 @@ BATCH = 8
 STEPS = 4
 PICTURE_BATCHES = (1, 4, BATCH, 16)
 TEXT_BATCHES = (1, BATCH)
-GRID_NEW_TOKENS = 16  # of text generation by batch and length
+GRID_NEW_TOKENS = 16  # of text generation by batch and length on a processor
 SHORT_TEXT = 16  # tokens: a search query
 
 

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.errors import GateMissed, Problem
+from runner.errors import GateMissed, InvalidRecipe, Problem
 from runner.evaluation.torch_form import TorchForm
 from runner.models.inputs import read_facts
+from runner.passes.record import settings_digest
+from runner.passes.table import options_of
+from runner.recipe.document import read_document
 from runner.recipe.info import Evaluation
+from runner.recipe.load import LoadedConfig, load_config
 from runner.targets.target import Target
 
 if TYPE_CHECKING:
@@ -98,6 +102,8 @@ def measure(
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],
+        passes={step.pass_name: step.ingredients["pass_version"] for step in plan.steps},
+        settings=_settings(request.loaded),
         command=f"recipe bench {request.name} --rounds {rounds}{typed}",
         sizes=Sizes(judged.batch, judged.length),
         baselines=judged.baselines or (_usual_baseline(plan.target, variant.precision if variant else None),),
@@ -105,6 +111,16 @@ def measure(
         log=log,
     )
     return bench(contest, progress)
+
+
+def _settings(loaded: LoadedConfig) -> str:
+    """Returns the digest of the file's passes as they are written there, or of others where flags or fragments changed them."""
+    used = settings_digest(loaded.tree.plain())
+    try:
+        changed = settings_digest(load_config(loaded.files[:1], options_of).tree.plain()) != used
+    except InvalidRecipe:  # several values, of which a search took one
+        changed = True
+    return used if changed else settings_digest(read_document(loaded.files[0]).plain())
 
 
 def _without_place(model_path: str | None) -> str | None:

@@ -92,7 +92,10 @@ def inference_session(
     import onnxruntime
 
     if parts := component_names(model):
-        sessions = [onnxruntime.InferenceSession(model.folder / part, options, providers=list(providers)) for part in parts]
+        sessions, prefix = [], options.profile_file_prefix
+        for number, part in enumerate(parts):
+            options.profile_file_prefix = f"{prefix}-{number}"  # ONNX Runtime adds the second alone
+            sessions.append(onnxruntime.InferenceSession(model.folder / part, options, providers=list(providers)))
         chained: Any = ChainedSession(sessions, read_manifest(model))
         return chained
     adapter = adapter_inputs(model)

@@ -120,6 +120,10 @@ class ChainedSession:
         providers: list[str] = self._sessions[0].get_providers()
         return providers
 
+    def end_profiling(self) -> list[str]:
+        """Lets every session write its profile and returns the files."""
+        return [session.end_profiling() for session in self._sessions]
+
     def run(self, names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
         """Returns the outputs of those names (all where None) for inputs by name."""
         known = dict(feed)

@@ -74,19 +74,22 @@ class DrawingPipeline:
         model: the pipeline.
         threads: threads of each session.
         provider: execution provider.
+        profile: folder where each session writes a profile when it ends, named after its component.
 
     Raises:
         ModelUnavailable: the folder holds no such pipeline.
         PackageMissing: diffusers is not installed.
     """
 
-    def __init__(self, model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider") -> None:
+    def __init__(
+        self, model: ModelHandle, threads: int, provider: str = "CPUExecutionProvider", profile: Path | None = None
+    ) -> None:
         require_diffusers()
         if not is_pipeline(model) or "unet" not in parts_of(model):
             raise ModelUnavailable("no-pipeline", f"{model.folder} holds no pipeline that draws", "make it with a recipe")
         self.model = model
         self.variant: str = model.attributes["model_variant"]
-        self._threads, self._provider = threads, provider
+        self._threads, self._provider, self._profile = threads, provider, profile
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._tokenizers = load_tokenizers(model.folder)
         self._unet = read_json(model.folder / "unet" / "config.json")
@@ -297,7 +300,8 @@ class DrawingPipeline:
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
         if name not in self._sessions:
-            self._sessions[name] = open_session(parts_of(self.model)[name], self._threads, (self._provider,))
+            part, profile = parts_of(self.model)[name], self._profile / name if self._profile else None
+            self._sessions[name] = open_session(part, self._threads, (self._provider,), profile=profile)
         return self._sessions[name]
 
 

@@ -322,7 +322,7 @@ def threads_overlay(config: Mapping[str, Any], threads: int, *, on_cpu: bool) ->
 
 
 def profile_overlay(config: Mapping[str, Any], prefix: Path) -> dict[str, Any]:
-    """Returns what lets every session write a profile, to be laid over a genai_config.json.
+    """Returns what lets every session write a profile, to be laid over a genai_config.json or put into it.
 
     Args:
         config: what lies in genai_config.json.

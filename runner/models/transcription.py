@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunFailed
-from runner.models.generation import genai_config, import_genai, profile_overlay, threads_overlay
+from runner.models.generation import genai_config, import_genai, threads_overlay
 from runner.models.inputs import read_facts
 from runner.models.repetition import loops, said_once
 from runner.models.sound_windows import SAMPLE_RATE, is_silent, quietest, wav_bytes, windows
@@ -65,15 +65,14 @@ class TranscriptionSession:
 
     Args:
         folder: holds genai_config.json, encoder, decoder and tokenizer.
-        threads: threads of each of its sessions.
+        threads: threads of each of its sessions; None leaves them as the folder says.
         on_cpu: run on the CPU whatever provider the model was built for.
-        profile: as of `GenerationSession`.
 
     Raises:
         RunFailed: the model does not load.
     """
 
-    def __init__(self, folder: Path, threads: int, *, on_cpu: bool = False, profile: Path | None = None) -> None:
+    def __init__(self, folder: Path, threads: int | None, *, on_cpu: bool = False) -> None:
         self._library = import_genai()
         self._described = genai_config(folder)["model"]
         self._facts = read_facts(folder, "generation_config.json")
@@ -81,9 +80,8 @@ class TranscriptionSession:
             config = self._library.Config(str(folder))
             if on_cpu:
                 config.clear_providers()
-            config.overlay(json.dumps(threads_overlay({"model": self._described}, threads, on_cpu=on_cpu)))
-            if profile is not None:
-                config.overlay(json.dumps(profile_overlay({"model": self._described}, profile)))
+            if threads is not None:
+                config.overlay(json.dumps(threads_overlay({"model": self._described}, threads, on_cpu=on_cpu)))
             self._model = self._library.Model(config)
             self._processor = self._model.create_multimodal_processor()
             self._tokenizer = self._library.Tokenizer(self._model)

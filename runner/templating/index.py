@@ -17,7 +17,7 @@ from runner.targets.target import TARGETS
 from runner.templating.clone import Clone
 from runner.templating.environment import render
 from runner.templating.recipe import Rendering, targets_of
-from runner.templating.results import best_figures
+from runner.templating.results import MARKS, best_figures
 
 # Figures of the last column, the first that a recipe has of each; speed decides which variant is the best.
 # Of speed, size and quality: the first that a recipe's task has.
@@ -57,6 +57,7 @@ def render_index(entries: Sequence[Listed], clone: Clone) -> Rendering:
     context = {
         "families": [_family(family, members, told.get(family, {}), clone) for family, members in groups],
         "variants": sum(len(entry.info.recipes) for entry in entries),
+        "marks": MARKS,
     }
     return Rendering(clone.root / "recipes" / "README.md", render(clone.templates, "recipe/index.md.j2", context).encode())
 
@@ -103,23 +104,23 @@ def _row(entry: Listed, clone: Clone) -> dict[str, Any]:
             )
             for target in targets_of(info)
         },
-        "measured": _best(entry.folder),
+        "measured": _best(entry),
     }
 
 
-def _best(folder: Path) -> str:
+def _best(entry: Listed) -> str:
     """The figures of the fastest variant that was measured."""
-    measured = list(best_figures(folder))
+    measured = list(best_figures(entry.folder, entry.info))
     if not measured:
         return "not yet"
-    variant, figures = max(measured, key=lambda one: _gain(one[1]))
-    shown = [next((f"{name} {figures[name]}" for name in names if name in figures), "") for names in SHOWN_FIGURES]
-    return f"`{variant}`: {', '.join(filter(None, shown))}"
+    best = max(measured, key=lambda one: _gain(one.ratios))
+    shown = [next((f"{name} {best.figures[name]}" for name in names if name in best.figures), "") for names in SHOWN_FIGURES]
+    return f"{best.title}: {', '.join(filter(None, shown))}"
 
 
-def _gain(figures: Mapping[str, str]) -> float:
+def _gain(ratios: Mapping[str, float]) -> float:
     """How many times as fast as the original a variant is; 0 where speed was not measured."""
-    if "decode" in figures:
-        return float(figures["decode"].removesuffix("x"))
-    seconds = next((figures[name] for name in SHOWN_FIGURES[0] if name in figures), None)
-    return 1 / float(seconds.removesuffix("x")) if seconds else 0.0
+    if "decode" in ratios:
+        return ratios["decode"]
+    seconds = next((ratios[name] for name in SHOWN_FIGURES[0] if name in ratios), None)
+    return 1 / seconds if seconds else 0.0

@@ -13,8 +13,9 @@ from typing import Any
 from runner.errors import InvalidRecipe, Problem
 from runner.passes.table import get as get_pass
 from runner.passes.table import options_of
+from runner.recipe.document import read_document
 from runner.recipe.folder import INFO_NAMES
-from runner.recipe.info import Info, PackageSource, read_info
+from runner.recipe.info import Info, PackageSource, Variant, read_info
 from runner.targets.target import TARGETS, Target
 from runner.templating.clone import Clone
 from runner.templating.environment import render
@@ -125,12 +126,22 @@ def _in_the_clone(folder: Path, family: str, info: Info, clone: Clone, configs: 
     context = {
         "info": info,
         "family": family,
-        "results": results_table(folder, [variant.name for variant in info.recipes]),
+        "results": results_table(folder, {variant.name: _config_of(variant, folder, configs) for variant in info.recipes}),
         "has_script": (folder / "user_script.py").is_file(),
         "to_clone": way_up,
         "requirements": {target.provider: requirements_file(target) for target in targets},
     }
     yield Rendering(folder / "README.md", render(clone.templates, "recipe/README.md.j2", context).encode())
+
+
+def _config_of(variant: Variant, folder: Path, configs: Mapping[str, str]) -> dict[str, Any] | None:
+    """Returns a variant's config as it is rendered, or as it lies there where it is kept by hand; None where there is none."""
+    if variant.file in configs:
+        rendered: dict[str, Any] = json.loads(configs[variant.file])
+        return rendered
+    path = folder / variant.file
+    written: dict[str, Any] | None = read_document(path).plain() if path.is_file() else None
+    return written
 
 
 def targets_of(info: Info) -> list[Target]:

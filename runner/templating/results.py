@@ -6,11 +6,16 @@ The files are read as plain JSON: what writes them (`runner.bench.results`) lies
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InvalidRecipe, Place, Problem
+from runner.passes.record import CURRENT, told_of
+from runner.recipe.document import read_document
+from runner.recipe.info import Info
+from runner.targets.target import TARGETS
 
 _TITLES = {
     "ttft": "first token",
@@ -25,6 +30,16 @@ _PACKAGES = (
     "onnxruntime-genai-directml", "torch",
 )  # fmt: skip
 _PLAIN = "PyTorch fp32"
+LAUNCH_MARK, OLDER_MARK = "†", "‡"
+LAUNCH_BOUND = (
+    "Against eager PyTorch, which at small batches waits longer for its kernels to be launched than it computes: the multiple"
+    " tells more of that than of the kernels. No compiled original was measured beside it."
+)
+MARKS = (
+    "†: against eager PyTorch, which at small batches waits longer for its kernels to be launched than it computes; no compiled"
+    " original was measured beside it. ‡: the passes have changed since it was measured; the recipe's page says which."
+)
+_SPEEDS = ("decode", "ttft", "rtf", "image_time", "step_time", "latency", "throughput")
 _KEPT = ("cosine", "agreement", "wer", "psnr")  # of value in themselves, whatever the baseline's are
 
 
@@ -45,12 +60,12 @@ def read_results_files(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def results_table(folder: Path, variants: Sequence[str]) -> str | None:
+def results_table(folder: Path, variants: Mapping[str, Mapping[str, Any] | None]) -> str | None:
     """Returns a Markdown table for every machine that measured; None where nothing was measured.
 
     Args:
         folder: the recipe's folder.
-        variants: names of its variants, in the order of the columns.
+        variants: its variants in the order of the columns, each with its config as plain data, where it has one.
 
     Raises:
         InvalidRecipe: a results file is not readable.
@@ -59,21 +74,30 @@ def results_table(folder: Path, variants: Sequence[str]) -> str | None:
     hosts = dict.fromkeys(content["host"] for content in files)
     order = {name: number for number, name in enumerate(variants)}
     tables = [
-        _host_table(sorted((one for one in files if one["host"] == host), key=lambda one: order[one["variant"]]))
+        _host_table(sorted((one for one in files if one["host"] == host), key=lambda one: order[one["variant"]]), variants)
         for host in hosts
     ]
     return "\n\n".join(tables) or None
 
 
-def _host_table(files: Sequence[dict[str, Any]]) -> str:
+def _host_table(files: Sequence[dict[str, Any]], variants: Mapping[str, Mapping[str, Any] | None]) -> str:
     names = dict.fromkeys(row["name"] for content in files for row in content["rows"])
     rows = [["", *(f"`{content['variant']}`" for content in files)]]
     if any("baseline" in content and content["baseline"] != _PLAIN for content in files):
         rows += [["original", *(content.get("baseline", _PLAIN) for content in files)]]
+    told = [told_of(content, variants[content["variant"]]) for content in files]
+    if any(one != CURRENT for one in told):
+        rows += [["measured with", *told]]
+    revisions = [content["environment"].get("revision") or "" for content in files]
+    if any(revisions):
+        rows += [["revision", *revisions]]
     rows += [[_title(name), *(_cell(content, name) for content in files)] for name in names]
+    if any(content.get("placement") for content in files):
+        rows += [[f"nodes on {_provider(files[0])}", *(", ".join(filter(None, placed(content))) for content in files)]]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "|---|" + "---:|" * len(files))
-    return f"{_machine(files[0])}\n\n" + "\n".join(lines)
+    marked = any(launch_bound(content, row) for content in files for row in content["rows"])
+    return f"{_machine(files[0])}\n\n" + "\n".join(lines) + f"\n\n{LAUNCH_MARK} {LAUNCH_BOUND}" * marked
 
 
 def _machine(content: dict[str, Any]) -> str:
@@ -103,8 +127,43 @@ def _cell(content: dict[str, Any], name: str) -> str:
     row = next((row for row in content["rows"] if row["name"] == name), None)
     if row is None:
         return ""
-    ratio = f" ({row['ratio']['value']:.2f}x)" if row.get("ratio") else ""
+    told = [ratio_of(content, row), *(f"{of_peer(peer)} of {peer['form']}" for peer in row.get("peers", ()))]
+    ratio = f" ({'; '.join(told)})" if row.get("ratio") else ""
     return f"{figure(row['optimised']['value'], row['unit'])}{ratio}"
+
+
+def ratio_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Returns a row's ratio, such as ``1.98x``, marked where it tells of launches of kernels; empty where it has none."""
+    return f"{row['ratio']['value']:.2f}x{LAUNCH_MARK * launch_bound(content, row)}" if row.get("ratio") else ""
+
+
+def of_peer(peer: Mapping[str, Any]) -> str:
+    """Returns the ratio to the original in another form."""
+    return f"{peer['ratio']['value']:.2f}x"
+
+
+def launch_bound(content: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Says whether a speed on a GPU stands against eager PyTorch alone, with no compiled original beside it."""
+    eager = "compiled" not in content.get("baseline", _PLAIN)
+    forms = [peer["form"] for peer in row.get("peers", ())]
+    alone = eager and not any("compiled" in form for form in forms)
+    return bool(alone and content["environment"].get("card") and row["name"] in _SPEEDS and row.get("ratio"))
+
+
+def _provider(content: Mapping[str, Any]) -> str:
+    return TARGETS[content["target"]].provider.removesuffix("ExecutionProvider")
+
+
+def placed(content: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns how many of the nodes the target's provider ran, and its share of the host's time; empty where nobody looked."""
+    found = content.get("placement")
+    if not found:
+        return "", ""
+    provider = TARGETS[content["target"]].provider
+    nodes, seconds = sum(found["nodes"].values()), sum(found["seconds"].values())
+    ran, took = found["nodes"].get(provider, 0), found["seconds"].get(provider, 0.0)
+    share = f"{took / seconds:.1%} of the time".replace("%", " %") if seconds else ""
+    return f"{ran} of {nodes} ({ran / max(1, nodes):.1%})".replace("%", " %"), share
 
 
 def figure(value: float, unit: str) -> str:
@@ -115,14 +174,42 @@ def figure(value: float, unit: str) -> str:
     return f"{text} {unit}".rstrip()
 
 
-def best_figures(folder: Path) -> Iterable[tuple[str, dict[str, str]]]:
-    """Yields (variant, {figure: text}) of each results file, for overviews: only what has a ratio, and kept quality.
+@dataclass(frozen=True)
+class Measured:
+    """A results file as overviews show it.
 
-    Results of random weights are left out: they say nothing of quality.
+    Attributes:
+        variant: name of the variant.
+        figures: text by figure: only what has a ratio, and kept quality.
+        ratios: optimised over the original, by figure.
+        older: it was not measured with the passes of today, or nobody knows with which.
     """
+
+    variant: str
+    figures: Mapping[str, str]
+    ratios: Mapping[str, float]
+    older: bool
+
+    @property
+    def title(self) -> str:
+        """Returns the variant's name, marked where it is older."""
+        return f"`{self.variant}`{OLDER_MARK * self.older}"
+
+
+def best_figures(folder: Path, info: Info) -> Iterator[Measured]:
+    """Yields each results file of a recipe, for overviews. Random weights are left out: they say nothing of quality."""
+    files = {variant.name: folder / variant.file for variant in info.recipes}
     for content in read_results_files(folder):
-        if _random(content):
+        path = files.get(content["variant"])
+        if _random(content) or path is None:
             continue
-        told = {row["name"]: f"{row['ratio']['value']:.2f}x" for row in content["rows"] if row.get("ratio")}
+        rows = [row for row in content["rows"] if row.get("ratio")]
+        told = {row["name"]: f"{ratio_of(content, row)}{_beside(row)}" for row in rows}
         kept = {row["name"]: figure(row["optimised"]["value"], row["unit"]) for row in content["rows"] if row["name"] in _KEPT}
-        yield content["variant"], {**told, **kept}
+        older = told_of(content, read_document(path).plain() if path.is_file() else None) != CURRENT
+        yield Measured(content["variant"], {**told, **kept}, {row["name"]: row["ratio"]["value"] for row in rows}, older)
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    compiled = [of_peer(peer) for peer in row.get("peers", ()) if "compiled" in peer["form"]]
+    return f" ({compiled[0]} of compiled)" if compiled else ""

@@ -11,6 +11,7 @@ import pytest
 from runner.bench.bench import Contest, bench
 from runner.bench.inputs_record import Sizes
 from runner.bench.results import Ratio, Results, Row, Side, judge, read_results
+from runner.bench.scenarios import GRID_NEW_TOKENS
 from runner.errors import InvalidRecipe, RecipeError
 from runner.evaluation.torch_form import TorchForm
 from runner.models.handle import ModelHandle
@@ -169,6 +170,7 @@ def test_other_forms_of_the_original_and_batches_of_prompts(chat, tmp_path):
     assert [(cell.figure, cell.batch, cell.length) for cell in results.grid] == [
         ("prefill", 1, 8), ("decode", 1, 8), ("prefill", 3, 8), ("decode", 3, 8)
     ]  # fmt: skip
+    assert [cell.new_tokens for cell in results.grid] == [None, GRID_NEW_TOKENS] * 2
     assert sum("5000 tokens: not measured" in note for note in results.notes) == 2  # its context is shorter
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import getpass
 import socket
+import subprocess
 
 import pytest
 
-from runner.bench.environment import OtherLoad, cpu_flags, describe
+from runner.bench.environment import OtherLoad, cpu_flags, describe, revision
 from runner.bench.results import host_label
 
 
@@ -33,6 +34,38 @@ def test_the_environment_names_the_machine_and_nobody():
     for name in (socket.gethostname(), getpass.getuser()):
         assert f'"{name}"' not in text
     assert set(cpu_flags()) == set(found.flags)
+
+
+def _committed(folder):
+    def git(*words):
+        told = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(folder), *words]
+        return subprocess.run(told, check=True, capture_output=True, text=True).stdout.strip()
+
+    for name in ("runner.py", "README.md", "recipes/family/model/info.yml", "recipes/family/model/results/a.json"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    return git("rev-parse", "--short=12", "HEAD")
+
+
+def test_the_revision_is_marked_where_what_runs_has_changed(tmp_path):
+    plain = _committed(tmp_path)
+    assert revision(tmp_path) == plain
+    for name in ("README.md", "recipes/family/model/README.md", "recipes/family/model/results/b.json"):
+        (tmp_path / name).write_text("2")
+    assert revision(tmp_path) == plain
+    (tmp_path / "recipes/family/model/info.yml").write_text("2")
+    assert revision(tmp_path) == f"{plain}-dirty"
+
+
+def test_a_copy_without_git_is_told_its_revision(tmp_path, monkeypatch):
+    monkeypatch.delenv("RECIPE_REVISION", raising=False)
+    assert revision(tmp_path) is None
+    monkeypatch.setenv("RECIPE_REVISION", "0123abc-dirty\n")
+    assert revision(tmp_path) == "0123abc-dirty"
 
 
 def test_the_load_of_others_is_a_share():

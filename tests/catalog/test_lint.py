@@ -14,11 +14,13 @@ from runner.catalog.lint import RULES, lint, lint_folder
 from runner.catalog.lint.rule import Finding
 from runner.catalog.lint.subject import Catalogue
 from runner.cli import cli
+from runner.passes import table
+from runner.passes.record import settings_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 MINILM = Path("recipes/minilm/all-minilm-l6-v2")
 STATIC = "olive_config.cpu-int8-static-qdq.json"
-EXPECTED_HINTS = {"is-measured", "facts-are-checked"}
+EXPECTED_HINTS = {"is-measured", "facts-are-checked", "results-are-of-today"}
 
 
 @pytest.fixture
@@ -171,7 +173,8 @@ def test_precision_that_the_target_cannot_run(clone: Path) -> None:
 def test_template_that_was_changed(clone: Path) -> None:
     _edit(clone / "templates" / "pipelines" / "encoder-cpu-int8-static.json.j2", '"MinMax"', '"Entropy"')
     found = _found(clone)
-    assert [(rule, place.partition(":")[0]) for rule, place in found] == [("is-rendered", STATIC)]
+    rendered = {(rule, place.partition(":")[0]) for rule, place in found}
+    assert rendered == {("is-rendered", STATIC), ("is-rendered", "README.md")}  # its results are of other options now
 
 
 def test_template_with_an_error(clone: Path) -> None:
@@ -289,6 +292,27 @@ def test_result_that_misses_its_gate(clone: Path) -> None:
     assert ("results-meet-gates", f"{path.name}:{line}") in _found(clone)
     path.write_text(json.dumps({**content, "weights": "random"}, indent=2), encoding="utf-8")
     assert "results-meet-gates" not in [rule for rule, _ in _found(clone)]
+
+
+def test_results_of_older_passes_are_a_hint(clone: Path) -> None:
+    path = clone / MINILM / "results" / "amd-epyc-2c.cpu-int8-dynamic.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads((clone / MINILM / "olive_config.cpu-int8-dynamic.json").read_text(encoding="utf-8"))
+    now = {step["type"]: table.get(step["type"]).version for step in config["passes"].values()}
+
+    def told(passes: dict[str, int] | None) -> list[str]:
+        recorded = {**content, "passes": passes, "settings": settings_digest(config)}
+        path.write_text(json.dumps(recorded, indent=2), encoding="utf-8")
+        found = lint_folder(Catalogue.at(clone / "recipes", cli), clone / MINILM / "info.yml")
+        ours = [one for one in found if one.problem.rule == "results-are-of-today"]
+        assert {one.severity for one in ours} <= {"should"}
+        return [one.problem.cause for one in ours if one.problem.place and one.problem.place.file == str(path)]
+
+    assert told(now) == []
+    assert told({**now, "OnnxConversion": now["OnnxConversion"] - 1}) == [
+        f"measured with OnnxConversion {now['OnnxConversion'] - 1} (now {now['OnnxConversion']})"
+    ]
+    assert told(None) == ["measured with unknown passes"]
 
 
 def test_every_rule_is_unique_and_complete() -> None:

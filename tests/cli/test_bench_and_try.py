@@ -10,6 +10,8 @@ import pytest
 
 from runner.bench.results import read_results
 from runner.cli import run_command
+from runner.passes import table
+from runner.passes.record import CURRENT, told_of
 
 INFO = """
 name: tiny
@@ -66,6 +68,11 @@ def test_a_missed_gate_ends_with_4_and_everything_is_written(embedder):
     assert "/" not in results.model  # a local folder's name, and not where it lies
     assert results.threads == 1
     assert {gate.metric: gate.met for gate in results.gates} == {"cosine": True, "latency": False}
+    assert results.passes == {"OnnxConversion": table.get("OnnxConversion").version}
+    config = json.loads((folder / "olive_config.json").read_text(encoding="utf-8"))
+    assert told_of(results.model_dump(), config) == CURRENT
+    config["passes"]["convert"]["target_opset"] = 17
+    assert told_of(results.model_dump(), config) == "other options"
     assert "gate" in (output / "report.html").read_text(encoding="utf-8")
 
 

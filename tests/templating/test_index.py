@@ -63,7 +63,7 @@ def test_index_tells_the_fastest_variant_that_was_measured(clone: Clone) -> None
         content = json.loads(path.read_text(encoding="utf-8"))
         ratios[content["variant"]] = next(one["ratio"]["value"] for one in content["rows"] if one["name"] == "decode")
     fastest = max(ratios, key=lambda variant: ratios[variant])
-    assert f"| `{fastest}`: decode {ratios[fastest]:.2f}x, size " in row
+    assert re.search(rf"\| `{fastest}`‡?: decode {ratios[fastest]:.2f}x†, size ", row)
     shutil.rmtree(results)
     assert next(line for line in _index(clone).splitlines() if line.startswith("| [smollm2")).endswith("| not yet |")
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.errors import InvalidRecipe
+from runner.passes.record import settings_digest
+from runner.passes.table import get
 from runner.recipe.info import Info, Variant, read_info
 from runner.targets.target import TARGETS
 from runner.templating.clone import Clone, clone_of, read_pins
@@ -168,7 +171,7 @@ def test_recipe_without_pipeline_is_kept_by_hand(tmp_path: Path) -> None:
     assert render_recipe(MINILM, "minilm", by_hand, clone_of(MINILM)) == []
 
 
-RESULTS = {
+RESULTS: dict[str, Any] = {
     "variant": "cpu-int8",
     "host": "epyc-2c",
     "threads": 2,
@@ -184,18 +187,76 @@ RESULTS = {
 
 
 def test_results_become_a_table(tmp_path: Path) -> None:
-    assert results_table(tmp_path, ["cpu-int8"]) is None
+    assert results_table(tmp_path, {"cpu-int8": None}) is None
     (tmp_path / "results").mkdir()
     for variant, smoke in (("cpu-int8", False), ("cpu-fp32", True), ("gone", False)):
         content = {**RESULTS, "variant": variant, "smoke": smoke}
         (tmp_path / "results" / f"epyc-2c.{variant}.json").write_text(json.dumps(content), encoding="utf-8")
-    table = results_table(tmp_path, ["cpu-fp32", "cpu-int8"])
+    table = results_table(tmp_path, {"cpu-fp32": None, "cpu-int8": None})
     assert table is not None
     assert "A processor, 2 threads (AVX2); onnxruntime 1.2.3, torch 4.5.6; 2026-01-31" in table
     assert "|  | `cpu-int8` |" in table
     assert "| latency | 12.3 ms (0.50x) |" in table
     assert "| cosine | 0.9931 |" in table
     assert "| size on disk | 22 MB (0.25x) |" in table
+    assert "| measured with | unknown passes |" in table
+    assert "revision" not in table
+    assert "nodes on" not in table
+
+
+def _measured(folder: Path, variant: str, **changes: object) -> None:
+    (folder / "results").mkdir(exist_ok=True)
+    path = folder / "results" / f"card.{variant}.json"
+    path.write_text(json.dumps({**RESULTS, "variant": variant, "target": "cuda", **changes}), encoding="utf-8")
+
+
+def test_results_of_passes_that_have_changed_since_say_so(tmp_path: Path) -> None:
+    config = {"passes": {"convert": {"type": "OnnxConversion", "target_opset": 20}}}
+    now = get("OnnxConversion").version
+    digest = settings_digest(config)
+    environment = {**RESULTS["environment"], "revision": "0123abc-dirty"}
+    _measured(tmp_path, "a", passes={"OnnxConversion": now}, settings=digest, environment=environment)
+    table = results_table(tmp_path, {"a": config})
+    assert table is not None
+    assert "measured with" not in table
+    assert "| revision | 0123abc-dirty |" in table
+    _measured(tmp_path, "b", passes={"OnnxConversion": now - 1, "Gone": 3}, settings=digest)
+    _measured(tmp_path, "c", passes={"OnnxConversion": now}, settings=digest)
+    _measured(tmp_path, "d", passes={"OnnxConversion": now}, settings=None)
+    other = {"passes": {"convert": {"type": "OnnxConversion", "target_opset": 21}}}
+    table = results_table(tmp_path, {"a": config, "b": config, "c": other, "d": other, "e": None})
+    assert table is not None
+    older = f"OnnxConversion {now - 1} (now {now}), Gone 3 (gone)"
+    assert f"| measured with | today's passes | {older} | other options | today's passes |" in table
+
+
+def test_data_that_passes_name_belongs_to_their_settings() -> None:
+    def digest(samples: int, judged: int) -> str:
+        data = [{"name": "calibration", "max_samples": samples}, {"name": "judged", "max_samples": judged}]
+        return settings_digest({"passes": {"gptq": {"type": "Gptq", "data_config": "calibration"}}, "data_configs": data})
+
+    assert digest(1, 1) == digest(1, 2) != digest(2, 1)
+
+
+def test_a_multiple_of_eager_pytorch_on_a_card_is_marked_unless_a_compiled_original_stands_beside_it(tmp_path: Path) -> None:
+    environment = {**RESULTS["environment"], "card": {"name": "Card", "driver": "1", "cuda": "13"}}
+    placement = {
+        "nodes": {"CUDAExecutionProvider": 3, "CPUExecutionProvider": 1},
+        "seconds": {"CUDAExecutionProvider": 0.9, "CPUExecutionProvider": 0.1},
+    }
+    _measured(tmp_path, "a", environment=environment, placement=placement)
+    table = results_table(tmp_path, {"a": None})
+    assert table is not None
+    assert "| latency | 12.3 ms (0.50x†) |" in table
+    assert "| size on disk | 22 MB (0.25x) |" in table
+    assert "\n\n† Against eager PyTorch" in table
+    assert "| nodes on CUDA | 3 of 4 (75.0 %), 90.0 % of the time |" in table
+    peer = {"form": "PyTorch fp16, compiled", "value": 15.0, "ratio": {"value": 0.8}}
+    _measured(tmp_path, "a", environment=environment, rows=[{**RESULTS["rows"][0], "peers": [peer]}])
+    table = results_table(tmp_path, {"a": None})
+    assert table is not None
+    assert "| latency | 12.3 ms (0.50x; 0.80x of PyTorch fp16, compiled) |" in table
+    assert "†" not in table
 
 
 @pytest.mark.parametrize(

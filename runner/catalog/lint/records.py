@@ -12,6 +12,7 @@ from runner.catalog.lint.subject import Subject
 from runner.errors import InvalidRecipe, Place, did_you_mean
 from runner.models.lock import NAME as LOCK
 from runner.models.lock import pinned, read_lock
+from runner.passes.record import CURRENT, told_of
 from runner.recipe.document import Node, read_document
 from runner.recipe.info import Gate, HubSource
 
@@ -73,6 +74,15 @@ def _line_of_value(path: Path, results: Results, metric: str, bar: str) -> Place
     return _line(read_document(path), "rows", number, side, "value")
 
 
+def _are_of_today(subject: Subject) -> Faults:
+    configs = {variant.name: read_document(subject.folder / variant.file).plain() for variant, _ in subject.loaded()}
+    for path, results in _readable(subject):
+        told = told_of(results.model_dump(), configs.get(str(results.variant)))
+        if told != CURRENT:
+            tree = read_document(path)
+            yield Fault(f"measured with {told}", _line(tree, "passes" if results.passes else "date"))
+
+
 def _is_measured(subject: Subject) -> Faults:
     measured = {results.variant: {row.name for row in results.rows} for _, results in _readable(subject)}
     for number, variant in enumerate(subject.info.recipes):
@@ -113,6 +123,12 @@ RULES = (
         "A recipe must not promise what its own results deny.",
         "mend the recipe and measure again, or say a bar that it reaches",
         of_recipe=_meet_gates,
+    ),
+    Rule(
+        "results-are-of-today", "should", "Recorded results were measured with the versions and options of today's passes.",
+        "Passes that have changed since make another model, of which these figures may not be true.",
+        "measure again with 'recipe bench --save' where there is such a machine; README.md says it until then",
+        of_recipe=_are_of_today,
     ),
     Rule(
         "lock-is-valid", "must", "recipe.lock.json, where there is one, is of the recipe's model and of one of its sources.",
