@@ -22,6 +22,7 @@ TEXT_TASKS = TEXT_ONLY
 CACHE_WIDTH = "kv_cache_dim"  # name of that dimension
 _SEQUENCE = 32
 _IMAGE = 224
+_FEW_PLACES = {"clip": 77, "siglip": 64}  # of texts, where config.json leaves them out: transformers writes no defaults
 _CLASS_TOKEN = ("deit", "dinov2", "dinov2_with_registers", "vit")
 _SAMPLES = 16_000  # a second of sound
 
@@ -118,7 +119,8 @@ def sequence_length(folder: Path, wanted: int) -> int:
     """Returns the wanted length, or the longest sequence that the model in a folder has positions for."""
     facts = read_facts(folder)
     facts = {**(facts.get("text_config") or {}), **facts}
-    longest = facts.get("max_position_embeddings") or facts.get("n_positions") or wanted
+    usual = _FEW_PLACES.get(str(facts.get("model_type")), wanted)
+    longest = facts.get("max_position_embeddings") or facts.get("n_positions") or usual
     return min(wanted, int(longest))
 
 
