@@ -149,7 +149,7 @@ def doctor(word: str | None, as_json: bool) -> None:
     else:
         _print(machine, inspect_graphics(), packages, targets, troubles)
     if troubles or not can_run:
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)
 
 
 def inspect_machine() -> Machine:

@@ -6,7 +6,7 @@ from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import zip_longest
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from runner.targets.operator_kernels import ONNX_DOMAIN
@@ -100,7 +100,7 @@ class _Walk:
         `handed` are the types of its inputs, as far as the node that it is a body of tells them; empty texts where it does not.
         """
         declared = {value.name: _declared(value) for value in (*graph.value_info, *graph.output)}
-        told = zip_longest(graph.input, handed[: len(graph.input)], fillvalue="")
+        told = zip(graph.input, chain(handed, repeat("")), strict=False)
         types = outer.new_child({value.name: kind for value, other in told if (kind := _declared(value) or other)})
         types.update({one.name: _element(one.data_type) for one in graph.initializer})
         given = {value.name for value in graph.input}

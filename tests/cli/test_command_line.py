@@ -94,7 +94,7 @@ def test_target_auto_does_not_leave_a_variant_that_is_named(
     monkeypatch.setattr(
         "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
     )
-    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda _: ("no GPU", "add one"))
+    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda *_, **__: ("no GPU", "add one"))
     assert run_command(["run", *asked, "--target", "auto"]) == 1
     assert "cuda: no GPU; cuda-fp16 is not for directml; cuda-fp16 is not for cpu" in capsys.readouterr().err
     assert run_command(["run", *asked, "--target", "auto", "--dry-run", "--json"]) == 0

@@ -235,17 +235,18 @@ def test_wheels_that_are_too_old_or_missing_are_told() -> None:
 
 
 def test_doctor_tells_what_language_models_lack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.cli.doctor.installed_wheels", lambda: {"onnxruntime": "1.32.0"})
+    for module in ("runner.cli.doctor", "runner.targets.target"):
+        monkeypatch.setattr(f"{module}.installed_wheels", lambda: {"onnxruntime": "1.32.0"})
     state = state_of(TARGETS["cpu"])
     assert state.usable
-    assert state.cause == "language models also need onnxruntime-genai, which is not installed"
+    assert state.cause == "language models cannot be run: the wheel onnxruntime-genai is not installed"
     assert state.remedy is not None and state.remedy.endswith("onnxruntime onnxruntime-genai")
 
 
 def test_doctor_tells_where_no_package_brings_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = {"onnxruntime-gpu": "1.31.1", "onnxruntime-genai-cuda": "0.18.0"}
     monkeypatch.setattr("runner.cli.doctor.installed_wheels", lambda: wheels)
-    monkeypatch.setattr("runner.cli.doctor.what_is_missing", lambda _: None)
+    monkeypatch.setattr("runner.cli.doctor.what_is_missing", lambda *_, **__: None)
     monkeypatch.setattr("runner.cli.doctor.CUDA_PACKAGES", ())
     state = state_of(TARGETS["cuda"])
     assert state.usable
