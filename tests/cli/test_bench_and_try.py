@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from runner import benchmark
@@ -73,6 +74,18 @@ def test_what_needs_a_device_that_is_not_here_ends_before_anything_is_made(tmp_p
     assert remedy.startswith("    run on a machine with Windows 10 or newer")
     assert "or run a variant for the CPU" in remedy
     assert not list((tmp_path / "cache").rglob("*"))
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+def test_sessions_are_tuned_on_their_own_device_or_not_at_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    text = '<ir_version: 10, opset_import: ["" : 21]> agraph (float[2] x) => (float[2] y) { y = Add (x, x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "add.onnx")
+    asked = ["tune", "-m", str(tmp_path / "add.onnx"), "-o", str(tmp_path / "out"), "--provider", "DmlExecutionProvider"]
+    for flags in ([], ["--smoke"]):
+        assert run_command([*asked, *flags]) == 1
+        assert "DirectML exists on Windows only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
