@@ -19,7 +19,7 @@ from runner.compose.request import make_request
 from runner.compose.subject import subject_of
 from runner.engine.ahead import of_request
 from runner.engine.events import Event
-from runner.engine.plan import Plan, Request
+from runner.engine.plan import Plan, Request, require_device
 from runner.engine.run import Outcome, execute, plan_run
 from runner.engine.supervise import Limits
 from runner.errors import UsageError
@@ -348,17 +348,24 @@ def benchmark(
         rounds: turns that each side gets.
         judged: data in place of the recipe's, and sizes by which the speed is measured.
         say: told what is being done.
-        options: see `load_recipe`.
+        options: see `load_recipe`; `max_memory` and `timeout` as for `run`.
 
     Raises:
         UsageError: an argument is none that is taken.
+        TargetUnavailable: its target cannot be used here; nothing was made.
         RecipeError: a model cannot be made or measured. Gates are told by `Benchmark.passed`, not raised.
     """
     check_count("rounds", rounds)
     check_is("judged", judged, Judged, "judged=Judged(batch=(1, 8))")
     if isinstance(subject, RunResult) and options:
         raise TypeError(f"a finished run takes no further options: give {', '.join(options)} to run")
-    made = subject if isinstance(subject, RunResult) else run(subject, say=say, **options)
+    if isinstance(subject, RunResult):
+        made = subject
+    else:
+        limits = {name: options.pop(name) for name in ("max_memory", "timeout") if name in options}
+        recipe = _loaded(subject, options)
+        require_device(recipe.request)
+        made = run(recipe, say=say, **limits)
     results = measure(made.outcome, rounds, judged or Judged(), lambda text, done, total: say(text))
     return Benchmark(results, made)
 

@@ -45,6 +45,16 @@ class Problem:
         tail = f"\n    {self.remedy}" if self.remedy else ""
         return f"{head}{self.rule}: {self.cause}{tail}"
 
+    def to_json(self) -> dict[str, str | int | None]:
+        """Returns the problem as plain data: ``rule``, ``cause``, ``remedy``, ``file`` and ``line``, None for what it lacks."""
+        return {
+            "rule": self.rule,
+            "cause": self.cause,
+            "remedy": self.remedy,
+            "file": self.place.file if self.place else None,
+            "line": self.place.line if self.place else None,
+        }
+
 
 class RecipeError(Exception):
     """Root of all errors that are not bugs. Holds the problems; its text is their list."""

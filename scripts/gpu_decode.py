@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ def main() -> None:
     asked = parser.parse_args()
     tokens = 8 if asked.smoke else TOKENS
     made = [name for name in asked.pieces if (asked.work / "models" / name / "genai_config.json").is_file()]
+    if not made:
+        sys.exit(f"no language model of {', '.join(asked.pieces)} is in {asked.work / 'models'}: make it with gpu_suite.py")
     print(json.dumps({name: _study(asked.work / "models" / name, asked.work / "tried", tokens) for name in made}))
 
 

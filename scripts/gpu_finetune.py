@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--smoke", action="store_true", help="a tiny twin on the CPU")
     asked = parser.parse_args()
+    if not asked.work.is_dir():
+        sys.exit(f"--work: there is no folder '{asked.work}'")
     data = asked.work / "pirate.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
     command = [sys.executable, "-m", "runner", "finetune", "-m", MODEL, "--data_files", str(data), "--chat_template"]

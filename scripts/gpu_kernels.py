@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -64,9 +65,15 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small calls, on any device")
     parser.add_argument("piece", metavar="PIECE")
     asked = parser.parse_args()
-    (piece,) = [one for one in PIECES if one.name == asked.piece]
+    timed = {*PIPELINES, *(recipe for recipe, shape in SHAPES.items() if shape.task != "text-generation")}
+    known = {one.name: one for one in PIECES if one.recipe.partition("/")[0] in timed}
+    if asked.piece not in known:
+        parser.error(f"there is no piece '{asked.piece}' of pictures or text; there are {', '.join(known)}")
+    piece = known[asked.piece]
     recipe = piece.recipe.partition("/")[0]
     model, source = asked.work / "models" / piece.name, asked.work / "random" / recipe
+    if not (model / (MANIFEST if recipe in PIPELINES else "model.onnx")).is_file():
+        sys.exit(f"there is no model in {model}: make it with gpu_suite.py --only {piece.name}")
     told: dict[str, Any] = {"piece": piece.name}
     if recipe in PIPELINES:
         told["components"] = {name: {"sides": sides} for name, sides in _components(model, source, asked.smoke)}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -115,14 +116,35 @@ def test_a_piece_without_figures_is_not_done_and_says_why(tmp_path: Path) -> Non
     record = json.loads((tmp_path / "done" / "machine.json").read_text())
     assert record["smoke"]
     assert record["card"] is None
-    assert "it brought no figures" in done.stdout
+    assert "exit 1: no language model of llama-1b-fp16, llama-1b-int4 is in" in done.stdout
     assert f"log: {tmp_path / 'logs' / 'decode-1b.log'}" in done.stdout
     log = (tmp_path / "logs" / "vit-base-kernels.log").read_text().splitlines()
     cause = next(line for line in reversed(log) if line[:1].strip())
+    assert cause.startswith("there is no model in ")
     assert f"exit 1: {cause}\n" in done.stdout
     suite = _script("gpu_suite")
     sizes = {small: suite.Suite(tmp_path, 0.0, "cpu" if small else "cuda", smoke=False, rounds=1) for small in (True, False)}
     assert {small: one.done_before(suite.PIECES[0]) for small, one in sizes.items()} == {True: True, False: False}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "cause"),
+    [
+        ("gpu_finetune.py", (), "--work: there is no folder '{}'"),
+        ("gpu_decode.py", ("smollm2-fp16",), "no language model of smollm2-fp16 is in {}"),
+        ("gpu_kernels.py", ("vit-base-fp16",), "there is no model in {}"),
+        ("gpu_kernels.py", ("vit-bas-fp16",), "there is no piece 'vit-bas-fp16' of pictures or text; there are "),
+    ],
+)
+def test_what_a_gpu_script_is_to_read_and_is_not_there(
+    tmp_path: Path, script: str, arguments: tuple[str, ...], cause: str
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    done = _gpu_script(script, "--work", str(nowhere), *arguments)
+    assert done.returncode in (1, 2)
+    assert cause.format(nowhere) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
 
 
 def test_pieces_that_are_left_are_told_by_the_exit_code_and_random_weights_by_the_record(tmp_path: Path) -> None:
@@ -169,3 +191,47 @@ def test_the_page_of_gpus_refuses_records_without_a_card(
     assert told()[0] == 0
     assert json.loads(page.FIGURES.read_text())["machine"]["figures"]["read"] == 1e12
     assert told("--check")[0] == 0
+
+
+def _receipt(folder: Path, provider: str, **structure: Any) -> str:
+    folder.mkdir()
+    (folder / "receipt.json").write_text(json.dumps({"provider": provider, "structure": structure or None}))
+    return str(folder)
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+def test_what_ran_on_no_device_counts_by_its_kernels_only_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = _script("provider_share").main
+    good = _receipt(tmp_path / "good", "DmlExecutionProvider", nodes=20, on_cpu={"Shape": 1})
+    poor = _receipt(tmp_path / "poor", "DmlExecutionProvider", nodes=20, on_cpu={"Shape": 3})
+    assert main([good, "--least", "0.9", "--without-device"]) == 0
+    assert "kernels for 19 of 20 nodes (95.0%); it ran none: DirectML exists on Windows only" in capsys.readouterr().out
+    assert main([good, poor, "--least", "0.9", "--without-device"]) == 1
+    assert f"too little: {poor}" in capsys.readouterr().out
+    assert main([good, "--least", "0.9"]) == 1
+    assert "ran nothing here" in capsys.readouterr().out
+    assert main([_receipt(tmp_path / "silent", "DmlExecutionProvider"), "--least", "0.9", "--without-device"]) == 1
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--least", "0.9"])
+
+
+def test_what_fell_back_on_a_device_that_is_here_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = _script("provider_share")
+    monkeypatch.setattr(script, "what_is_missing", lambda target: None)
+    provider, cpu = "DmlExecutionProvider", "CPUExecutionProvider"
+    placed = {
+        "good": {"nodes": {provider: 19, cpu: 1}},
+        "fell-back": {"nodes": {cpu: 20}},
+        "unknown": None,
+    }
+    for name, found in placed.items():
+        folder = _receipt(tmp_path / name, provider, nodes=20, on_cpu={}, placed=found)
+        assert script.main([folder, "--least", "0.9", "--without-device"]) == int(name != "good")
+    told = capsys.readouterr().out
+    assert f"{provider} ran 19 of 20 nodes (95.0%)" in told
+    assert f"{provider} ran 0 of 20 nodes (0.0%)" in told
+    assert "no profile tells what it ran" in told

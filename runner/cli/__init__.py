@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import IO
 import click
 
 from runner.cli.options import catalog_option
-from runner.errors import RecipeError, UsageError, did_you_mean
+from runner.errors import Problem, RecipeError, UsageError, did_you_mean
 
 BUG_OF_OURS = 3
 INTERRUPTED = 130
@@ -117,26 +118,49 @@ def _as_interrupt(*_: object) -> None:
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code; errors are told on stderr."""
+    """Runs the command line and returns its exit code; errors are told on stderr, as JSON where JSON was asked for."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = cli.main(args=None if arguments is None else list(arguments), prog_name="recipe", standalone_mode=False)
+        code = cli.main(args=words, prog_name="recipe", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except RecipeError as error:
-        tell(error)
+        if wants_json(words):
+            _tell_json(error.problems, error.exit_code)
+        else:
+            tell(error)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        if wants_json(words):
+            shown = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "recipe"
+            _tell_json([Problem("bad-usage", error.format_message(), remedy=f"{shown} --help")], error.exit_code)
+        else:
+            error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        if wants_json(words):
+            _tell_json([Problem("interrupted", "interrupted")], INTERRUPTED)
+        else:
+            click.echo("interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception:
-        _tell_bug(traceback.format_exc())
+        _tell_bug(traceback.format_exc(), as_json=wants_json(words))
         return BUG_OF_OURS
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Says whether a command line asks for JSON, whether or not it can be carried out; `check` writes its JSON to a file."""
+    ahead = list(words[: words.index("--")]) if "--" in words else list(words)
+    if "--json" not in ahead:
+        return False
+    command: click.Command = cli
+    for word in ahead:
+        if isinstance(command, click.Group) and not word.startswith("-"):
+            command = command.get_command(click.Context(command), word) or command
+    return all(option.is_flag for option in command.params if isinstance(option, click.Option) and "--json" in option.opts)
 
 
 def tell(error: RecipeError, file: IO[str] | None = None) -> None:
@@ -148,14 +172,24 @@ def tell(error: RecipeError, file: IO[str] | None = None) -> None:
             click.echo(f"    {problem.remedy}", file=file, err=file is None)
 
 
-def _tell_bug(trace: str) -> None:
-    cause = trace.rstrip().splitlines()[-1]
-    click.echo(f"{click.style('bug', fg='red')}: this is a bug of ours: {cause}", err=True)
+def _tell_json(problems: Sequence[Problem], exit_code: int) -> None:
+    """Writes problems to stderr as one line of JSON."""
+    message = "\n".join(str(problem) for problem in problems)
+    told = {"exit_code": exit_code, "message": message, "problems": [problem.to_json() for problem in problems]}
+    click.echo(json.dumps({"error": told}), err=True)
+
+
+def _tell_bug(trace: str, *, as_json: bool) -> None:
+    cause = f"this is a bug of ours: {trace.rstrip().splitlines()[-1]}"
     try:
         log = _write_log(f"recipe {' '.join(sys.argv[1:])}\n\n{trace}")
-        click.echo(f"    the traceback is in {log}; please report it with that file", err=True)
+        remedy = f"the traceback is in {log}; please report it with that file"
     except OSError:
-        click.echo(trace, err=True)
+        remedy = trace
+    if as_json:
+        _tell_json([Problem("bug", cause, remedy=remedy)], BUG_OF_OURS)
+    else:
+        tell(RecipeError(Problem("bug", cause, remedy=remedy)))
 
 
 def _write_log(text: str) -> Path:

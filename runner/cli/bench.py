@@ -117,6 +117,7 @@ def bench(
     from runner.cli.request import make_request
     from runner.cli.run_progress import Progress
     from runner.compose.contest import Judged, check_gates, measure
+    from runner.engine.plan import require_device
     from runner.engine.run import execute, plan_run
     from runner.report.page import write_page
     from runner.report.table import print_results
@@ -124,6 +125,7 @@ def bench(
     request = make_request(word, configs, **chosen)
     judged = Judged(images, speech, pairs, batch, length, tuple(dict.fromkeys(baselines)))
     _check(judged, request.config.input_model.task, save)
+    require_device(request)
     with Progress(request.name) as progress:
         plan = plan_run(request, progress.say)
         progress.begin(plan)

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.options import json_option
+from runner.cli.options import catalog, catalog_option, complete_ids, json_option
 from runner.cli.tables import print_json, print_table
 from runner.engine.places import places
+from runner.recipe.quantities import short_size
 from runner.targets.devices import Device, directml_devices, nvidia_devices
 from runner.targets.target import (
     CLONE,
@@ -26,11 +28,15 @@ from runner.targets.target import (
     device_missing,
     installed_wheels,
     mismatched_genai,
+    overwritten,
     too_old,
     usable_cores,
     what_is_missing,
     wheels_command,
 )
+
+if TYPE_CHECKING:
+    from runner.cli.readiness import Readiness
 
 # What the runner computes with, beside the runtime wheels of a target.
 ENGINE_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "safetensors", "numpy")
@@ -100,21 +106,40 @@ class Trouble:
 
 
 @click.command()
+@click.argument("word", metavar="[RECIPE]", required=False, shell_complete=complete_ids)
 @json_option
-def doctor(as_json: bool) -> None:
+@catalog_option
+def doctor(word: str | None, as_json: bool) -> None:
     """Tell what this machine can run, and what mends what it cannot.
 
-    Ends with exit 1 where something needs mending for every run, such as wheels that overwrite one another.
+    With a RECIPE (id, id/variant, folder or config file): what its variants need, which of them can be run here, and what mends
+    it for the others.
+
+    Ends with exit 1 where something needs mending for every run, such as wheels that overwrite one another, and where the
+    variant that is named, or that `recipe run RECIPE` would take, cannot be run here.
     """
-    machine, graphics = inspect_machine(), inspect_graphics()
+    machine = inspect_machine()
     targets = [state_of(target) for target in TARGETS.values()]
     packages = engine_packages()
     troubles = find_troubles(machine, packages, targets)
-    if as_json:
+    can_run = True
+    if word is not None:
+        from runner.cli.readiness import readiness_of
+
+        variants = readiness_of(word, catalog())
+        can_run = not variants[0].problems
+        if as_json:
+            told = {"name": variants[0].name, "can_run": can_run and not troubles}
+            lists = {"variants": [one.to_json() for one in variants], "troubles": [asdict(trouble) for trouble in troubles]}
+            print_json({**told, **lists})
+        else:
+            _print_variants(variants)
+            _print_troubles(troubles)
+    elif as_json:
         print_json(
             {
                 "machine": asdict(machine),
-                "graphics": asdict(graphics),
+                "graphics": asdict(inspect_graphics()),
                 "packages": packages,
                 "runtime_wheels": installed_wheels(),
                 "targets": [asdict(state) for state in targets],
@@ -122,9 +147,9 @@ def doctor(as_json: bool) -> None:
             }
         )
     else:
-        _print(machine, graphics, packages, targets, troubles)
-    if troubles:
-        raise SystemExit(1)
+        _print(machine, inspect_graphics(), packages, targets, troubles)
+    if troubles or not can_run:
+        raise click.exceptions.Exit(1)
 
 
 def inspect_machine() -> Machine:
@@ -187,14 +212,11 @@ def state_of(target: Target) -> TargetState:
     """Returns whether the target can be used here; not where its runtime's files are overwritten by another wheel."""
     installed = installed_wheels()
     missing = what_is_missing(target)
-    clashing = clashing_wheels(installed)
-    if missing is None and target.wheels[0] in clashing:
-        missing = f"{' and '.join(clashing)} overwrite one another", wheels_command(target, installed)
     if missing is None and (old := too_old(target, installed)):
         missing = "; ".join(old), wheels_command(target, installed)
     usable = missing is None
-    if missing is None and target.wheels[1] not in installed:
-        missing = f"language models also need {target.wheels[1]}, which is not installed", wheels_command(target, installed)
+    if missing is None and (of_genai := what_is_missing(target, genai=True)):
+        missing = f"language models cannot be run: {of_genai[0]}", of_genai[1]
     elif missing is None and target.name == "cuda" and not (_version_of(CUDA_PACKAGES) and _version_of(CUDNN_PACKAGES)):
         missing = (
             "no Python package here brings CUDA 13 and cuDNN 9, so that those of the system must do",
@@ -226,8 +248,7 @@ def find_troubles(machine: Machine, packages: dict[str, str | None], targets: li
     installed = installed_wheels()
     for clashing in (clashing_wheels(installed), clashing_genai(installed)):
         if clashing:
-            cause = f"{' and '.join(clashing)} overwrite one another's files in this environment; only one can stay"
-            troubles.append(_trouble_of_wheels(cause, clashing, installed))
+            troubles.append(_trouble_of_wheels(overwritten(clashing), clashing, installed))
     if mismatch := mismatched_genai(installed):
         genai, target = mismatch
         cause = f"{genai} and {target.wheels[0]} do not go together: they belong to different targets"
@@ -293,18 +314,41 @@ def _print(
     click.echo()
     print_table(("target", "needs"), [(state.name, f"{state.needs}; {' and '.join(state.wheels)}") for state in targets])
     click.echo()
-    for trouble in troubles:
-        click.echo(f"{click.style('trouble', fg='red')}: {trouble.cause}")
-        for name, command in trouble.by_target.items():
-            click.echo(f"  to keep {name}:\n    {command}")
-        if not trouble.by_target:
-            click.echo(f"    {trouble.remedy}")
+    _print_troubles(troubles)
     told = [*(state.remedy or "" for state in targets), *(trouble.remedy for trouble in troubles)]
     if (CLONE / "Makefile").is_file() and any("pip install -c" in remedy for remedy in told):
         click.echo("in this clone, an environment of its own for a target (cpu, cuda, directml), with the tested versions:")
         click.echo("    make setup TARGET=cuda VENV=.venv-cuda")
     if not troubles:
         click.echo("nothing needs mending for the targets that are usable")
+
+
+def _print_troubles(troubles: Sequence[Trouble]) -> None:
+    for trouble in troubles:
+        click.echo(f"{click.style('trouble', fg='red')}: {trouble.cause}")
+        for name, command in trouble.by_target.items():
+            click.echo(f"  to keep {name}:\n    {command}")
+        if not trouble.by_target:
+            click.echo(f"    {trouble.remedy}")
+
+
+def _print_variants(variants: Sequence[Readiness]) -> None:
+    """Prints what each variant needs, and what stands in its way."""
+    rows = []
+    for one in variants:
+        sizes = (one.needs.download, one.needs.memory, one.needs.disk, one.needs.output) if one.needs else (0, 0, 0, 0)
+        told = (short_size(size) if size else "" for size in sizes)
+        rows.append((one.name, one.target, "no" if one.problems else "yes", *told))
+    sizes_told = ("download", "memory", "disk", "model")
+    print_table(("variant", "target", "runs here", *sizes_told), rows, right=sizes_told)
+    click.echo()
+    for problem in dict.fromkeys(problem for one in variants for problem in one.problems):
+        names = ", ".join(one.name for one in variants if problem in one.problems)
+        click.echo(f"{click.style(names, bold=True)}: {problem.cause}")
+        if problem.remedy:
+            click.echo(f"    {problem.remedy}")
+    for note in dict.fromkeys(note for one in variants for note in one.notes):
+        click.echo(f"{click.style('note', fg='yellow')} {note}")
 
 
 def _graphics_rows(graphics: Graphics) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from runner.cli.run_progress import live_bars
 from runner.cli.tables import print_table
 from runner.compose.folder import recipe_beside
 from runner.engine.events import Event
-from runner.engine.plan import Request
+from runner.engine.plan import Request, require_device
 from runner.engine.publish import check_writable
 from runner.engine.run import execute, plan_run
 from runner.engine.supervise import Limits
@@ -112,6 +112,8 @@ def _search(request: Request, asked: Asked, progress: _Progress) -> Search:
     strategy = given if isinstance(given, SearchStrategy) else SearchStrategy()
     strategy = SearchStrategy.model_validate({**strategy.model_dump(), **asked.strategy})
     way = way_of(aims, request, asked.rounds, asked.limits, asked.force)
+    if way.benched and not asked.dry_run:
+        require_device(request)
     plan = plan_run(request, progress.say, fetch=not asked.dry_run, force=asked.force, max_memory=asked.limits.memory)
     if task is None and plan.source.handle is not None and plan.source.handle.task is not None:
         check_task_has(aims, request, plan.source.handle.task)

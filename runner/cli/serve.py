@@ -53,11 +53,12 @@ def _offers(folders: Sequence[str], threads: int | None) -> list[Offer]:
 
     Raises:
         UsageError: a folder holds no model, or two have one name.
+        TargetUnavailable: a model was made for a target that cannot be used here.
     """
     from runner.engine.publish import finished_model
     from runner.errors import UsageError
     from runner.serving.models import Offer
-    from runner.targets.target import session_threads
+    from runner.targets.target import require, session_threads, target_named
 
     found: list[Offer] = []
     for text in folders:
@@ -72,7 +73,9 @@ def _offers(folders: Sequence[str], threads: int | None) -> list[Offer]:
         called = name if equals and name else folder.resolve().name
         if any(one.name == called for one in found):
             raise UsageError("name-taken", f"two models are called '{called}'", "give them names: NAME=FOLDER")
-        found.append(Offer(called, model[0], model[1], session_threads(threads)))
+        handle, provider = model
+        require(target_named(provider), genai=handle.kind == "genai", otherwise="serve a variant for the CPU")
+        found.append(Offer(called, handle, provider, session_threads(threads)))
     return found
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.models.generation import GenerationSession
+from runner.targets.target import TARGETS
 
 if TYPE_CHECKING:
     from runner.cli.try_tasks import Asked
@@ -59,7 +60,8 @@ def converse(asked: Asked, system: str | None, search: dict[str, Any], most: int
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives the line below its history and editing
-    conversation = Conversation(GenerationSession(asked.model.folder, asked.threads), system)
+    on_cpu = asked.provider == TARGETS["cpu"].provider
+    conversation = Conversation(GenerationSession(asked.model.folder, asked.threads, on_cpu=on_cpu), system)
     click.secho(_HELP, dim=True, err=True)
     while True:
         try:

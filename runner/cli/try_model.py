@@ -171,15 +171,19 @@ def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, 
     """Returns (model, threads, provider, example input): of a finished model's folder, or of a recipe, made where needed."""
     from runner.catalog.find import is_there
     from runner.engine.publish import finished_model, read_receipt
-    from runner.targets.target import session_threads
+    from runner.targets.target import best_target, require, session_threads, target_named
 
     folder = Path(word or ".").expanduser()
     found = finished_model(folder) if is_there(folder) else None
     if found is not None:
         handle, provider = found
-        target = chosen["target"]
+        target = chosen["target"] or target_named(provider)
+        if target == "auto":
+            target, reason = best_target({target_named(provider).name, "cpu"}, "the model")
+            click.echo(f"--target auto: {reason}", err=True)
+        require(target, genai=handle.kind == "genai", otherwise="try it on the CPU with --target cpu")
         example = _example_of(folder, read_receipt(folder))
-        return handle, session_threads(chosen["threads"]), target.provider if target else provider, example
+        return handle, session_threads(chosen["threads"]), target.provider, example
     return _made(word, chosen)
 
 
@@ -214,9 +218,11 @@ def own_example(info: Info, folder: Path) -> str | None:
 def _made(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
     from runner.cli.request import make_request
     from runner.cli.run_progress import Progress
+    from runner.engine.plan import require_device
     from runner.engine.run import execute, plan_run
 
     request = make_request(word, (), **chosen)
+    require_device(request)
     started = time.perf_counter()
     with Progress(request.name) as progress:
         plan = plan_run(request, progress.say)

@@ -18,6 +18,7 @@ from runner.cli.try_labels import rank_labels
 from runner.cli.try_speech import transcribe
 from runner.errors import DataUnavailable, UsageError
 from runner.models.handle import ModelHandle
+from runner.targets.target import TARGETS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,7 @@ def _generate(asked: Asked) -> None:
 
     if len(asked.inputs) > 1:
         raise UsageError("one-prompt", "a language model answers one prompt at a time", "put the prompt in quotes")
-    session = GenerationSession(asked.model.folder, asked.threads)
+    session = GenerationSession(asked.model.folder, asked.threads, on_cpu=asked.provider == TARGETS["cpu"].provider)
     prompt = session.text_tokens(asked.inputs[0]) if asked.raw else session.prompt(asked.inputs[0])
     room = session.context_length - len(prompt)
     search = _search(asked)

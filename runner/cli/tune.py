@@ -91,6 +91,7 @@ def tune(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memory: 
     from runner.compose.known import look_up
     from runner.compose.single_step import compose
     from runner.compose.tuning import tuning
+    from runner.engine.plan import require_device
 
     given["provider"] = given["provider"] or next(iter(given.pop("providers_list") or ()), None)
     subject, wish = subject_and_wish(given)
@@ -100,6 +101,8 @@ def tune(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memory: 
     known = look_up(subject, wish.catalog, wish.offline)
     chain = tuning(known, {name: value for name, value in given.items() if value is not None}, wish.target)
     composed, request = compose(known, chain, wish, f"{subject.name}, tuned for this machine")
+    if not dry_run:
+        require_device(request)
     outcome = run_composed(composed, request, Way(dry_run, force, as_json, limits_of(max_memory)), log_level)
     if outcome is not None and not as_json:
         _show(outcome)

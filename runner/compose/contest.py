@@ -73,12 +73,15 @@ def measure(
         progress: told what is being done, and how many of how many actions are done.
 
     Raises:
+        TargetUnavailable: the model was made for a target that cannot be used here.
         RecipeError: see `runner.bench.bench.bench`.
     """
     from runner.bench.bench import Contest, bench
     from runner.bench.inputs_record import Sizes
+    from runner.engine.plan import require_device
 
     plan, request = outcome.plan, outcome.plan.request
+    require_device(request)
     info = request.info
     variant = info.variant(request.variant) if info else None
     log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"

@@ -13,7 +13,7 @@ from runner.models.diffusion import component_files
 from runner.models.digest import DigestMemo, files_below
 from runner.models.handle import ModelHandle
 from runner.passes.declaration import Pass
-from runner.targets.target import Target
+from runner.targets.target import TARGETS, Target, wheels_in_use
 
 
 @cache
@@ -32,7 +32,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def packages_for(pass_: Pass, target: Target) -> tuple[str, ...]:
     """Returns the distributions whose versions a step depends on; the runtime's wheel is that of the target."""
-    flavours = {"onnxruntime": target.wheels[0], "onnxruntime-genai": target.wheels[1]}
+    flavours = dict(zip(TARGETS["cpu"].wheels, wheels_in_use(target), strict=True))
     return tuple(flavours.get(name, name) for name in pass_.packages)
 
 

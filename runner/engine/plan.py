@@ -37,7 +37,7 @@ from runner.recipe.config import DataConfig, RunConfig
 from runner.recipe.info import Info
 from runner.recipe.load import LoadedConfig
 from runner.targets.operator_kernels import table_digest
-from runner.targets.target import Target, require, session_threads, target_of, what_is_missing
+from runner.targets.target import TARGETS, Target, require, session_threads, target_of, what_is_missing
 
 SOURCE_STEP = "source"
 EVALUATION_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
@@ -131,6 +131,7 @@ class Plan:
         places: where the cache is.
         threads: threads to compute with.
         notes: what people should know before it starts.
+        lacks: what a run would stop at, which a dry run plans on without: files, packages, trust.
     """
 
     request: Request
@@ -145,6 +146,7 @@ class Plan:
     places: Places
     threads: int
     notes: tuple[str, ...]
+    lacks: tuple[Problem, ...] = ()
 
     @property
     def evaluates(self) -> bool:
@@ -164,6 +166,7 @@ class _Missing:
 
     tolerated: bool
     notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -173,10 +176,12 @@ class _Missing:
         except (DataUnavailable, ModelUnavailable, PackageMissing) as error:
             if not self.tolerated:
                 raise
+            self.problems += error.problems
             self.notes += [f"a run needs what is not here: {problem.cause}" for problem in error.problems]
         except NotTrusted as error:
             if not self.tolerated:
                 raise
+            self.problems += error.problems
             self.notes += [f"{problem.cause}; a run needs --trust" for problem in error.problems]
 
 
@@ -193,9 +198,10 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     config = request.config
     missing = _Missing(tolerated=not access.fetch)
     target = target_of(config.system(config.target), _place(request, "target"))
-    device_missing = what_is_missing(target)
-    if device_missing and not request.smoke and access.fetch:
-        require(target)
+    genai = makes_genai(config)
+    target_missing = what_is_missing(target, genai=genai)
+    if access.fetch:
+        require(TARGETS["cpu"] if request.smoke else target, genai=genai)
     _check_steps(request, target)
     with missing.noted():
         _check_trust(request)
@@ -220,8 +226,25 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         output=_output(request),
         places=places,
         threads=session_threads(request.threads),
-        notes=tuple(dict.fromkeys((*_notes(request, target, device_missing), *source.notes, *missing.notes))),
+        notes=tuple(dict.fromkeys((*_notes(request, target, target_missing), *source.notes, *missing.notes))),
+        lacks=tuple(dict.fromkeys(missing.problems)),
     )
+
+
+def require_device(request: Request) -> None:
+    """Makes sure that what a request makes can also be run here, as a smoke run need not be able to.
+
+    Raises:
+        TargetUnavailable: its target cannot be used here; says what mends it.
+        InvalidRecipe: the configuration names no target of ours.
+    """
+    config = request.config
+    require(target_of(config.system(config.target), _place(request, "target")), genai=makes_genai(config))
+
+
+def makes_genai(config: RunConfig) -> bool:
+    """Says whether onnxruntime-genai has a part in a run: one of its passes makes a folder for it."""
+    return any(table.get(step.type).gives == "genai" for step in config.passes.values())
 
 
 def _source(request: Request, access: Access, missing: _Missing) -> Source:
@@ -246,12 +269,13 @@ def _place(request: Request, *path: str | int) -> Place | None:
     return request.loaded.tree.deepest(path).origin.place
 
 
-def _notes(request: Request, target: Target, device_missing: tuple[str, str] | None) -> tuple[str, ...]:
+def _notes(request: Request, target: Target, target_missing: tuple[str, str] | None) -> tuple[str, ...]:
     notes = list(request.loaded.notes)
     config = request.config
-    if device_missing:
-        done = "the model is built for it and checked on the CPU" if request.smoke else "a run stops there"
-        notes.append(f"{target.provider}: {device_missing[0]}; {done}")
+    if target_missing:
+        built = request.smoke and target.name != "cpu"
+        done = "the model is built for it and checked on the CPU" if built else "a run stops there"
+        notes.append(f"{target.provider}: {target_missing[0]}; {done}")
     for role in ("host", "target"):
         system = config.system(getattr(config, role))
         if system is not None and system.type != "LocalSystem":

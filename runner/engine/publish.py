@@ -58,13 +58,19 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
 
 
 def finished_model(folder: Path) -> tuple[ModelHandle, str] | None:
-    """Returns the model in a folder and its execution provider: by its receipt, else as GenAI's; None without one."""
+    """Returns the model in a folder and its execution provider: by its receipt, else its genai_config.json; None without both.
+
+    Raises:
+        RunFailed: there is no receipt, and genai_config.json is damaged.
+    """
     receipt = read_receipt(folder)
     if receipt is not None:
         handle = ModelHandle(receipt["kind"], folder, receipt["file"], receipt["task"], receipt["attributes"])
         return handle, receipt.get("provider", "CPUExecutionProvider")
     if (folder / "genai_config.json").is_file():
-        return ModelHandle("genai", folder, None, "text-generation"), "CPUExecutionProvider"
+        from runner.models.generation import genai_config, provider_of
+
+        return ModelHandle("genai", folder, None, "text-generation"), provider_of(genai_config(folder))
     return None
 
 

@@ -18,7 +18,7 @@ from runner.engine.events import Event
 from runner.engine.fit import check_fit, checks_left_out
 from runner.engine.job import Job
 from runner.engine.places import places
-from runner.engine.plan import Plan, Request, make_plan
+from runner.engine.plan import Plan, Request, make_plan, makes_genai
 from runner.engine.publish import check_writable, is_current, publish, read_receipt
 from runner.engine.receipt import make_receipt
 from runner.engine.store import Entry, Store, explain_write_failure
@@ -81,7 +81,7 @@ def plan_run(
         planned = _plan(request, say, fetch=False, ahead=ahead)
         needs = estimate(planned)
         if needs is not None:
-            require(planned.target)
+            require(planned.target, genai=makes_genai(request.config))
             check_fit(planned, needs, max_memory)
     return _plan(request, say, fetch, ahead)
 

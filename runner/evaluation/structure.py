@@ -19,7 +19,7 @@ from runner.targets.target import TARGETS, Target
 if TYPE_CHECKING:
     import onnx
 
-VERSION = 3  # raised when the same model gives other findings
+VERSION = 4  # raised when the same model gives other findings
 _FLOATS = {"float", "float16", "bfloat16", "double", "float8e4m3fn", "float8e5m2"}
 _CONTROL = {"If", "Loop", "Scan"}
 # They read no more than a tensor's shape, whatever it holds.
@@ -202,6 +202,19 @@ def _unlimited(node: TypedNode) -> None:
     return None
 
 
+def _cuda_matmul_nbits(node: TypedNode) -> tuple[str, str] | None:
+    bits, block = node.attributes.get("bits", 4), node.attributes.get("block_size", 0)
+    if bits not in (2, 4, 8):
+        return f"its kernel takes 2, 4 or 8 bits, not {bits}", "quantise to 4 or 8 bits"
+    if block < 16 or block & (block - 1):
+        return f"its kernel takes blocks of 16, 32, 64 and so on, not of {block}", "quantise in blocks of 32 or 128"
+    if bits == 2 and block > 256:
+        return f"its kernel takes blocks of at most 256 with 2 bits, not of {block}", "quantise in smaller blocks, or to 4 bits"
+    if bits == 2 and any(node.inputs[4:5]):
+        return "its kernel takes no g_idx with 2 bits", "quantise without reordering of groups, or to 4 bits"
+    return None
+
+
 def _dml_matmul_nbits(node: TypedNode) -> tuple[str, str] | None:
     bits = node.attributes.get("bits", 4)
     if bits not in (4, 8):
@@ -232,9 +245,11 @@ def _cpu_group_query_attention(node: TypedNode) -> tuple[str, str] | None:
 
 
 _GROUP_QUERY_INPUTS = {10: "attention_bias", 11: "head_sink", 14: "q_norm_weight", 15: "k_norm_weight"}
-# What kernels ask for beyond types and versions, as their sources in ONNX Runtime say.
+# What kernels ask for beyond types and versions, as their sources in ONNX Runtime say. CUDA's MatMulNBits: matmul_nbits.h and
+# dequantize_blockwise_2bits.cu of contrib_ops/cuda/quantization, whose checks the pinned onnxruntime-gpu 1.31.1 contains.
 _LIMITS: Mapping[tuple[str, str, str], Callable[[TypedNode], tuple[str, str] | None]] = {
     ("CPUExecutionProvider", "com.microsoft", "GroupQueryAttention"): _cpu_group_query_attention,
+    ("CUDAExecutionProvider", "com.microsoft", "MatMulNBits"): _cuda_matmul_nbits,
     ("DmlExecutionProvider", "com.microsoft", "GroupQueryAttention"): _dml_group_query_attention,
     ("DmlExecutionProvider", "com.microsoft", "MatMulNBits"): _dml_matmul_nbits,
 }
@@ -262,7 +277,8 @@ def _not_loaded(name: str, graph: onnx.ModelProto, target: Target) -> Iterator[P
     """A runtime refuses a whole model of a newer opset or file format, whatever its operators."""
     limit = loadable_by(target.provider)
     runtime = f"{target.wheels[0]} {limit.runtime}, which is pinned for {target.name},"
-    opset = max((one.version for one in graph.opset_import if one.domain in ("", ONNX_DOMAIN)), default=0)
+    imports = (*graph.opset_import, *(one for function in graph.functions for one in function.opset_import))
+    opset = max((one.version for one in imports if one.domain in ("", ONNX_DOMAIN)), default=0)
     if opset > limit.opset:
         yield Problem(
             "opset-not-loaded",

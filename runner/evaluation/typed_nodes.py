@@ -6,6 +6,7 @@ from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from runner.targets.operator_kernels import ONNX_DOMAIN
@@ -75,14 +76,14 @@ def typed_nodes(model: onnx.ModelProto, expand: Callable[[TypedNode], bool]) -> 
         expand: says of a node whose operator ONNX defines by others whether those are yielded in its place.
     """
     versions = {one.domain or ONNX_DOMAIN: one.version for one in model.opset_import}
-    functions = {(one.domain, one.name): one for one in model.functions}
+    functions = {(one.domain, one.name, one.overload): one for one in model.functions}
     walk = _Walk(functions, expand)
     yield from walk.graph(model.graph, ChainMap(), set(), versions, {})
 
 
 @dataclass(frozen=True)
 class _Walk:
-    functions: Mapping[tuple[str, str], onnx.FunctionProto]
+    functions: Mapping[tuple[str, str, str], onnx.FunctionProto]
     expand: Callable[[TypedNode], bool]
 
     def graph(
@@ -92,10 +93,15 @@ class _Walk:
         constants: set[str],
         versions: Versions,
         arguments: Mapping[str, onnx.AttributeProto],
+        handed: Sequence[str] = (),
     ) -> Iterator[TypedNode]:
-        """Yields the nodes of a graph; `outer` gets to know the types of its outputs."""
+        """Yields the nodes of a graph; `outer` gets to know the types of its outputs.
+
+        `handed` are the types of its inputs, as far as the node that it is a body of tells them; empty texts where it does not.
+        """
         declared = {value.name: _declared(value) for value in (*graph.value_info, *graph.output)}
-        types = outer.new_child({value.name: kind for value in graph.input if (kind := _declared(value))})
+        told = zip(graph.input, chain(handed, repeat("")), strict=False)
+        types = outer.new_child({value.name: kind for value, other in told if (kind := _declared(value) or other)})
         types.update({one.name: _element(one.data_type) for one in graph.initializer})
         given = {value.name for value in graph.input}
         fixed = constants - given | {one.name for one in graph.initializer if one.name not in given}
@@ -114,8 +120,8 @@ class _Walk:
         for node in nodes:
             domain = node.domain or ONNX_DOMAIN
             attributes = [arguments.get(one.ref_attr_name, one) if one.ref_attr_name else one for one in node.attribute]
-            if (node.domain, node.op_type) in self.functions:
-                body = self.functions[node.domain, node.op_type]
+            body = self.functions.get((node.domain, node.op_type, node.overload))
+            if body is not None:
                 for inner in self._called(node, body, types, constants, attributes):
                     yield replace(inner, name=f"{_name(node)}/{inner.name}")
             else:
@@ -142,9 +148,11 @@ class _Walk:
         arguments: Mapping[str, onnx.AttributeProto],
     ) -> Iterator[TypedNode]:
         """Yields the nodes of If, Loop and Scan; their last outputs are those of the node."""
+        kinds = [types.get(name, "") for name in node.input]
+        handed = {"Loop": ["int64", "bool", *kinds[2:]], "Scan": kinds}.get(node.op_type, [])
         for attribute in node.attribute:
             for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from self.graph(graph, types, constants, versions, arguments)
+                yield from self.graph(graph, types, constants, versions, arguments, handed)
                 behind = list(graph.output)[-len(node.output) :]
                 types.update({
                     name: types[inner.name]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import RunFailed, UsageError
 from runner.models.handle import ModelHandle
 from runner.models.session import tuned_options
+from runner.targets.target import TARGETS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +70,13 @@ def genai_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFailed("bad-genai-config", f"{path} cannot be read: {error}", "build the model again") from None
     return config
+
+
+def provider_of(config: Mapping[str, Any]) -> str:
+    """Returns the execution provider that a genai_config.json names first for its decoder; the CPU's where none is ours."""
+    named = config["model"]["decoder"].get("session_options", {}).get("provider_options") or [{}]
+    first = next(iter(named[0]), "cpu").lower()
+    return next((one.provider for one in TARGETS.values() if first in (one.genai_provider, one.name)), TARGETS["cpu"].provider)
 
 
 class GenerationSession:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, nearest
-from runner.targets.devices import cuda_of_driver, without_gpu
+from runner.targets.devices import cuda_of_driver, directml_devices, without_gpu
 
 if TYPE_CHECKING:
     from runner.recipe.config import System
@@ -67,6 +67,8 @@ TARGETS: Mapping[str, Target] = {
         needs="Windows 10 or newer, and a GPU with a driver for DirectX 12",
     ),
 }  # fmt: skip
+
+_PACKAGES = ("onnxruntime", "onnxruntime_genai")  # what a target's two wheels are imported as
 
 _BY_PROVIDER = {target.provider: target for target in TARGETS.values()}
 _ALIASES = {"gpu": "cuda", "dml": "directml"}
@@ -138,17 +140,62 @@ def target_of(system: System | None, place: Place | None = None) -> Target:
 
 
 def installed_wheels() -> dict[str, str]:
-    """Returns the runtime wheels of this environment, name to version."""
+    """Returns the runtime wheels that imports here come to, name to version.
+
+    Those of a folder that stands behind another one with the same package are left out: nothing of theirs is imported, and
+    nothing in front of them is overwritten.
+    """
     import importlib.metadata
 
-    names = [wheel for target in TARGETS.values() for wheel in target.wheels]
     found = {}
-    for name in names:
+    imported = [imported_from(package) for package in _PACKAGES]
+    for target in TARGETS.values():
+        for wheel, folder in zip(target.wheels, imported, strict=True):
+            try:
+                here = importlib.metadata.distribution(wheel)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            found[wheel] = here.version, folder is None or Path(str(here.locate_file(""))).resolve() == folder
+    kept = set()
+    for place in range(len(_PACKAGES)):
+        there = [target.wheels[place] for target in TARGETS.values() if target.wheels[place] in found]
+        kept.update([name for name in there if found[name][1]] or there)  # a build without metadata hides none of them
+    return {name: version for name, (version, _) in found.items() if name in kept}
+
+
+def wheels_in_use(target: Target) -> tuple[str, str]:
+    """Returns the runtime wheel and the genai wheel that run a target: its own, or others where the CPU's are absent."""
+    if target.name != "cpu":
+        return target.wheels
+    installed = installed_wheels()
+    here = [[one.wheels[place] for one in TARGETS.values() if one.wheels[place] in installed] for place in range(2)]
+    runtime, genai = (found[0] if found else own for found, own in zip(here, target.wheels, strict=True))
+    return runtime, genai
+
+
+def imported_from(package: str) -> Path | None:
+    """Returns the folder from which a package would be imported; None where its own files are not there."""
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).resolve().parents[1]
+
+
+def is_whole(wheel: str) -> bool:
+    """Says whether all files that a wheel brought still have the sizes that it wrote down: none was overwritten or removed."""
+    import importlib.metadata
+
+    try:
+        files = importlib.metadata.distribution(wheel).files or ()
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    for file in files:
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+            if file.size is not None and Path(str(file.locate())).stat().st_size != file.size:
+                return False
+        except OSError:
+            return False
+    return bool(files)
 
 
 def device_missing(target: Target) -> str | None:
@@ -168,6 +215,9 @@ def device_missing(target: Target) -> str | None:
             return f"NVIDIA's driver serves CUDA up to {served}, and the wheels need CUDA {_CUDA}"
     if target.name == "directml" and sys.platform != "win32":
         return "DirectML exists on Windows only"
+    if target.name == "directml" and (listed := directml_devices().devices) and all(one.software for one in listed):
+        # ONNX Runtime's provider takes hardware only, as core/providers/dml/dml_provider_factory.cc filters adapters.
+        return f"{listed[0].name} is drawn by the processor (WARP), and ONNX Runtime runs DirectML on hardware only"
     return None
 
 
@@ -184,31 +234,60 @@ def _device_remedy(target: Target, cause: str) -> str:
     return "on a machine with an NVIDIA GPU install NVIDIA's driver (580 or newer) until 'nvidia-smi' lists the GPU"
 
 
-def require(target: Target) -> None:
-    """Makes sure that the target can be used here: device, driver and wheel. Never falls back to another provider.
+def require(target: Target, *, genai: bool = False, otherwise: str = "run a variant for the CPU") -> None:
+    """Makes sure that the target can be used here: device, driver and wheels. Never falls back to another provider.
+
+    Args:
+        target: what is to run.
+        genai: onnxruntime-genai is to run on it.
+        otherwise: what can be done where it cannot be used; not told of the CPU.
 
     Raises:
         TargetUnavailable: says what is missing and the command that mends it.
     """
-    missing = what_is_missing(target)
+    missing = what_is_missing(target, genai=genai)
     if missing:
         cause, remedy = missing
-        raise TargetUnavailable(
-            target.provider, cause, f"{remedy}, or run a variant for the CPU; 'recipe doctor' shows what is here"
-        )
+        other = "" if target.name == "cpu" else f", or {otherwise}"
+        raise TargetUnavailable(target.provider, cause, f"{remedy}{other}; 'recipe doctor' shows what is here")
 
 
-def what_is_missing(target: Target) -> tuple[str, str] | None:
-    """Returns why the target cannot be used here and what mends it, in order; None where it can be used."""
+def what_is_missing(target: Target, *, genai: bool = False) -> tuple[str, str] | None:
+    """Returns why the target cannot be used here and what mends it, in order; None where it can be used.
+
+    Every runtime brings the provider of the CPU, so any will do for that.
+
+    Args:
+        target: what is to run.
+        genai: onnxruntime-genai is to run on it.
+    """
     installed = installed_wheels()
-    there = target.wheels[0] in installed
     command = wheels_command(target, installed)
     missing = device_missing(target)
+    wheels = (_wheel_missing(target, place, installed) for place in range(2 if genai else 1))
+    wheel_missing = next(filter(None, wheels), None)
     if missing:
         remedy = _device_remedy(target, missing)
-        alone = there and not clashing_wheels(installed)
-        return missing, remedy if alone or target.name != "cuda" else f"{remedy}, then: {command}"
-    return None if there else (f"the wheel {target.wheels[0]} is not installed", command)
+        return missing, f"{remedy}, then: {command}" if wheel_missing and target.name == "cuda" else remedy
+    return (wheel_missing, command) if wheel_missing else None
+
+
+def _wheel_missing(target: Target, place: int, installed: Mapping[str, str]) -> str | None:
+    """Returns what is wrong with one of the target's two wheels, where something is."""
+    there = [one.wheels[place] for one in TARGETS.values() if one.wheels[place] in installed]
+    fitting = there if target.name == "cpu" else [name for name in there if name == target.wheels[place]]
+    if not fitting:
+        return f"the wheel {target.wheels[place]} is not installed"
+    if imported_from(_PACKAGES[place]) is None:
+        return f"files of {fitting[0]} are gone, as when another wheel of the package {_PACKAGES[place]} was uninstalled"
+    if len(there) > 1 and not any(map(is_whole, fitting)):
+        return overwritten(there)
+    return None
+
+
+def overwritten(wheels: Sequence[str]) -> str:
+    """Returns the sentence that tells of wheels that lie in one folder and bring the same package."""
+    return f"{' and '.join(wheels)} overwrite one another's files in this environment; only one can stay"
 
 
 def wheels_command(target: Target, installed: Mapping[str, str]) -> str:
@@ -217,6 +296,8 @@ def wheels_command(target: Target, installed: Mapping[str, str]) -> str:
     In a clone they come in the tested versions of its constraints file, elsewhere in those that this package asks for.
     """
     clashing = {*clashing_wheels(installed), *clashing_genai(installed)}
+    for wheel, package in zip(target.wheels, _PACKAGES, strict=True):
+        clashing |= {wheel} if imported_from(package) is None else set()  # pip takes it for installed
     removed = [name for name in installed if name not in target.wheels or name in clashing]
     remove = f"pip uninstall -y {' '.join(removed)} && " if removed else ""
     locked = CLONE / "constraints" / f"{target.name}.txt"

@@ -6,12 +6,18 @@ import io
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
+from runner import benchmark
 from runner.bench.results import read_results
 from runner.cli import run_command
+from runner.errors import TargetUnavailable
 from runner.passes import table
 from runner.passes.record import CURRENT, told_of
+from runner.targets.target import TARGETS, device_missing
+
+ROOT = Path(__file__).resolve().parents[2]
 
 INFO = """
 name: tiny
@@ -55,6 +61,42 @@ def embedder(tiny_bert, tmp_path_factory) -> tuple[Path, Path, int, str]:
         patch.setenv("RECIPE_CACHE", str(root / "cache"))
         code = run_command(["bench", str(folder), "--output-dir", str(output), "--rounds", "1", "--save", "--threads", "1"])
     return folder, output, code
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+@pytest.mark.parametrize("smoke", [True, False])
+@pytest.mark.parametrize("verb", [["bench"], ["try", "hello"]], ids=lambda verb: verb[0])
+def test_what_needs_a_device_that_is_not_here_ends_before_anything_is_made(tmp_path, monkeypatch, capsys, verb, smoke):
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(ROOT)
+    flags = ["--target", "directml", *(["--smoke"] if smoke else [])]
+    assert run_command([verb[0], "all-minilm-l6-v2", *verb[1:], *flags]) == 1
+    cause, remedy = capsys.readouterr().err.splitlines()
+    assert cause == "target-unavailable: DmlExecutionProvider: DirectML exists on Windows only"
+    assert remedy.startswith("    run on a machine with Windows 10 or newer")
+    assert "or run a variant for the CPU" in remedy
+    assert not list((tmp_path / "cache").rglob("*"))
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+def test_sessions_are_tuned_on_their_own_device_or_not_at_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    text = '<ir_version: 10, opset_import: ["" : 21]> agraph (float[2] x) => (float[2] y) { y = Add (x, x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "add.onnx")
+    asked = ["tune", "-m", str(tmp_path / "add.onnx"), "-o", str(tmp_path / "out"), "--provider", "DmlExecutionProvider"]
+    for flags in ([], ["--smoke"]):
+        assert run_command([*asked, *flags]) == 1
+        assert "DirectML exists on Windows only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+def test_a_benchmark_from_python_ends_before_anything_is_made_as_well(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(TargetUnavailable, match="Windows only"):
+        benchmark("all-minilm-l6-v2", target="directml", smoke=True, max_memory="4GB", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missed_gate_ends_with_4_and_everything_is_written(embedder):

@@ -14,7 +14,7 @@ import click
 import pytest
 
 import runner.cli
-from runner.cli import SECTIONS, cli, run_command
+from runner.cli import SECTIONS, cli, run_command, wants_json
 from runner.errors import GateMissed, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_target_auto_does_not_leave_a_variant_that_is_named(
     monkeypatch.setattr(
         "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
     )
-    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda _: ("no GPU", "add one"))
+    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda *_, **__: ("no GPU", "add one"))
     assert run_command(["run", *asked, "--target", "auto"]) == 1
     assert "cuda: no GPU; cuda-fp16 is not for directml; cuda-fp16 is not for cpu" in capsys.readouterr().err
     assert run_command(["run", *asked, "--target", "auto", "--dry-run", "--json"]) == 0
@@ -113,6 +113,72 @@ def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(cli, "main", missed)
     assert run_command(["ls"]) == 4
     assert capsys.readouterr().err == "gate-missed: perplexity is 1.2x\n    look at the results\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "rule", "remedy"),
+    [
+        (["show", "smollm2-135m-instuct", "--json"], 2, "unknown-recipe", "did you mean 'smollm2-135m-instruct'?"),
+        (["show", RECIPE, "--json", "--set", "passes.build.precison=int8"], 2, "unknown-option", "did you mean 'precision'?"),
+        (["passes", "show", "ModelBuildr", "--json"], 2, "unknown-pass", "did you mean 'ModelBuilder'?"),
+        (["run", RECIPE, "--json", "--threads", "none"], 2, "bad-usage", "recipe run --help"),
+        (["ls", "--json", "--no-such-option"], 2, "bad-usage", "recipe ls --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_with_json_errors_are_json(
+    arguments: list[str], code: int, rule: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    error = json.loads(captured.err.splitlines()[-1])["error"]
+    assert error["exit_code"] == code
+    (problem,) = error["problems"]
+    assert problem["rule"] == rule
+    assert remedy in problem["remedy"]
+    assert f"{rule}: {problem['cause']}" in error["message"]
+    assert set(problem) == {"rule", "cause", "remedy", "file", "line"}
+
+
+def test_json_errors_name_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"input_model": {"type": "HfModel", "model_path": "x"},\n "passes": {"a": {"type": "ModelBuildr"}}}')
+    assert run_command(["run", "--config", str(config), "--json"]) == 2
+    (problem,) = json.loads(capsys.readouterr().err)["error"]["problems"]
+    assert (problem["file"], problem["line"]) == (str(config), 2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        ("run x --json", True),
+        ("cache ls --json", True),
+        ("--catalog x ls --json", True),
+        ("try model -- --json", False),
+        ("check --json report.json", False),
+        ("run x", False),
+        ("no-such-verb --json", True),
+    ],
+)
+def test_who_asks_for_json(typed: str, asked: bool) -> None:
+    """`check` writes its report to a file, and tells people how it goes."""
+    assert wants_json(typed.split()) == asked
+
+
+def test_bugs_and_interrupts_are_json_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path))
+    for raised, code, rule in ((ZeroDivisionError("no"), 3, "bug"), (KeyboardInterrupt(), 130, "interrupted")):
+
+        def broken(*_: object, raised: BaseException = raised, **__: object) -> None:
+            raise raised
+
+        monkeypatch.setattr(cli, "main", broken)
+        assert run_command(["ls", "--json"]) == code
+        error = json.loads(capsys.readouterr().err)["error"]
+        assert (error["exit_code"], error["problems"][0]["rule"]) == (code, rule)
 
 
 def test_bug_leaves_its_traceback_in_a_file(

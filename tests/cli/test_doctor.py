@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from runner.cli import run_command
 from runner.cli.doctor import state_of
 from runner.targets.target import TARGETS, device_missing, too_old
 
 ROOT = Path(__file__).resolve().parents[2]
+RUNTIMES = ("onnxruntime", "onnxruntime_genai")
 
 
 pytestmark = pytest.mark.usefixtures("own_catalogue")
@@ -35,25 +37,46 @@ def test_doctor_knows_the_machine(as_json: Callable[..., Any]) -> None:
         assert state["usable"] or (state["cause"] and state["remedy"])
 
 
-@pytest.fixture
-def planted(tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
-    """Returns a function that plants wheels beside those of this environment and returns doctor's exit code, JSON and text."""
+PACKAGES = {wheel: package for target in TARGETS.values() for wheel, package in zip(target.wheels, RUNTIMES, strict=True)}
 
-    def doctor(*wheels: str, **environment: str) -> tuple[int, Any, str]:
+
+@pytest.fixture
+def front(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Returns a function that installs empty wheels into one folder in front of this environment's, and returns variables.
+
+    The files of those that are named in `whole` are as they should be; those of the others were overwritten.
+    """
+
+    def plant(*wheels: str, whole: Iterable[str] = (), packages: bool = True) -> dict[str, str]:
+        site = tmp_path / "wheels"
         for name in wheels:
-            folder = tmp_path / "wheels" / f"{name.replace('-', '_')}-1.31.1.dist-info"
+            folder = site / f"{name.replace('-', '_')}-1.32.0.dist-info"
             folder.mkdir(parents=True)
-            (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n")
-            (folder / "RECORD").write_text("")
-        path = os.pathsep.join((str(ROOT), str(tmp_path / "wheels")))
-        given = {**os.environ, "PYTHONPATH": path, "COLUMNS": "1000", **environment}
-        data, text = (
-            subprocess.run(
-                [sys.executable, "-m", "runner", "doctor", *flags],
-                cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=60,
-            )
-            for flags in (["--json"], [])
-        )  # fmt: skip
+            (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.32.0\n")
+            size = 0 if name in whole else 7
+            (folder / "RECORD").write_text(f"{PACKAGES[name]}/__init__.py,,{size}\n")
+            if packages:
+                (site / PACKAGES[name]).mkdir(exist_ok=True)
+                (site / PACKAGES[name] / "__init__.py").touch()
+        return {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(site))), "COLUMNS": "1000"}
+
+    return plant
+
+
+def recipe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "runner", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def planted(front: Callable[..., dict[str, str]]) -> Callable[..., tuple[int, Any, str]]:
+    """Returns a function that plants wheels and returns doctor's exit code, JSON and text."""
+
+    def doctor(*wheels: str, whole: Iterable[str] = (), packages: bool = True, **more: str) -> tuple[int, Any, str]:
+        environment = {**front(*wheels, whole=whole, packages=packages), **more}
+        data, text = (recipe(environment, "doctor", *flags) for flags in (["--json"], []))
         assert data.returncode == text.returncode
         return data.returncode, json.loads(data.stdout), text.stdout
 
@@ -68,7 +91,7 @@ def assert_pasteable(commands: Iterable[str]) -> None:
 
 
 def test_runtimes_and_genai_that_clash_are_both_told(planted: Callable[..., tuple[int, Any, str]]) -> None:
-    code, told, text = planted("onnxruntime-gpu", "onnxruntime-genai-cuda")
+    code, told, text = planted("onnxruntime", "onnxruntime-gpu", "onnxruntime-genai", "onnxruntime-genai-cuda")
     assert code == 1
     first, second = told["troubles"]
     assert "onnxruntime and onnxruntime-gpu overwrite one another" in first["cause"]
@@ -87,7 +110,7 @@ def test_runtimes_and_genai_that_clash_are_both_told(planted: Callable[..., tupl
 
 
 def test_genai_wheels_that_clash_beside_one_runtime(planted: Callable[..., tuple[int, Any, str]]) -> None:
-    code, told, text = planted("onnxruntime-genai-cuda")
+    code, told, text = planted("onnxruntime", "onnxruntime-genai", "onnxruntime-genai-cuda")
     (trouble,) = told["troubles"]
     assert code == 1
     assert "onnxruntime-genai and onnxruntime-genai-cuda overwrite one another" in trouble["cause"]
@@ -98,6 +121,69 @@ def test_genai_wheels_that_clash_beside_one_runtime(planted: Callable[..., tuple
     }
     assert "to keep cpu:" in text
     assert next(state for state in told["targets"] if state["name"] == "cpu")["usable"]
+
+
+def test_a_wheel_in_a_folder_behind_is_not_imported_and_does_no_harm(planted: Callable[..., tuple[int, Any, str]]) -> None:
+    wheels = {"onnxruntime-gpu": "1.32.0", "onnxruntime-genai-cuda": "1.32.0"}
+    code, told, _ = planted(*wheels)  # this environment's own lie behind
+    assert (code, told["troubles"], told["runtime_wheels"]) == (0, [], wheels)
+    cpu, cuda = (next(state for state in told["targets"] if state["name"] == name) for name in ("cpu", "cuda"))
+    assert (cpu["usable"], cpu["cause"]) == (True, None)  # the runtime for CUDA brings the provider of the CPU
+    assert "is not installed" not in (cuda["cause"] or "")
+
+
+def test_of_wheels_that_clash_the_one_that_lost_no_files_can_be_used(planted: Callable[..., tuple[int, Any, str]]) -> None:
+    code, told, _ = planted("onnxruntime", "onnxruntime-gpu", "onnxruntime-genai-cuda", whole=["onnxruntime-gpu"])
+    assert code == 1
+    (trouble,) = told["troubles"]
+    assert "onnxruntime and onnxruntime-gpu overwrite" in trouble["cause"]
+    assert next(state for state in told["targets"] if state["name"] == "cpu")["usable"]
+
+
+@pytest.mark.parametrize("verb", [["run", "--smoke"], ["run"], ["bench", "--smoke"], ["try"]], ids=" ".join)
+def test_a_run_is_refused_where_its_wheel_lost_files(
+    front: Callable[..., dict[str, str]], tmp_path: Path, verb: list[str]
+) -> None:
+    environment = front("onnxruntime", "onnxruntime-gpu")
+    (tmp_path / "cache").mkdir()
+    environment["RECIPE_CACHE"] = str(tmp_path / "cache")
+    done = recipe(environment, verb[0], "all-minilm-l6-v2", *verb[1:])
+    assert done.returncode == 1
+    assert "target-unavailable: CPUExecutionProvider: onnxruntime and onnxruntime-gpu overwrite" in done.stderr
+    locked = Path("constraints", "cpu.txt")
+    assert (
+        f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install -c {locked} {' '.join(TARGETS['cpu'].wheels)};"
+        in done.stderr
+    )
+    assert not list((tmp_path / "cache").rglob("*.log"))  # no worker was started
+
+
+def test_language_models_need_a_whole_wheel_of_genai_and_others_do_not(
+    front: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    environment = {**front("onnxruntime-genai", "onnxruntime-genai-cuda"), "RECIPE_CACHE": str(tmp_path / "cache")}
+    refused = recipe(environment, "run", "smollm2-135m-instruct", "--smoke", "--output-dir", str(tmp_path / "out"))
+    assert refused.returncode == 1
+    assert "onnxruntime-genai and onnxruntime-genai-cuda overwrite one another" in refused.stderr
+    assert recipe(environment, "run", "smollm2-135m-instruct", "--dry-run").returncode == 0
+    assert recipe(environment, "doctor", "all-minilm-l6-v2/cpu-fp32", "--json").stdout
+    told = json.loads(recipe(environment, "doctor", "all-minilm-l6-v2/cpu-fp32", "--json").stdout)
+    assert told["variants"][0]["problems"] == []
+
+
+def test_a_package_whose_files_are_gone_is_no_runtime(front: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    """What uninstalling one of two wheels leaves: the other one's metadata, and a folder without a module."""
+    environment = front("onnxruntime-gpu", packages=False)
+    (tmp_path / "wheels" / "onnxruntime" / "capi").mkdir(parents=True)
+    python = (
+        "import sys; sys.path = [path for path in sys.path if 'site-packages' not in path];"
+        "from runner.targets.target import TARGETS, installed_wheels, what_is_missing, wheels_command;"
+        "print(*what_is_missing(TARGETS['cpu']), sep='\\n'); print(wheels_command(TARGETS['cuda'], installed_wheels()))"
+    )
+    done = subprocess.run([sys.executable, "-c", python], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    cause, _, command = done.stdout.splitlines()
+    assert cause == "files of onnxruntime-gpu are gone, as when another wheel of the package onnxruntime was uninstalled"
+    assert command.startswith("pip uninstall -y onnxruntime-gpu && pip install ")
 
 
 @pytest.mark.skipif(
@@ -149,17 +235,18 @@ def test_wheels_that_are_too_old_or_missing_are_told() -> None:
 
 
 def test_doctor_tells_what_language_models_lack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.cli.doctor.installed_wheels", lambda: {"onnxruntime": "1.32.0"})
+    for module in ("runner.cli.doctor", "runner.targets.target"):
+        monkeypatch.setattr(f"{module}.installed_wheels", lambda: {"onnxruntime": "1.32.0"})
     state = state_of(TARGETS["cpu"])
     assert state.usable
-    assert state.cause == "language models also need onnxruntime-genai, which is not installed"
+    assert state.cause == "language models cannot be run: the wheel onnxruntime-genai is not installed"
     assert state.remedy is not None and state.remedy.endswith("onnxruntime onnxruntime-genai")
 
 
 def test_doctor_tells_where_no_package_brings_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = {"onnxruntime-gpu": "1.31.1", "onnxruntime-genai-cuda": "0.18.0"}
     monkeypatch.setattr("runner.cli.doctor.installed_wheels", lambda: wheels)
-    monkeypatch.setattr("runner.cli.doctor.what_is_missing", lambda _: None)
+    monkeypatch.setattr("runner.cli.doctor.what_is_missing", lambda *_, **__: None)
     monkeypatch.setattr("runner.cli.doctor.CUDA_PACKAGES", ())
     state = state_of(TARGETS["cuda"])
     assert state.usable
@@ -168,3 +255,43 @@ def test_doctor_tells_where_no_package_brings_cuda(monkeypatch: pytest.MonkeyPat
 
 def test_doctor_does_not_send_people_to_doctor(as_json: Callable[..., Any]) -> None:
     assert not any("doctor" in (state["remedy"] or "") for state in as_json("doctor")["targets"])
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+def test_doctor_of_a_recipe_tells_of_each_variant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["doctor", "all-minilm-l6-v2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    by_name = {one["name"].partition("/")[2]: one for one in told["variants"]}
+    default = told["variants"][0]
+    assert told["name"] == default["name"]
+    assert told["can_run"] == default["can_run"] is True
+    assert default["target"] == "cpu"
+    assert default["needs"]["memory_bytes"] > 10**8
+    directml = by_name["dml-fp16"]
+    assert not directml["can_run"]
+    (problem,) = directml["problems"]
+    assert problem["rule"] == "target-unavailable"
+    assert "Windows" in problem["cause"]
+    assert "run on a machine with Windows" in problem["remedy"]
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+def test_doctor_of_a_variant_ends_by_that_variant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["doctor", "all-minilm-l6-v2/dml-fp16"]) == 1
+    shown = capsys.readouterr().out
+    assert "DirectML exists on Windows only" in shown
+    assert "cpu-" not in shown
+    assert run_command(["doctor", "all-minilm-l6-v2/cpu-fp32"]) == 0
+    assert run_command(["doctor", "all-minilm-l6"]) == 2
+    assert "did you mean 'all-minilm-l6-v2'?" in capsys.readouterr().err
+
+
+def test_doctor_of_a_config_tells_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {
+        "input_model": {"type": "ONNXModel", "model_path": "nowhere.onnx"},
+        "passes": {"quantize": {"type": "OnnxDynamicQuantization"}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run_command(["doctor", str(tmp_path / "config.json"), "--json"]) == 1
+    (variant,) = json.loads(capsys.readouterr().out)["variants"]
+    assert any("nowhere.onnx" in problem["cause"] for problem in variant["problems"])

@@ -165,6 +165,40 @@ def test_functions_and_subgraphs_count(tmp_path: Path) -> None:
     assert nodes[0].types["T"] == {"float16"}
 
 
+LOOP = (
+    "agraph (float16[1,3,8,8] x, float16[3,3,1,1] w, int64 n, bool go) => (float16[1,3,8,8] y) "
+    "{ y = Loop (n, go, x) <body = steps (i, c, a) => (d, b) { d = Identity (c) b = Conv (a, w) }> }"
+)
+
+
+def test_a_body_without_declared_types_has_those_of_what_it_is_given(tmp_path: Path) -> None:
+    """A body may leave its inputs' types out; what is unknown would pass for anything."""
+    graph = parser.parse_model(head(22) + LOOP.replace("(i, c, a)", "(int64 i, bool c, float16[1,3,8,8] a)"))
+    for value in graph.graph.node[0].attribute[0].g.input:
+        value.ClearField("type")
+    onnx.save(graph, tmp_path / "model.onnx")
+    (loop, _, conv) = typed_nodes(graph, lambda node: False)
+    assert (loop.operator, conv.operator, conv.types["T"]) == ("Loop", "Conv", {"float16"})
+    ((_, cause, _),) = problems(ModelHandle("onnx", tmp_path, "model.onnx"), DIRECTML)
+    assert "1 Conv (version 22, float16): (makes b)" in cause
+
+
+def test_functions_of_one_name_are_told_apart_and_bring_their_own_opset(tmp_path: Path) -> None:
+    text = head(21, ', "local" : 1') + (
+        "agraph (float16[1,3,8,8] x, float16[3,3,1,1] w) => (float16[1,3,8,8] y) "
+        "{ a = local.Block (x, w) y = local.Block (a, w) }\n"
+        '<domain: "local", opset_import: ["" : 21]> Block (u, v) => (r) { r = Conv (u, v) }\n'
+        '<domain: "local", opset_import: ["" : 21]> Other (u, v) => (r) { r = Relu (u) }'
+    )
+    graph = parser.parse_model(text)
+    graph.functions[1].name, graph.functions[1].overload = "Block", "second"
+    graph.graph.node[1].overload = "second"
+    assert [node.operator for node in typed_nodes(graph, lambda node: False)] == ["Conv", "Relu"]
+    graph.functions[1].opset_import[0].version = loadable_by(DIRECTML.provider).opset + 1
+    onnx.save(graph, tmp_path / "model.onnx")
+    assert "opset-not-loaded" in [rule for rule, _, _ in problems(ModelHandle("onnx", tmp_path, "model.onnx"), DIRECTML)]
+
+
 def test_a_type_that_the_provider_does_not_know_is_one_problem(tmp_path: Path) -> None:
     text = head(17) + (
         "agraph (float16[2,2] x, bfloat16[2,2] w) => (float16[2,2] y) "
@@ -189,6 +223,35 @@ def test_directml_takes_four_or_eight_bits(tmp_path: Path, bits: int, served: bo
         assert check_structure(model, DIRECTML) is not None
     else:
         assert f"4 or 8 bits, not {bits}" in problems(model, DIRECTML)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("bits", "block", "ordered", "why"),
+    [
+        (2, 32, False, ""),
+        (2, 256, False, ""),
+        (4, 32, True, ""),
+        (8, 512, False, ""),
+        (3, 32, False, "2, 4 or 8 bits, not 3"),
+        (4, 8, False, "blocks of 16, 32, 64 and so on, not of 8"),
+        (4, 48, False, "blocks of 16, 32, 64 and so on, not of 48"),
+        (2, 512, False, "at most 256 with 2 bits, not of 512"),
+        (2, 32, True, "no g_idx with 2 bits"),
+    ],
+)
+def test_bits_and_blocks_that_cuda_takes(tmp_path: Path, bits: int, block: int, ordered: bool, why: str) -> None:
+    more = (", int32[1024] g", ", , g") if ordered else ("", "")
+    text = head(21) + (
+        f"agraph (float16[1,1024] x, uint8[16,n,m] b, float16[16,n] s{more[0]}) => (float16[1,16] y) "
+        f"{{ y = com.microsoft.MatMulNBits <K = 1024, N = 16, bits = {bits}, block_size = {block}> (x, b, s{more[1]}) }}"
+    )
+    model = model_of(tmp_path, text)
+    if why:
+        ((rule, cause, _),) = problems(model, CUDA)
+        assert rule == "no-kernel"
+        assert why in cause
+    else:
+        assert check_structure(model, CUDA) is not None
 
 
 def test_inputs_that_directml_does_not_read(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from runner.cli import run_command
 from runner.models.sound_windows import SAMPLE_RATE, wav_bytes
+from runner.targets.target import TARGETS, device_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 SOUND = next((ROOT / "recipes/whisper/whisper-tiny.en/sample_data/speech").glob("*.wav"))
@@ -335,6 +336,50 @@ def test_a_checkpoint_is_refused_before_any_model_is_loaded(
         shown = capsys.readouterr().err
         assert f"recipe optimize -m {tmp_path}" in shown
         assert "loading" not in shown
+
+
+def _made_for(provider: str, folder: Path, at: Path) -> Path:
+    """A finished model as a run for another provider would have left it."""
+    shutil.copytree(folder, at)
+    receipt = json.loads((at / "receipt.json").read_text(encoding="utf-8"))
+    (at / "receipt.json").write_text(json.dumps({**receipt, "provider": provider}), encoding="utf-8")
+    return at
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+@pytest.mark.parametrize("name", ["encoder", "llm"])
+def test_a_model_for_a_device_that_is_not_here_is_refused_before_any_is_loaded(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    foreign = _made_for("DmlExecutionProvider", folders[name], tmp_path / "foreign")
+    served = ["serve", f"one={folders['encoder']}", str(foreign)]
+    for arguments, instead in ((served, "serve a variant for the CPU"), (["try", str(foreign), "hello"], "--target cpu")):
+        assert run_command(arguments) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("target-unavailable: DmlExecutionProvider: DirectML exists on Windows only\n")
+        assert f"run on a machine with {TARGETS['directml'].needs}, or " in told
+        assert instead in told
+        assert "loading" not in told
+    if name == "encoder":
+        for target in ("cpu", "auto"):
+            assert run_command(["try", str(foreign), "hello", "--target", target]) == 0
+
+
+@pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
+def test_a_folder_without_a_receipt_is_for_the_provider_that_its_config_names(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(folders["llm"], bare)
+    (bare / "receipt.json").unlink()
+    assert run_command(["try", str(bare), "hello", "--max-new-tokens", "2"]) == 0
+    config = json.loads((bare / "genai_config.json").read_text(encoding="utf-8"))
+    config["model"]["decoder"].setdefault("session_options", {})["provider_options"] = [{"dml": {}}]
+    (bare / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
+    for verb in (["serve", str(bare)], ["try", str(bare), "hello"]):
+        assert run_command(verb) == 1
+        assert "DirectML exists on Windows only" in capsys.readouterr().err
+    assert run_command(["try", str(bare), "hello", "--max-new-tokens", "2", "--target", "cpu"]) == 0
 
 
 def test_a_port_in_use_is_told(address: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from runner.targets.target import (
     best_target,
     clashing_genai,
     clashing_wheels,
+    device_missing,
     mismatched_genai,
     target_named,
     what_is_missing,
@@ -63,6 +64,16 @@ def test_hardware_comes_before_software_and_a_full_32_bit_number_is_no_size() ->
 def test_one_adapter_and_none() -> None:
     assert [one.software for one in read_adapters(FORGE).devices] == [True]
     assert read_adapters("").devices == read_adapters("Access denied").devices == ()
+
+
+@pytest.mark.parametrize(("listing", "usable"), [(LAPTOP, True), (FORGE, False), ("", True)])
+def test_directml_needs_an_adapter_that_is_hardware(monkeypatch: pytest.MonkeyPatch, listing: str, usable: bool) -> None:
+    """ONNX Runtime's provider passes over software adapters; where no list can be had, it is the one to say."""
+    monkeypatch.setattr("runner.targets.target.sys.platform", "win32")
+    monkeypatch.setattr("runner.targets.target.directml_devices", lambda: read_adapters(listing))
+    missing = device_missing(target_named("directml"))
+    assert (missing is None) == usable
+    assert usable or "Microsoft Hyper-V Video is drawn by the processor" in (missing or "")
 
 
 def test_directml_sessions_run_in_order_and_without_memory_patterns() -> None:
