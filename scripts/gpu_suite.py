@@ -275,7 +275,11 @@ def _figures(told: str, *, last_line: bool) -> Any:
 def _last_line(log: Path) -> str:
     """Returns the last line of a log that says something; not an indented one, which is a remedy or a place in the code."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace()), "it said nothing")
+    last = next((line.rstrip() for line in reversed(lines) if line.strip() and not line[0].isspace()), "it said nothing")
+    if not last.startswith('{"error": '):
+        return last
+    message: str = json.loads(last)["error"]["message"]  # as `recipe --json` tells it
+    return message.partition("\n")[0]
 
 
 def _kept(command: Sequence[str], names: Sequence[str]) -> list[str]:

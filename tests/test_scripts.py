@@ -147,6 +147,21 @@ def test_what_a_gpu_script_is_to_read_and_is_not_there(
     assert done.stdout == ""
 
 
+def test_an_error_as_json_is_told_by_its_message(tmp_path: Path) -> None:
+    log = tmp_path / "piece.log"
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "run", "no-such-recipe", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log.write_text(f"reading\n{done.stderr}", encoding="utf-8")
+    assert (
+        _script("gpu_suite")._last_line(log).startswith("unknown-recipe: there is no recipe, folder or file 'no-such-recipe'")
+    )
+
+
 def test_pieces_that_are_left_are_told_by_the_exit_code_and_random_weights_by_the_record(tmp_path: Path) -> None:
     done = _gpu_script("gpu_suite.py", "--only", "machine", "--target", "cpu", "--seconds", "1", "--work", str(tmp_path))
     assert done.returncode == 3

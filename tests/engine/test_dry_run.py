@@ -30,7 +30,8 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         flags = ("--dry-run", "--json", *flags) if dry else flags
         code = run_command(["run", "--config", "config.json", *flags])
         told = capsys.readouterr()
-        return code, json.loads(told.out) if told.out.startswith("{") else {}, told.err
+        error = json.loads(told.err.splitlines()[-1])["error"]["message"] + "\n" if dry and code else told.err
+        return code, json.loads(told.out) if told.out.startswith("{") else {}, error
 
     return run
 
