@@ -79,13 +79,12 @@ def streamed(
     Raises:
         RunFailed: the values of HQQ are asked for and nothing is streamed.
     """
-    releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
-    if not all(release.startswith(SERVED) for release in releases):
+    if unknown := unknown_releases():
         if by_hqq:
-            raise _hqq_not_served(f"onnxruntime-genai {', '.join(releases)}")
+            raise _hqq_not_served(f"onnxruntime-genai {', '.join(unknown)}")
         yield
         return
-    model = _base_of_models(builder)
+    model = base_of_models(builder)
     stream = _Stream(threads, lookup, share, by_hqq, take_over)
     replaced = {
         "make_initializer": stream.make_initializer,
@@ -104,7 +103,13 @@ def streamed(
             setattr(model, name, function)
 
 
-def _base_of_models(builder: Any) -> Any:
+def unknown_releases() -> list[str]:
+    """Returns the installed releases of onnxruntime-genai whose builder is another one than this was written for."""
+    releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
+    return [release for release in releases if not release.startswith(SERVED)]
+
+
+def base_of_models(builder: Any) -> Any:
     """Returns the class that all of the builder's decoders derive from."""
     return next(one for one in builder.LlamaModel.__mro__ if one.__name__ == "Model")
 
