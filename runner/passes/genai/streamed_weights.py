@@ -148,7 +148,7 @@ class _Stream:
         as_it_lies = type(tensor) is torch.Tensor and not raw and (to is None or tensor.ndim == 1)
         if as_it_lies or isinstance(tensor, Below):
             below = tensor if isinstance(tensor, Below) else Below((tensor.detach(),))
-            self._register(made, below.parts, stored_tensor(below, to, name, self._done))
+            self._register(made, below.parts, stored_tensor(below, to, name, self._passed, self._done))
             return
         if isinstance(tensor, Columns):
             rows = tensor.rows
@@ -174,6 +174,11 @@ class _Stream:
             self.users[one.data_ptr()] -= 1
             if self.spent and self.users[one.data_ptr()] == 0:
                 spend(one, self.spent)
+
+    def _passed(self, whole: torch.Tensor, rows: torch.Tensor) -> None:
+        """Gives back the disk space of rows of a tensor that nothing else is to read."""
+        if self.spent and self.users[whole.data_ptr()] == 1 and rows.numel() < whole.numel():
+            spend(rows, self.spent)
 
     def make_packed_matmul(self, made: Any, q: Any, k: Any, v: Any, **_: Any) -> _Packed:
         """Puts the projections of queries, keys and values below one another without a copy of them."""
@@ -208,7 +213,7 @@ class _Stream:
             if name.startswith(f"{EMBEDDING}.") and not isinstance(value.const_value, ir.LazyTensor):
                 codes = torch.from_numpy(value.const_value.numpy())
                 self.users[codes.data_ptr()] += 1
-                value.const_value = stored_tensor(Below((codes,)), None, name, self._done)
+                value.const_value = stored_tensor(Below((codes,)), None, name, self._passed, self._done)
 
     def _in_nbits(self, made: Any) -> Any:
         """Puts MatMulNBits into the graph, and returns it; the builder's own way for what is not served here."""

@@ -96,7 +96,7 @@ def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> Mod
             return replace(model, folder=context.output)
         if head_too:
             _quantize_head(subject, layer, batches, options)
-    return leave(subject, context.output)
+    return leave(subject, context)
 
 
 def _treat_layer(subject: Subject, layer: LayerAt, options: AwqOptions, mapped: bool) -> None:
@@ -277,5 +277,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
     data_options=("data_config",),
-    version=3,
+    version=4,
 )
