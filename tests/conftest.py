@@ -124,14 +124,23 @@ def apply_pass(tmp_path: Path) -> Iterator[ApplyPass]:
     said: list[str] = []
 
     def apply(
-        name: str, model: ModelHandle, *, data: Any = None, target: str = "cpu", memory: int | None = None, **options: Any
+        name: str,
+        model: ModelHandle,
+        *,
+        data: Any = None,
+        target: str = "cpu",
+        memory: int | None = None,
+        outlasts: Callable[[Path], bool] | None = None,
+        **options: Any,
     ) -> ModelHandle:
         pass_ = table.get(name)
         number = sum(1 for _ in tmp_path.glob("step-*"))
         output, scratch = tmp_path / f"step-{number}", tmp_path / f"scratch-{number}"
         output.mkdir()
         scratch.mkdir()
-        context = PassContext(output, scratch, TARGETS[target], 2, lambda _: data, said.append, memory=memory)
+        context = PassContext(
+            output, scratch, TARGETS[target], 2, lambda _: data, said.append, memory=memory, outlasts=outlasts
+        )
         return pass_.apply(model, pass_.options.model_validate(options), context)
 
     apply.said = said  # type: ignore[attr-defined]

@@ -33,6 +33,7 @@ from runner.evaluation.placement import placement_apart
 from runner.evaluation.structure import check_structure
 from runner.models.digest import DigestMemo, files_below
 from runner.models.handle import ModelHandle
+from runner.models.sharded_weights import Outlasts
 from runner.models.spent_files import Inode
 from runner.passes import table
 from runner.passes.declaration import PassContext
@@ -131,6 +132,14 @@ class Walk:
             undone.callback(self.store.empty, entry)
         return files
 
+    def _outlasts(self, step: Step, before: Step | None) -> Outlasts | None:
+        """Returns what says which files of a step's input stay when its result goes; see `PassContext.outlasts`."""
+        if not self.job.no_artifacts or step is self.job.steps[-1]:
+            return None
+        if before is None or before.pass_name in table.SOURCE_MODULES:
+            return lambda _: True
+        return lambda file: file.stat().st_nlink > 1  # a link itself; what a step has made has one name
+
     def _make(self, step: Step, key: str, model: ModelHandle, before: Step | None = None) -> Entry:
         pass_ = table.get(step.pass_name)
         options = pass_.options.model_validate(step.options)
@@ -154,7 +163,7 @@ class Walk:
             there = min(memory().free, self.job.memory or sys.maxsize)
             context = PassContext(
                 output, scratch, self.job.target, self.job.threads, partial(self.job.open_data, model), say, kept, count, there,
-                partial(self._take_over, before, folder, undone),
+                partial(self._take_over, before, folder, undone), self._outlasts(step, before),
             )  # fmt: skip
             started = time.perf_counter()
             made, components = Parts(self.job, step, self.store).apply(pass_, model, options, context)

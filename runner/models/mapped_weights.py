@@ -82,12 +82,13 @@ def computes_in_fp32(module: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def in_fp32(module: torch.nn.Module, done_with: Callable[[torch.nn.Module], bool] = lambda _: True) -> Iterator[None]:
+def in_fp32(module: torch.nn.Module, done_with: Callable[[torch.nn.Module, str], bool] = lambda *_: True) -> Iterator[None]:
     """Lets a part of a model hold its weights in fp32 within the block, so that they are not widened at each call.
 
     Args:
         module: the part.
-        done_with: says behind the block whether changes of a module's weights are not needed on; the others stay, in fp32.
+        done_with: says behind the block whether a change of a module's parameter, by its name, is not needed on; the others
+            stay, in fp32.
     """
     import torch
 
@@ -104,7 +105,7 @@ def in_fp32(module: torch.nn.Module, done_with: Callable[[torch.nn.Module], bool
     finally:
         for below, name, one in kept:
             wide: Any = below._parameters[name]
-            if done_with(below) or torch.equal(wide, one.float()):
+            if done_with(below, name) or torch.equal(wide, one.float()):
                 below._parameters[name] = one
             give_back(one)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ModelUnavailable
-from runner.models.sharded_weights import ShardedWeights, mapped_weights
+from runner.models.sharded_weights import Outlasts, ShardedWeights, mapped_weights
 
 if TYPE_CHECKING:
     import torch
@@ -213,7 +213,12 @@ def _take(tensors: dict[str, torch.Tensor], name: str, scheme: Scheme) -> Quanti
 
 
 def write_checkpoint(
-    checkpoint: Checkpoint, source: Path, folder: Path, shards: ShardedWeights | None = None, unchanged: Collection[str] = ()
+    checkpoint: Checkpoint,
+    source: Path,
+    folder: Path,
+    shards: ShardedWeights | None = None,
+    unchanged: Collection[str] = (),
+    outlasts: Outlasts | None = None,
 ) -> None:
     """Writes the weights into `folder`, with the configuration, tokenizer and other files of `source`.
 
@@ -222,7 +227,8 @@ def write_checkpoint(
         source: the transformers folder that they were made from.
         folder: where they go.
         shards: has some of the weights already.
-        unchanged: names of weights that lie in the files of `source` as they are here.
+        unchanged: names of weights that lie in the files of `source` as they are here, perhaps in a narrower type.
+        outlasts: see `ShardedWeights.take_over`.
     """
     shards = shards or ShardedWeights(folder)
     tensors = dict(checkpoint.floats)
@@ -231,7 +237,8 @@ def write_checkpoint(
     left = {name: tensor for name, tensor in tensors.items() if name not in shards.names}
     kept = {name: tensor for name, tensor in left.items() if name in unchanged}
     changes = {"quantization_config": _told(checkpoint), "tie_word_embeddings": checkpoint.shared}
-    taken = kept.keys() - shards.take_over(source, kept).keys()
+    taken = kept.keys() - shards.take_over(source, kept, outlasts).keys()
+    shards.close_file()
     _write({name: tensor for name, tensor in left.items() if name not in taken}, changes, source, folder, shards)
 
 

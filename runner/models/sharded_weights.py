@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,36 @@ if TYPE_CHECKING:
     import torch
 
 _FULL = 500_000_000  # bytes of weights that are written into one file
+_LINKED_FROM = 1_000_000  # bytes of weights for which a file is linked, or closed so that it can be
 _INDEX = "model.safetensors.index.json"
+
+Outlasts = Callable[[Path], bool]  # says whether a file is there longer than what is made of it
 
 
 def mapped_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Returns all weights in the safetensors files of a folder, mapped into memory.
+    """Returns the weights in the safetensors files of a folder, or those that its index names, mapped into memory.
 
     Raises:
-        SafetensorError, OSError: a file cannot be read.
+        SafetensorError, OSError, KeyError: a file cannot be read, or lacks what the index names in it.
     """
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in _mapped(file).items()}
+    found: dict[str, torch.Tensor] = {}
+    for file, names in _indexed(folder).items():
+        mapped = _mapped(file)
+        found |= mapped if names is None else {name: mapped[name] for name in names}
+    return found
+
+
+def _indexed(folder: Path) -> dict[Path, list[str] | None]:
+    """Returns the files of a folder, each with the weights that are taken from it; None for all."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return dict.fromkeys(sorted(folder.glob("*.safetensors")))
+    found: dict[Path, list[str] | None] = {}
+    for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+        names = found.setdefault(folder / file, [])
+        if names is not None:
+            names.append(name)
+    return dict(sorted(found.items()))
 
 
 def _mapped(file: Path) -> dict[str, torch.Tensor]:
@@ -54,6 +75,7 @@ class ShardedWeights:
         self._waiting: dict[str, torch.Tensor] = {}
         self._files: list[tuple[Path, list[str]]] = []
         self._bytes = 0
+        self._linked_in_part = False
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Takes weights that belong together into one file.
@@ -61,7 +83,7 @@ class ShardedWeights:
         Returns:
             Those that have been written by now and were not before, mapped into memory from their file.
         """
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        size = _size(tensors)
         written = self._write() if self._bytes + size > _FULL else {}
         self._waiting |= {name: tensor.contiguous() for name, tensor in tensors.items()}
         self._bytes += size
@@ -72,12 +94,15 @@ class ShardedWeights:
         """Returns the names of all weights taken so far."""
         return {*self._waiting, *(name for _, names in self._files for name in names)}
 
-    def take_over(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def take_over(
+        self, folder: Path, tensors: Mapping[str, torch.Tensor], outlasts: Outlasts | None = None
+    ) -> dict[str, torch.Tensor]:
         """Links the files of another folder whose weights all stay as they are.
 
         Args:
             folder: a transformers folder.
             tensors: the weights that stay.
+            outlasts: a file for which it says so is linked for some of its weights as well: that takes no disk space then.
 
         Returns:
             Those that are not in the files taken over.
@@ -85,20 +110,34 @@ class ShardedWeights:
         from safetensors import safe_open
 
         left = dict(tensors)
-        for file in sorted(folder.glob("*.safetensors")):
+        for file, indexed in _indexed(folder).items():
             with safe_open(file, "pt") as stream:
-                names = list(stream.keys())
-            if names and all(name in left for name in names):
+                held = list(stream.keys())
+            names = [name for name in (held if indexed is None else indexed) if name in left]
+            if names and len(names) == len(held):
                 link(file, self._next())
-                self._files.append((self._next(), names))
-                for name in names:
-                    del left[name]
+            elif outlasts and _size({name: left[name] for name in names}) >= _LINKED_FROM and outlasts(file):
+                try:
+                    os.link(file.resolve(), self._next())
+                except OSError:  # another disk, or one without hard links
+                    continue
+                self._linked_in_part = True
+            else:
+                continue
+            self._files.append((self._next(), names))
+            for name in names:
+                del left[name]
         return left
+
+    def close_file(self) -> None:
+        """Lets what comes from now on go to another file, so that this one can be linked when only that changes."""
+        if self._bytes >= _LINKED_FROM:
+            self._write()
 
     def finish(self) -> None:
         """Writes what waits, and gives the files the names that transformers knows."""
         self._write()
-        if len(self._files) == 1:
+        if len(self._files) == 1 and not self._linked_in_part:
             self._files[0][0].rename(self._folder / "model.safetensors")
             return
         weight_map: dict[str, str] = {}
@@ -123,3 +162,7 @@ class ShardedWeights:
         self._files.append((file, names))
         self._waiting, self._bytes = {}, 0
         return _mapped(file)
+
+
+def _size(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors.values())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.models.handle import Kind, ModelHandle
+from runner.models.sharded_weights import Outlasts
 from runner.models.spent_files import Inode
 from runner.recipe.options import PassOptions
 from runner.targets.target import Target
@@ -37,6 +38,8 @@ class PassContext:
         take_over: asks for the files of the model that came in, once nothing but writing can fail any more. Returns those that
             nobody else has and the run does not need on: the pass may spoil them while it reads them for the last time. There
             are none where the steps before are to be kept.
+        outlasts: says of a file of the model that came in whether it is there longer than the result, which the next step reads
+            and nobody else: the result may link such a file for a part of it. None where the result is to stand alone.
     """
 
     output: Path
@@ -49,6 +52,7 @@ class PassContext:
     counted: Callable[[int, int, str], None] | None = None
     memory: int | None = None
     take_over: Callable[[], Collection[Inode]] = tuple
+    outlasts: Outlasts | None = None
 
     def progress(self, done: int, total: int, news: str = "") -> None:
         """Tells how far a long action has come: so many of a total, of steps, layers and the like.

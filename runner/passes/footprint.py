@@ -228,10 +228,9 @@ def _rtn(model: Stored, options: Options, target: str) -> Effect:
 
 
 def _awq(model: Stored, options: Options, target: str) -> Effect:
-    if options.get("export_compatible"):
-        return _in_torch(model, options, target)
-    effect = _gptq(model, options, target)
-    return replace(effect, memory=_TORCH * model.in_fp32) if options.get("lm_head") else effect
+    if not options.get("export_compatible"):
+        return _gptq(model, options, target)
+    return _pruned(model, options, target)  # changes the layers in the same way, one at a time
 
 
 def _float_in_fp32(model: Stored) -> Stored:

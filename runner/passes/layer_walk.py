@@ -120,28 +120,28 @@ def _first_input(module: Any, layer: torch.nn.Module, ids: torch.Tensor) -> torc
     raise RunFailed("no-decoder", f"{type(module).__name__} does not run its first decoder layer")
 
 
-def run_behind(module: Any, layers: Sequence[LayerAt], states: torch.Tensor, ids: torch.Tensor) -> Any:
+def run_behind(module: Any, last: LayerAt, states: torch.Tensor, ids: torch.Tensor) -> Any:
     """Returns what a model gives for token ids [batch, tokens] when its last layer gives these hidden states.
 
     Args:
         module: the model.
-        layers: all of its layers; they are not run.
+        last: the last of its layers; of all of them it is the only one that is run, to see what it gives besides the states.
         states: the hidden states behind the last one, [batch, tokens, width].
         ids: the token ids.
     """
     import torch
 
-    last = layers[-1]
+    _, layers = decoder_layers(module)
     with torch.no_grad():
         own = last.layer(last.inputs[0], *last.call[0], **last.call[1])
     given = (states, *own[1:]) if isinstance(own, tuple) else states
     for layer in layers:
-        layer.layer.forward = lambda *_, **__: given
+        layer.forward = lambda *_, **__: given
     try:
         return module(ids, use_cache=False)
     finally:
         for layer in layers:
-            del layer.layer.forward
+            del layer.forward
 
 
 def _run(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: torch.Tensor) -> torch.Tensor:

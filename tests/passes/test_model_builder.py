@@ -1,10 +1,13 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
 from pydantic import ValidationError
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from runner.errors import InvalidRecipe, RunFailed
 from runner.evaluation.parity import Parity
@@ -13,6 +16,7 @@ from runner.models.handle import ModelHandle
 from runner.models.twin import architecture_of
 from runner.passes.declaration import PassContext
 from runner.passes.export.tiny_twin import make_twin
+from runner.passes.genai import model_builder, streamed_weights
 from runner.passes.genai.builder_checks import check_combination
 from runner.passes.genai.builder_options import ModelBuilderOptions
 from runner.passes.genai.model_builder import PASS
@@ -46,6 +50,79 @@ def test_two_names_of_one_extra_option_must_say_the_same() -> None:
     extra = both(32).extra_options
     assert extra is not None
     assert extra.block_size == 32
+
+
+@pytest.mark.parametrize(
+    ("width", "kind", "rotations"),
+    [(16, "GroupQueryAttention", 0), (24, "GroupQueryAttention", 4), (20, "MultiHeadAttention", 4)],
+)
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_heads_of_every_width_compute_what_torch_computes(
+    width: int, kind: str, rotations: int, precision: str, tmp_path: Path, context: PassContext, tied: ModelHandle
+) -> None:
+    model = with_heads(tied, width, tmp_path / "model")
+    made = built(model, context, precision=precision, prune_lm_head=precision == "int4")
+    operators = [node.op_type for node in onnx.load(made.folder / "model.onnx", load_external_data=False).graph.node]
+    assert {name for name in operators if name.endswith("Attention")} == {kind}
+    assert operators.count("RotaryEmbedding") == rotations
+    outputs = Parity(model, 2).compare(made)["outputs"]
+    if precision == "fp32":
+        assert outputs["logits"]["max_abs_diff"] < 0.01
+        assert outputs["logits_while_decoding"]["max_abs_diff"] < 0.01
+    else:
+        assert outputs["logits"]["cosine"] > 0.9
+    session = GenerationSession(made.folder, 2)
+    assert 1 <= len(list(session.generate(session.prompt("Why is the sky blue?"), 6))) <= 6
+
+
+def test_heads_of_a_width_without_an_attention_are_refused_before_the_build(
+    tmp_path: Path, context: PassContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = architecture_of("mistralai/Mistral-7B-Instruct-v0.1")
+    model = with_heads(make_twin(twin, twin.task, tmp_path / "source"), 20, tmp_path / "model")
+    with pytest.raises(InvalidRecipe, match=r"heads of this model are 20 wide .* with a sliding window") as caught:
+        built(model, context, precision="int4")
+    assert caught.value.problems[0].rule == "head-size-not-served"
+    assert "OnnxConversion" in str(caught.value.problems[0].remedy)
+    assert not list(context.output.iterdir())
+    monkeypatch.setattr(streamed_weights, "SERVED", ())  # nothing of the builder is changed in a release that is not known
+    (context.scratch / "builder").rmdir()
+    built(model, context, precision="fp32")
+
+
+def with_heads(model: ModelHandle, width: int, folder: Path) -> ModelHandle:
+    """Returns a model of the same configuration whose heads are so wide."""
+    shutil.copytree(model.folder, folder)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, head_dim=width)).save_pretrained(folder)
+    return replace(model, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("twin_of", "options", "remedy"),
+    [
+        ("microsoft/Phi-3-mini-4k-instruct", {"precision": "int4"}, "embedding_bits: 8"),
+        ("microsoft/Phi-3-mini-4k-instruct", {"precision": "int4", "embedding_bits": 8}, None),
+        ("microsoft/Phi-3-mini-4k-instruct", {"precision": "fp32"}, None),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", {"precision": "int8"}, "shared_embeddings"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", {"precision": "int4"}, None),
+    ],
+)
+def test_a_wide_embedding_in_floating_point_beside_codes_is_told(
+    twin_of: str,
+    options: dict[str, object],
+    remedy: str | None,
+    tmp_path: Path,
+    context: PassContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_builder, "_WIDE", 0)
+    said: list[str] = []
+    twin = architecture_of(twin_of)
+    built(make_twin(twin, twin.task, tmp_path / "source"), replace(context, say=said.append), **options)
+    told = [text for text in said if text.startswith("the embedding stays in fp32")]
+    assert len(told) == (remedy is not None)
+    assert not told or f"{remedy} makes it" in told[0]
 
 
 # One of each kind of head, rotation, window, normalisation and embedding that the builder writes differently.

@@ -22,7 +22,7 @@ from runner.models.torch_source import load_torch
 from runner.models.twin import architecture_of
 from runner.passes.declaration import PassContext
 from runner.passes.export.tiny_twin import make_twin
-from runner.passes.genai import model_builder, shared_embedding, streamed_weights
+from runner.passes.genai import lazy_weights, model_builder, shared_embedding, streamed_weights
 from runner.passes.genai.builder_options import ModelBuilderOptions
 from runner.passes.genai.quantized_source import write_for_builder
 from runner.passes.quantize import rtn
@@ -55,6 +55,7 @@ def test_the_builder_gives_up_what_it_has_written(
 ):
     monkeypatch.setattr(files, "_LINKED_FROM", 0)
     monkeypatch.setattr(sharded_weights, "_FULL", 20_000)
+    monkeypatch.setattr(lazy_weights, "_STORED_AT_ONCE", 1000)
     twin = architecture_of(model_id)
     source = make_twin(twin, twin.task, tmp_path / "source")
     rounded = apply_pass("Rtn", source, bits=4, group_size=32, lm_head=True, embeds=embeds)
@@ -253,3 +254,38 @@ def test_projections_of_quantised_weights_are_not_joined(tiny_llama: ModelHandle
     rounded = apply_pass("Rtn", tiny_llama, bits=4, group_size=32)
     with pytest.raises(InvalidRecipe, match="fuse_mlp_gate_up joins weights in floating point"):
         apply_pass("ModelBuilder", rounded, precision="int4", fuse_mlp_gate_up=True)
+
+
+def test_a_result_that_is_passed_on_links_the_floats_of_its_source(
+    tied: ModelHandle, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedding, which the next step makes codes of, is not copied; what is built is the same."""
+    monkeypatch.setattr(files, "_LINKED_FROM", 0)
+    monkeypatch.setattr(sharded_weights, "_LINKED_FROM", 10_000)
+    source = tied.folder / "model.safetensors"
+    digest = sha256_of_file(source)
+
+    def steps(passed_on: bool) -> tuple[ModelHandle, ModelHandle, ModelHandle]:
+        def is_linked(file: Path) -> bool:
+            return file.stat().st_nlink > 1
+
+        layers = apply_pass("Rtn", tied, group_size=32, outlasts=(lambda _: True) if passed_on else None)
+        outer = {"lm_head": True, "embeds": True, "bits": 8, "group_size": 32}
+        head = apply_pass("Rtn", layers, outlasts=is_linked if passed_on else None, **outer)
+        return layers, head, apply_pass("ModelBuilder", head, precision="int4")
+
+    layers, head, built = steps(passed_on=True)
+    shards = {file.name: file for file in layers.folder.glob("*.safetensors")}
+    assert [name for name, file in shards.items() if file.samefile(source)], "the source is linked for its embedding"
+    fresh = sum(file.stat().st_size for file in shards.values() if not file.samefile(source))
+    embedding = mapped_weights(tied.folder)["model.embed_tokens.weight"]
+    apart = steps(passed_on=False)
+    whole = sum(file.stat().st_size for file in apart[0].folder.glob("*.safetensors"))
+    assert whole - fresh >= embedding.numel() * embedding.element_size()
+    assert not [file for file in head.folder.glob("*.safetensors") if file.samefile(source)], "no weight of it is left"
+    assert [file for file in head.folder.glob("*.safetensors") if any(file.samefile(one) for one in shards.values())]
+    assert mapped_weights(layers.folder).keys() == mapped_weights(apart[0].folder).keys()
+    torch.testing.assert_close(load_torch(layers).state_dict(), load_torch(apart[0]).state_dict(), rtol=0, atol=0)
+    data = [sha256_of_file(one.folder / "model.onnx.data") for one in (built, apart[2])]
+    assert data[0] == data[1]
+    assert sha256_of_file(source) == digest

@@ -13,6 +13,7 @@ from runner.models.generation import import_genai
 from runner.models.quantized_checkpoint import Scheme
 from runner.passes.declaration import PassContext
 from runner.passes.genai.architectures import mended
+from runner.passes.genai.attention_kernels import attention_that_runs
 from runner.passes.genai.shared_embedding import Share
 from runner.passes.genai.streamed_weights import streamed
 
@@ -73,7 +74,7 @@ def build(
         lookup, share, hqq: see `streamed`.
 
     Raises:
-        InvalidRecipe: the builder refuses the options.
+        InvalidRecipe: the builder refuses the options, or no attention of the target takes the model's heads.
         RunFailed: it does not know the architecture, or is of a release to which HQQ is not fitted.
     """
     work = context.scratch / "builder"
@@ -90,7 +91,8 @@ def build(
         _prepare(config)
         try:
             streams = streamed(builder, context.threads, lookup, share, hqq, context.take_over)
-            with mended(builder, config), streams, _without_cupy():
+            attention = attention_that_runs(builder, context.target)
+            with mended(builder, config), streams, attention, _without_cupy():
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     import torch
 
 Done = Callable[[Sequence["torch.Tensor"]], None]  # is told which tensors were read
+Passed = Callable[["torch.Tensor", "torch.Tensor"], None]  # is told of a tensor, which is still being read, the rows that were
 
 ASKED_ROWS = 16  # that MatMulNBitsQuantizer quantises of each weight in any case; whole bytes of zero points
 _WEIGHTS_AT_ONCE = 2**20  # that a thread works on
+_STORED_AT_ONCE = 2**24  # elements that are written before their rows are given up
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def stored_tensor(below: Below, dtype: ir.DataType | None, name: str, done: Done) -> ir.LazyTensor:
-    """Returns tensors below one another, in a type or as they are, read when they are written."""
+def stored_tensor(below: Below, dtype: ir.DataType | None, name: str, passed: Passed, done: Done) -> ir.LazyTensor:
+    """Returns tensors below one another, in a type or as they are, read some rows at a time when they are written."""
     import onnx_ir as ir
     from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype, to_torch_dtype
 
@@ -180,7 +182,9 @@ def stored_tensor(below: Below, dtype: ir.DataType | None, name: str, done: Done
     class Streamed(ir.LazyTensor):  # type: ignore[misc]
         def tofile(self, file: Any) -> None:
             for part in below.parts:
-                TorchTensor(part.to(stored)).tofile(file)
+                for rows in part.split(max(1, _STORED_AT_ONCE * len(part) // part.numel())) if part.numel() else ():
+                    TorchTensor(rows.to(stored)).tofile(file)
+                    passed(part, rows)
             done(below.parts)
 
     def whole() -> ir.TensorProtocol:

@@ -24,6 +24,7 @@ from runner.passes.genai.quantized_source import write_for_builder
 from runner.passes.genai.shared_embedding import Share, share_codes, share_head, share_in, share_nearest
 
 _HEAD_NODE = "/lm_head/MatMul"
+_WIDE = 50_000_000  # weights of an embedding that are worth a word
 
 
 def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContext) -> ModelHandle:
@@ -70,6 +71,7 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
         context.say("the embedding reads the rows of the quantised head")
     share = _sharing(checkpoint, head_read)
     lookup = _lookup_scheme(options.embedding_bits, chosen) if options.embedding_bits and not share else None
+    _tell_of_wide_embedding(model, options, chosen, checkpoint, bool(share or lookup), context)
     context.say(f"building an {options.precision} graph for {context.target.provider}")
     build(source, precision, chosen, context, lookup, share, hqq)
     gc.collect()  # the builder's graph and weights refer to one another
@@ -83,6 +85,31 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     name_tokenizer(context.output / "tokenizer_config.json")
     config = finish_config(context.output / "genai_config.json", options.search or {})
     return _handle(model, context.output, file, options.precision, config)
+
+
+def _tell_of_wide_embedding(
+    model: ModelHandle,
+    options: ModelBuilderOptions,
+    chosen: Mapping[str, Any],
+    checkpoint: Checkpoint | None,
+    reads_codes: bool,
+    context: PassContext,
+) -> None:
+    """Says what an embedding takes that stays in floating point beside quantised weights, and what would make it smaller."""
+    in_codes = options.precision in QUANTISED and not options.metadata_only
+    if reads_codes or not in_codes or context.target.name != "cpu" or chosen.get("exclude_embeds"):
+        return
+    config = _config_of(model)
+    weights = int(config.get("vocab_size") or 0) * int(config.get("hidden_size") or 0)
+    tied = bool(checkpoint.shared if checkpoint else config.get("tie_word_embeddings"))
+    may_share = tied and not checkpoint and chosen.get("shared_embeddings") is not False
+    if weights < _WIDE or (may_share and options.precision == "int4"):
+        return
+    remedy = "Rtn with embeds" if checkpoint else "shared_embeddings" if may_share else "embedding_bits: 8"
+    context.say(
+        f"the embedding stays in fp32, {4 * weights / 1e6:.0f} MB, which may be more than the source has for it; "
+        f"{remedy} makes it {weights * 1.125 / 1e6:.0f} MB"
+    )
 
 
 def _lookup_scheme(bits: int, chosen: Mapping[str, Any]) -> Scheme:

@@ -79,13 +79,12 @@ def streamed(
     Raises:
         RunFailed: the values of HQQ are asked for and nothing is streamed.
     """
-    releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
-    if not all(release.startswith(SERVED) for release in releases):
+    if unknown := unknown_releases():
         if by_hqq:
-            raise _hqq_not_served(f"onnxruntime-genai {', '.join(releases)}")
+            raise _hqq_not_served(f"onnxruntime-genai {', '.join(unknown)}")
         yield
         return
-    model = _base_of_models(builder)
+    model = base_of_models(builder)
     line = Line(threads)
     stream = _Stream(line, lookup, share, by_hqq, take_over)
     replaced = {
@@ -106,7 +105,13 @@ def streamed(
             setattr(model, name, function)
 
 
-def _base_of_models(builder: Any) -> Any:
+def unknown_releases() -> list[str]:
+    """Returns the installed releases of onnxruntime-genai whose builder is another one than this was written for."""
+    releases = [release for wheel, release in installed_wheels().items() if "genai" in wheel]
+    return [release for release in releases if not release.startswith(SERVED)]
+
+
+def base_of_models(builder: Any) -> Any:
     """Returns the class that all of the builder's decoders derive from."""
     return next(one for one in builder.LlamaModel.__mro__ if one.__name__ == "Model")
 
@@ -145,7 +150,7 @@ class _Stream:
         as_it_lies = type(tensor) is torch.Tensor and not raw and (to is None or tensor.ndim == 1)
         if as_it_lies or isinstance(tensor, Below):
             below = tensor if isinstance(tensor, Below) else Below((tensor.detach(),))
-            self._register(made, below.parts, stored_tensor(below, to, name, self._done))
+            self._register(made, below.parts, stored_tensor(below, to, name, self._passed, self._done))
             return
         if isinstance(tensor, Columns):
             rows = tensor.rows
@@ -171,6 +176,11 @@ class _Stream:
             self.users[one.data_ptr()] -= 1
             if self.spent and self.users[one.data_ptr()] == 0:
                 spend(one, self.spent)
+
+    def _passed(self, whole: torch.Tensor, rows: torch.Tensor) -> None:
+        """Gives back the disk space of rows of a tensor that nothing else is to read."""
+        if self.spent and self.users[whole.data_ptr()] == 1 and rows.numel() < whole.numel():
+            spend(rows, self.spent)
 
     def make_packed_matmul(self, made: Any, q: Any, k: Any, v: Any, **_: Any) -> _Packed:
         """Puts the projections of queries, keys and values below one another without a copy of them."""
@@ -205,7 +215,7 @@ class _Stream:
             if name.startswith(f"{EMBEDDING}.") and not isinstance(value.const_value, ir.LazyTensor):
                 codes = torch.from_numpy(value.const_value.numpy())
                 self.users[codes.data_ptr()] += 1
-                value.const_value = stored_tensor(Below((codes,)), None, name, self._done)
+                value.const_value = stored_tensor(Below((codes,)), None, name, self._passed, self._done)
 
     def _in_nbits(self, made: Any) -> Any:
         """Puts MatMulNBits into the graph, and returns it; the builder's own way for what is not served here."""

@@ -18,14 +18,14 @@ from pydantic import Field, model_validator
 from runner.errors import InvalidRecipe, Problem, RunFailed
 from runner.models.handle import ModelHandle
 from runner.models.mapped_weights import in_fp32
-from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme, quantization_of
+from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme, quantization_of, write_weights
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.hidden_states import folder_for_states
-from runner.passes.layer_walk import LayerAt, input_hessians, walk_layers
+from runner.passes.layer_walk import LayerAt, input_hessians, run_behind, walk_layers
 from runner.passes.quantize.channel_scaling import Call, Channels, find_channels
 from runner.passes.quantize.grid import Parts, fit_grid, nearest_codes, over_rows
-from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject
+from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject, with_head
 from runner.recipe.config import DataConfig
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class AwqOptions(WeightOnlyOptions):
 def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> ModelHandle:
     import torch
 
-    from runner.models.torch_source import load_to_run, load_torch
+    from runner.models.torch_source import load_mapped, load_torch
     from runner.passes.finetune.whole_model import write_whole
 
     if options.export_compatible and quantization_of(model.folder):
@@ -78,36 +78,52 @@ def _apply(model: ModelHandle, options: AwqOptions, context: PassContext) -> Mod
             Problem("already-quantized", "export_compatible scales floating-point weights alone", remedy="put Awq first")
         )
     torch.set_num_threads(context.threads)
-    whole = options.export_compatible or options.lm_head  # the scaled model is written, or runs once more
-    subject = open_subject(model, options, context.output, load_torch if whole else load_to_run)
+    mapped = None if quantization_of(model.folder) else load_mapped(with_head(model))
+    subject = open_subject(model, options, context.output, lambda one: mapped or load_torch(one))
+    head_too = options.lm_head and not options.export_compatible and HEAD not in subject.matrices
     with torch.inference_mode():
         batches = calibration_windows(subject.module, options.data_config, context)
         context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")
         for layer in walk_layers(subject.module, batches, folder_for_states(subject.module, batches, context)):
-            _treat_layer(subject, layer, options)
+            _treat_layer(subject, layer, options, mapped is not None)
             context.progress(layer.at + 1, layer.count)
+        if options.export_compatible and mapped is not None:
+            left = {name: one for name, one in mapped.state_dict().items() if name not in subject.shards.names}
+            write_weights(left, {}, model.folder, context.output, subject.shards)
+            return replace(model, folder=context.output)
         if options.export_compatible:
             write_whole(subject.module, model.folder, context.output)
             return replace(model, folder=context.output)
-        if options.lm_head and HEAD not in subject.matrices:
-            _quantize_head(subject, batches, options)
-    return leave(subject, context.output)
+        if head_too:
+            _quantize_head(subject, layer, batches, options)
+    return leave(subject, context)
 
 
-def _treat_layer(subject: Subject, layer: LayerAt, options: AwqOptions) -> None:
+def _treat_layer(subject: Subject, layer: LayerAt, options: AwqOptions, mapped: bool) -> None:
     """Scales the channels of a decoder layer, then quantises its linear layers.
 
-    The layer keeps its weights in floating point, so that the layers behind it are fitted to the model's own activations.
+    The layer keeps its weights in floating point, so that the layers behind it are fitted to the model's own activations. A
+    mapped one gets its unscaled ones back behind that: what is scaled has become codes, or is written.
     """
+    stored = {name: one.dtype for name, one in layer.layer.state_dict(prefix=f"{layer.name}.").items()}
     linears = {
         name: module
         for name, module in subject.linears().items()
         if name.startswith(f"{layer.name}.") and not any(one in name for one in options.modules_to_not_convert)
     }
     schemes = {name: subject.scheme(name, options) for name in linears}
-    with in_fp32(layer.layer, set(linears.values()).__contains__):
+    in_codes = set(linears.values())
+
+    def done_with(module: torch.nn.Module, parameter: str) -> bool:
+        return options.export_compatible or (parameter == "weight" and module in in_codes)
+
+    with in_fp32(layer.layer, done_with):
         _scale_and_round(subject, layer, linears, schemes, options)
         layer.outputs.extend(layer.run(states) for states in layer.inputs)
+        if options.export_compatible and mapped:
+            subject.shards.put(
+                {name: one.to(stored[name]) for name, one in layer.layer.state_dict(prefix=f"{layer.name}.").items()}
+            )
 
 
 def _scale_and_round(
@@ -240,9 +256,14 @@ def _round_by_inputs(weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme
     return QuantizedMatrix.of_codes(scheme, codes, scales, zeros.byte())
 
 
-def _quantize_head(subject: Subject, batches: Sequence[torch.Tensor], options: AwqOptions) -> None:
+def _quantize_head(subject: Subject, last: LayerAt, batches: Sequence[torch.Tensor], options: AwqOptions) -> None:
+    """Quantises the head by what the last layer gives it; the layers before may have unscaled weights again."""
     head: Any = subject.module.get_submodule(HEAD)
-    ((_, hessian),) = input_hessians({HEAD: head}, lambda ids: subject.module(ids, use_cache=False), batches)
+
+    def run(at: int) -> Any:
+        return run_behind(subject.module, last, last.outputs[at], batches[at])
+
+    ((_, hessian),) = input_hessians({HEAD: head}, run, range(len(batches)))
     subject.shared = False
     subject.keep(HEAD, _round_by_inputs(head.weight, hessian, subject.scheme(HEAD, options)))
 
@@ -256,5 +277,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
     data_options=("data_config",),
-    version=3,
+    version=4,
 )

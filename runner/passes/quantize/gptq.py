@@ -69,7 +69,7 @@ def _apply(model: ModelHandle, options: GptqOptions, context: PassContext) -> Mo
         for done, total, hessians in _hessians(subject, batches, options, folder):
             _quantize(subject, hessians, options)
             context.progress(done, total)
-    return leave(subject, context.output)
+    return leave(subject, context)
 
 
 # --- Hessians --------------------------------------------------------------------------------------------------------

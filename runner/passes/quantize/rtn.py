@@ -37,7 +37,7 @@ def _apply(model: ModelHandle, options: RtnOptions, context: PassContext) -> Mod
         subject.keep(name, round_to_nearest(weight, scheme))
         give_back(weight)
     spend_quantised(subject, names, context.take_over())
-    return leave(subject, context.output)
+    return leave(subject, context)
 
 
 def _outer(subject: Subject, options: RtnOptions) -> list[str]:

@@ -195,7 +195,7 @@ def _low_head(module: Any, schemes: Mapping[str, Rivals], falls: dict[str, float
 
 def _log_probabilities(module: Any, way: Sequence[LayerAt], states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Returns [tokens, vocabulary], what the model makes of the hidden states behind its last layer."""
-    logits: torch.Tensor = run_behind(module, way, states, ids).logits[0]
+    logits: torch.Tensor = run_behind(module, way[-1], states, ids).logits[0]
     return logits.log_softmax(-1)
 
 

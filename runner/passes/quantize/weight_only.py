@@ -27,8 +27,9 @@ from runner.models.quantized_checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from runner.models.sharded_weights import ShardedWeights
+from runner.models.sharded_weights import ShardedWeights, mapped_weights
 from runner.models.spent_files import Inode, spend
+from runner.passes.declaration import PassContext
 from runner.recipe.config import Model
 from runner.recipe.options import PassOptions
 
@@ -40,6 +41,7 @@ GroupSize = Literal[-1, 16, 32, 64, 128, 256]
 MIXED_PRECISION = "mixed_precision_info"  # the attribute that SelectiveMixedPrecision leaves
 _GROUP_SIZES = (256, 128, 64, 32, 16)
 _PATTERN = "re:"
+_COMPARED = 1024  # rows at a time
 _IN_SCHEME = {"sym": "symmetric"}  # an option's name -> the field of a scheme
 
 
@@ -268,14 +270,27 @@ def decoder_layers(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
     )
 
 
-def leave(subject: Subject, folder: Path) -> ModelHandle:
-    """Writes what the subject has become into `folder` and returns its handle."""
-    floats = _floats(subject)
-    unchanged = [name for name, one in subject.before.items() if name not in floats or same_place(floats[name], one)]
+def leave(subject: Subject, context: PassContext) -> ModelHandle:
+    """Writes what the subject has become into the output folder and returns its handle."""
+    folder, source, floats = context.output, subject.model.folder, _floats(subject)
+    before = mapped_weights(source) if context.outlasts and not subject.before else subject.before
+    unchanged = [name for name, one in before.items() if name not in floats or _same_values(floats[name], one)]
     checkpoint = Checkpoint(subject.default, subject.matrices, floats, subject.shared)
-    write_checkpoint(checkpoint, subject.model.folder, folder, subject.shards, unchanged)
+    write_checkpoint(checkpoint, source, folder, subject.shards, unchanged, context.outlasts)
     carry_adapter(subject.model, folder)
     return replace(subject.model, folder=folder)
+
+
+def _same_values(one: torch.Tensor, stored: torch.Tensor) -> bool:
+    """Says whether a weight is the stored one, or that in a wider type."""
+    import torch
+
+    if same_place(one, stored):
+        return True
+    if one.shape != stored.shape or not one.is_floating_point() or stored.element_size() > one.element_size():
+        return False
+    pairs = zip(one.split(_COMPARED), stored.split(_COMPARED), strict=True) if one.ndim else [(one, stored)]
+    return all(torch.equal(part, other.to(part.dtype)) for part, other in pairs)
 
 
 def _floats(subject: Subject) -> dict[str, torch.Tensor]:

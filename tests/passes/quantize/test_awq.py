@@ -14,6 +14,7 @@ from runner.evaluation.parity import Parity
 from runner.models import torch_source
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
+from runner.models.sharded_weights import mapped_weights
 from runner.models.torch_source import load_torch
 from runner.models.twin import architecture_of
 from runner.passes.export.tiny_twin import make_twin
@@ -125,13 +126,14 @@ def test_a_model_without_decoder_layers_is_refused(tiny_masked_bert: ModelHandle
         apply_pass("Awq", tiny_masked_bert, data=text(30), data_config="text", group_size=32)
 
 
+@pytest.mark.parametrize("lm_head", [False, True])
 def test_a_large_model_in_half_precision_is_quantised_as_in_fp32(
-    uneven_llama: ModelHandle, apply_pass: ApplyPass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lm_head: bool, uneven_llama: ModelHandle, apply_pass: ApplyPass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(uneven_llama.folder, tmp_path / "half")
     load_torch(uneven_llama).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     half = replace(uneven_llama, folder=tmp_path / "half")
-    options = {"data": text(30), "data_config": "text", "bits": 4, "group_size": 32}
+    options = {"data": text(30), "data_config": "text", "bits": 4, "group_size": 32, "lm_head": lm_head}
     copied = read_checkpoint(apply_pass("Awq", half, **options).folder)
     monkeypatch.setattr(torch_source, "LARGE", 0)
     in_place = read_checkpoint(apply_pass("Awq", half, **options).folder)
@@ -142,3 +144,47 @@ def test_a_large_model_in_half_precision_is_quantised_as_in_fp32(
         torch.testing.assert_close(one.float(), copied.floats[name].float(), rtol=1e-4, atol=1e-5)
     assert in_place.floats["model.embed_tokens.weight"].dtype == torch.bfloat16
     assert in_place.floats["model.layers.1.input_layernorm.weight"].dtype == torch.float32  # scaled
+
+
+def halved(model_id: str, folder: Path) -> ModelHandle:
+    """Returns a model in bf16 whose biases are not zero."""
+    source = twin_of(model_id, folder)
+    module = load_torch(source)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if name.endswith("bias"):
+                weight.copy_(torch.randn(weight.shape, generator=random))
+    module.to(torch.bfloat16).save_pretrained(folder)
+    return source
+
+
+def test_biases_of_a_large_model_are_scaled_with_their_channels(
+    apply_pass: ApplyPass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = halved("Qwen/Qwen2.5-0.5B-Instruct", tmp_path / "half")
+    options = {"data": text(), "data_config": "text", "bits": 8, "group_size": 32}
+    copied = apply_pass("Awq", half, **options)
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    in_place = apply_pass("Awq", half, **options)
+    one, other = (read_checkpoint(made.folder).floats for made in (in_place, copied))
+    biases = [name for name in other if name.endswith("bias")]
+    assert biases
+    for name in biases:
+        torch.testing.assert_close(one[name].float(), other[name].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_model_is_scaled_as_in_fp32_and_written_in_its_own_type(
+    apply_pass: ApplyPass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = halved("Qwen/Qwen2.5-0.5B-Instruct", tmp_path / "half")
+    options = {"data": text(), "data_config": "text", "group_size": 32, "export_compatible": True}
+    copied = apply_pass("Awq", half, **options)
+    monkeypatch.setattr(torch_source, "LARGE", 0)
+    in_place = apply_pass("Awq", half, **options)
+    one, other = (mapped_weights(made.folder) for made in (in_place, copied))
+    assert one.keys() == other.keys()
+    assert {weight.dtype for weight in one.values()} == {torch.bfloat16}
+    for name, weight in one.items():
+        torch.testing.assert_close(weight.float(), other[name].float(), rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(logits(in_place), logits(copied), rtol=0.02, atol=0.02)
