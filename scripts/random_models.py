@@ -67,6 +67,8 @@ def write_random_model(model_id: str, task: str, folder: Path, layers: int | Non
     ids = {}
     if tokenizer is not None:
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+        if twin.model_type == "whisper":  # whose batches of answers are padded
+            ids["pad_token_id"] = tokenizer.eos_token_id
     config = transformers.AutoConfig.for_model(twin.model_type, **_facts(twin.facts, ids, layers))
     generates = task.startswith("text-generation")
     torch.manual_seed(SEED)
@@ -116,15 +118,23 @@ def write_random_pipeline(variant: Variant, edge: int, folder: Path, *, small: b
     (folder / "config.json").write_text(json.dumps({RANDOM_WEIGHTS: True}), encoding="utf-8")
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a whole number from 1 on")
+    return int(text)
+
+
 def main() -> None:
     """Writes one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="the recipe whose model it stands in for, as `recipe ls` lists it")
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--layers", type=int, help="so many layers instead of the model's own number, where it has one; few ones of a pipeline"
+        "--layers", type=_count, help="so many layers instead of the model's own number, where it has one; few ones of a pipeline"
     )
     asked = parser.parse_args()
+    if asked.folder.is_dir() and any(asked.folder.iterdir()):
+        sys.exit(f"{asked.folder} is not empty; name another folder, or delete this one")
     if asked.recipe in PIPELINES:
         write_random_pipeline(*PIPELINES[asked.recipe], asked.folder, small=asked.layers is not None)
     else:

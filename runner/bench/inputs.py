@@ -43,7 +43,16 @@ from runner.evaluation.perplexity import token_windows
 from runner.evaluation.probe_drawing import PROMPTS
 from runner.evaluation.subject import failure
 from runner.models.handle import ModelHandle
-from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, longest_text, made_up, model_inputs, pools_first_token, source_inputs
+from runner.models.inputs import (
+    IMAGE_TASKS,
+    TEXT_TASKS,
+    longest_text,
+    made_up,
+    model_inputs,
+    pools_first_token,
+    sequence_length,
+    source_inputs,
+)
 from runner.models.sound_windows import SAMPLE_RATE
 from runner.models.torch_source import load_tokenizer
 from runner.recipe.config import DataComponent, DataConfig
@@ -248,7 +257,7 @@ def _made_up(request: Request, why: str) -> Inputs:
     output, folder = request.output, request.source.folder
     inputs = model_inputs(output if output.kind == "onnx" else request.source)
     axes = {str(one.shape[0]) for one in inputs if one.shape and isinstance(one.shape[0], str)}
-    text = {"sequence": TEXT_TOKENS}
+    text = {"sequence": sequence_length(folder, TEXT_TOKENS)}
     single = made_up(inputs, folder, text)
     batch = made_up(inputs, folder, {**text, **dict.fromkeys(axes, BATCH)})
     return Inputs(

@@ -29,7 +29,7 @@ from runner.errors import (
 from runner.evaluation.subject_process import start_python
 
 _POLL_SECONDS = 0.25
-_GIVEN_UP = "the next run makes those steps again whose files --no-artifacts has given up"
+_GIVEN_UP = "what steps have left until now and --no-artifacts has given up is made again by the next run"
 
 
 @dataclass(frozen=True)

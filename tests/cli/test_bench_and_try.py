@@ -222,3 +222,11 @@ def test_an_image_is_classified_and_what_is_none_is_refused(tiny_resnet, finishe
     assert "not a readable image" in capsys.readouterr().err
     assert run_command(["try", folder, str(tmp_path / "nowhere.png")]) == 1
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_texts_that_are_made_up_are_no_longer_than_the_model_takes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    output = tmp_path / "clip"
+    asked = ["bench", "clip-vit-base-patch32", "--smoke", "--rounds", "1", "--catalog", str(ROOT / "recipes")]
+    assert run_command([*asked, "--output-dir", str(output)]) == 0
+    assert {row.name for row in read_results(output / "results.json").rows} >= {"latency", "throughput", "cosine"}
