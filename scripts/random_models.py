@@ -130,7 +130,9 @@ def main() -> None:
     parser.add_argument("recipe", help="the recipe whose model it stands in for, as `recipe ls` lists it")
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--layers", type=_count, help="so many layers instead of the model's own number, where it has one; few ones of a pipeline"
+        "--layers",
+        type=_count,
+        help="so many layers instead of the model's own number, where it has one; few ones of a pipeline",
     )
     asked = parser.parse_args()
     if asked.folder.is_dir() and any(asked.folder.iterdir()):
