@@ -179,12 +179,6 @@ def _print_comparison(comparisons: Sequence[Comparison]) -> None:
 
 
 def _facts(finding: Finding) -> dict[str, Any]:
-    problem = finding.problem
-    return {
-        "severity": finding.severity,
-        "rule": problem.rule,
-        "cause": problem.cause,
-        "file": problem.place.file if problem.place else None,
-        "line": problem.place.line if problem.place else None,
-        "fix": problem.remedy,
-    }
+    told = finding.problem.to_json()
+    fix = told.pop("remedy")
+    return {"severity": finding.severity, **told, "fix": fix}
