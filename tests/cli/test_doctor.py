@@ -258,7 +258,10 @@ def test_doctor_does_not_send_people_to_doctor(as_json: Callable[..., Any]) -> N
 
 
 @pytest.mark.skipif(device_missing(TARGETS["directml"]) is None, reason="DirectML is here")
-def test_doctor_of_a_recipe_tells_of_each_variant(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_of_a_recipe_tells_of_each_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))  # steps that are made already need nothing
     assert run_command(["doctor", "all-minilm-l6-v2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     by_name = {one["name"].partition("/")[2]: one for one in told["variants"]}
