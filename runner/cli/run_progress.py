@@ -162,7 +162,7 @@ def show_plan(plan: Plan, max_memory: int | None, as_json: bool) -> None:
         return
     console = Console()
     console.print(f"[bold]{plan.request.name}[/] on {plan.target.name}, {plan.threads} threads", highlight=False)
-    console.print(f"from {plan.source.told}", highlight=False)
+    console.print(f"from {plan.source.told}", highlight=False, soft_wrap=True)
     console.print(_steps_table(plan, needs))
     if needs is not None:
         console.print(f"needs {needs_text(needs)}", highlight=False, soft_wrap=True)
@@ -233,7 +233,9 @@ def show_outcome(outcome: Outcome) -> None:
     plan = outcome.plan
     console = Console()
     console.print(
-        f"[bold]{plan.request.name}[/] on {plan.target.name}, from {outcome.receipt['model']['from']}", highlight=False
+        f"[bold]{plan.request.name}[/] on {plan.target.name}, from {outcome.receipt['model']['from']}",
+        highlight=False,
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("step", header_style="dim")

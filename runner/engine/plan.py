@@ -200,8 +200,9 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     target = target_of(config.system(config.target), _place(request, "target"))
     genai = makes_genai(config)
     target_missing = what_is_missing(target, genai=genai)
+    checked_there = what_is_missing(target) is None  # where its device and runtime are, a smoke run's check runs there as well
     if access.fetch:
-        require(TARGETS["cpu"] if request.smoke else target, genai=genai)
+        require(target if checked_there or not request.smoke else TARGETS["cpu"], genai=genai)
     _check_steps(request, target)
     with missing.noted():
         _check_trust(request)
@@ -226,7 +227,9 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         output=_output(request),
         places=places,
         threads=session_threads(request.threads),
-        notes=tuple(dict.fromkeys((*_notes(request, target, target_missing), *source.notes, *missing.notes))),
+        notes=tuple(
+            dict.fromkeys((*_notes(request, target, target_missing, checked_there), *source.notes, *missing.notes))
+        ),
         lacks=tuple(dict.fromkeys(missing.problems)),
     )
 
@@ -269,11 +272,11 @@ def _place(request: Request, *path: str | int) -> Place | None:
     return request.loaded.tree.deepest(path).origin.place
 
 
-def _notes(request: Request, target: Target, target_missing: tuple[str, str] | None) -> tuple[str, ...]:
+def _notes(request: Request, target: Target, target_missing: tuple[str, str] | None, checked_there: bool) -> tuple[str, ...]:
     notes = list(request.loaded.notes)
     config = request.config
     if target_missing:
-        built = request.smoke and target.name != "cpu"
+        built = request.smoke and target.name != "cpu" and not checked_there
         done = "the model is built for it and checked on the CPU" if built else "a run stops there"
         notes.append(f"{target.provider}: {target_missing[0]}; {done}")
     for role in ("host", "target"):

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -379,7 +379,13 @@ def mismatched_genai(installed: Mapping[str, str]) -> tuple[str, Target] | None:
     return there[0], runtimes[0]
 
 
-def best_target(names: Collection[str] | None = None, named: str = "", *, only_plan: bool = False) -> tuple[Target, str]:
+def best_target(
+    names: Collection[str] | None = None,
+    named: str = "",
+    *,
+    genai: Callable[[Target], bool] = lambda _: False,
+    only_plan: bool = False,
+) -> tuple[Target, str]:
     """Returns the fastest target that can be used here, and why it is that one: CUDA, else DirectML, else the CPU.
 
     Args:
@@ -404,3 +410,6 @@ def best_target(names: Collection[str] | None = None, named: str = "", *, only_p
     if only_plan and planned:
         return planned, f"none can be used here, planned for {planned.name}; {'; '.join(passed_over)}"
     raise TargetUnavailable("--target auto", "; ".join(passed_over), "'recipe doctor' tells what mends it")
+        genai: whether onnxruntime-genai is to run on a target; asked of those only whose device and runtime are here.
+        if missing is None and genai(TARGETS[name]):
+            missing = what_is_missing(TARGETS[name], genai=True)
