@@ -41,6 +41,7 @@ from runner.targets.target import TARGETS, Target, require, session_threads, tar
 
 SOURCE_STEP = "source"
 EVALUATION_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
+_KINDS = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         evaluated=evaluation is not None and not request.no_cache and store.get(evaluation) is not None,
         structure=structure,
         structured=structure is not None and not request.no_cache and store.get(structure) is not None,
-        output=_output(request),
+        output=output_of(request),
         places=places,
         threads=session_threads(request.threads),
         notes=tuple(
@@ -265,6 +266,12 @@ def _source(request: Request, access: Access, missing: _Missing) -> Source:
             source = locate(config.input_model, sources, folder, access)
         except ModelUnavailable as error:
             raise error.at(_place(request, "input_model", key)) from None
+def kind_made(config: RunConfig) -> str:
+    """Returns the kind of model that a run leaves, see `ModelHandle`."""
+    given = (table.get(step.type).gives for step in reversed(config.passes.values()))
+    return next(filter(None, given), _KINDS[config.input_model.type])
+
+
     return source
 
 
@@ -295,9 +302,7 @@ def _notes(request: Request, target: Target, target_missing: tuple[str, str] | N
 def _check_steps(request: Request, target: Target) -> None:
     """Every pass must serve the target, and take what the one before gives."""
     problems: list[Problem] = []
-    kind = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}[
-        request.config.input_model.type
-    ]
+    kind: str = _KINDS[request.config.input_model.type]
     for name, step in request.config.passes.items():
         pass_ = table.get(step.type)
         place = _place(request, "passes", name)
@@ -479,7 +484,7 @@ def _structure_fingerprint(steps: tuple[Step, ...], target: Target) -> str | Non
     )
 
 
-def _output(request: Request) -> Path:
+def output_of(request: Request) -> Path:
     """Returns where the result goes. A smoke run never takes the place of a real model."""
     if request.output_dir is not None:
         return request.output_dir.expanduser().absolute()
