@@ -394,6 +394,6 @@ def _execute(request: Request, limits: Limits, say: Say) -> Outcome:
     with of_request(request) as ahead:
         plan = plan_run(request, say, max_memory=limits.memory, ahead=ahead)
         for step in plan.steps:
-            if step.cached:
-                say(f"{step.name}: cached")
+            if step.state != "to do":
+                say(f"{step.name}: {step.state}")
         return execute(plan, listen, limits, ahead)

@@ -36,12 +36,13 @@ from runner.passes.each_component import Differing, options_of_component, unmatc
 from runner.recipe.config import DataConfig, RunConfig
 from runner.recipe.info import Info
 from runner.recipe.load import LoadedConfig
+from runner.recipe.quantities import short_size
 from runner.targets.operator_kernels import table_digest
 from runner.targets.target import TARGETS, Target, require, session_threads, target_of, what_is_missing
 
 SOURCE_STEP = "source"
-EVALUATION_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
 _KINDS = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}
+EVALUATION_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Step:
         fingerprint: key in the store; None while the source has not been fetched.
         ingredients: what the fingerprint was made of.
         cached: whether the store holds the result.
+        needed: whether a run has to have the result; not where a later step's result is stored.
     """
 
     name: str
@@ -107,6 +109,12 @@ class Step:
     fingerprint: str | None
     ingredients: dict[str, Any]
     cached: bool
+    needed: bool = True
+
+    @property
+    def state(self) -> str:
+        """Returns in a word or two what a run does about it."""
+        return "cached" if self.cached else "to do" if self.needed else "not needed"
 
     @property
     def components(self) -> Differing:
@@ -229,7 +237,14 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         places=places,
         threads=session_threads(request.threads),
         notes=tuple(
-            dict.fromkeys((*_notes(request, target, target_missing, checked_there), *source.notes, *missing.notes))
+            dict.fromkeys(
+                (
+                    *_notes(request, target, target_missing, checked_there),
+                    *source.notes,
+                    *missing.notes,
+                    *_kept_from_before(request, steps, store),
+                )
+            )
         ),
         lacks=tuple(dict.fromkeys(missing.problems)),
     )
@@ -251,6 +266,12 @@ def makes_genai(config: RunConfig) -> bool:
     return any(table.get(step.type).gives == "genai" for step in config.passes.values())
 
 
+def kind_made(config: RunConfig) -> str:
+    """Returns the kind of model that a run leaves, see `ModelHandle`."""
+    given = (table.get(step.type).gives for step in reversed(config.passes.values()))
+    return next(filter(None, given), _KINDS[config.input_model.type])
+
+
 def _source(request: Request, access: Access, missing: _Missing) -> Source:
     """Returns the model that the run starts from: under --smoke a tiny one in its place."""
     config, folder = request.config, request.loaded.folder
@@ -266,12 +287,6 @@ def _source(request: Request, access: Access, missing: _Missing) -> Source:
             source = locate(config.input_model, sources, folder, access)
         except ModelUnavailable as error:
             raise error.at(_place(request, "input_model", key)) from None
-def kind_made(config: RunConfig) -> str:
-    """Returns the kind of model that a run leaves, see `ModelHandle`."""
-    given = (table.get(step.type).gives for step in reversed(config.passes.values()))
-    return next(filter(None, given), _KINDS[config.input_model.type])
-
-
     return source
 
 
@@ -405,10 +420,25 @@ def _steps(
         key = fingerprint(ingredients) if digest and data is not None else None
         steps.append(Step(name, pass_.name, options, key, ingredients, cached=False))
         digest = key
+    cached = [bool(step.fingerprint and not request.no_cache and store.get(step.fingerprint)) for step in steps]
+    first = next((at + 1 for at in reversed(range(len(steps))) if cached[at]), 0)  # to be made; the source is compared with
     return tuple(
-        replace(step, cached=step.fingerprint is not None and not request.no_cache and store.get(step.fingerprint) is not None)
-        for step in steps
+        replace(step, cached=cached[at], needed=at >= first or (step.name == SOURCE_STEP and first < len(steps)))
+        for at, step in enumerate(steps)
     )
+
+
+def _kept_from_before(request: Request, steps: tuple[Step, ...], store: Store) -> tuple[str, ...]:
+    """Says which results stay in the store although nothing but the finished model is to be kept."""
+    if not request.no_artifacts:
+        return ()
+    own = [step for step in steps[:-1] if step.cached and step.pass_name not in table.SOURCE_MODULES]
+    found = {step.name: entry for step in own if (entry := store.told(step.fingerprint or ""))}
+    if not found:
+        return ()
+    size = short_size(sum(entry.size for entry in found.values()))
+    told = f"what {', '.join(found)} left ({size}) was made by an earlier run, and stays in the store for others"
+    return (f"--no-artifacts: {told}; 'recipe cache gc' takes out what is old",)
 
 
 def _data_digests(request: Request, pass_: Pass, options: Mapping[str, Any], memo: DigestMemo) -> dict[str, str]:

@@ -43,6 +43,7 @@ class Outcome:
         source: the model that everything is compared with (a transformers folder, where there is one).
         log: the worker's log; None when no worker was needed.
         written: whether the output folder was filled; False where it held exactly this already.
+        made: names of the steps that this run made itself.
         seconds: wall time of the whole run.
     """
 
@@ -52,6 +53,7 @@ class Outcome:
     source: ModelHandle
     log: Path | None
     written: bool
+    made: frozenset[str]
     seconds: float
 
 
@@ -114,8 +116,15 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
     with DigestMemo(plan.places.digests) as memo, ExitStack() as reads:
         store = Store(plan.places, memo)
         log = None
+        made: set[str] = set()
+
+        def follow(event: Event) -> None:
+            if event.kind == "step-started":
+                made.add(event.step)
+            listen(event)
+
         if not plan.complete:
-            log = _work(plan, listen, limits or Limits(), store, ahead)
+            log = _work(plan, follow, limits or Limits(), store, ahead)
             memo.forget()  # the worker has learned more
         reads.enter_context(store.reading(plan.steps[-1].fingerprint or ""))
         entry = _last(plan, store)
@@ -132,7 +141,7 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
         source = _source(plan, store)
     if result["missed"]:
         raise GateMissed(*(Problem("goal-missed", text, Place(str(plan.request.loaded.files[0]))) for text in result["missed"]))
-    return Outcome(plan, model, receipt, source, log, written, time.perf_counter() - started)
+    return Outcome(plan, model, receipt, source, log, written, frozenset(made), time.perf_counter() - started)
 
 
 def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: Store, ahead: Ahead | None) -> Path:
