@@ -102,7 +102,7 @@ class Progress:
         """Shows the plan's steps as the bar's length, and its notes."""
         for note in plan.notes:
             self._console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
-        done = sum(step.cached for step in plan.steps)
+        done = sum(step.state != "to do" for step in plan.steps)
         self._bars.update(self._task, total=len(plan.steps) + (plan.evaluation is not None), completed=done)
 
     def listen(self, event: Event) -> None:
@@ -162,7 +162,7 @@ def show_plan(plan: Plan, max_memory: int | None, as_json: bool) -> None:
         return
     console = Console()
     console.print(f"[bold]{plan.request.name}[/] on {plan.target.name}, {plan.threads} threads", highlight=False)
-    console.print(f"from {plan.source.told}", highlight=False)
+    console.print(f"from {plan.source.told}", highlight=False, soft_wrap=True)
     console.print(_steps_table(plan, needs))
     if needs is not None:
         console.print(f"needs {needs_text(needs)}", highlight=False, soft_wrap=True)
@@ -193,6 +193,7 @@ def _print_plan_json(plan: Plan, needs: Needs | None, refused: Sequence[Problem]
             {
                 "step": step.name,
                 "pass": step.pass_name,
+                "state": step.state,
                 "cached": step.cached,
                 "fingerprint": step.fingerprint,
                 **({"components": {part.name: part.state for part in one.components}} if one.components else {}),
@@ -218,9 +219,9 @@ def _steps_table(plan: Plan, needs: Needs | None) -> Table:
         table.add_column(column, header_style="dim", justify="right")
     for at, step in enumerate(plan.steps):
         needed = needs.steps[at] if needs else None
-        sizes = () if needed is None or step.cached else (needed.memory, needed.check, needed.output)
+        sizes = () if needed is None or step.state != "to do" else (needed.memory, needed.check, needed.output)
         figures = tuple(short_size(size) if size else "" for size in sizes)
-        table.add_row(step.name, step.pass_name, "cached" if step.cached else "to do", *figures)
+        table.add_row(step.name, step.pass_name, step.state, *figures)
         for part in told[at].components:
             table.add_row(f"  {part.name}", "", part.state)
     if plan.evaluates:
@@ -233,19 +234,22 @@ def show_outcome(outcome: Outcome) -> None:
     plan = outcome.plan
     console = Console()
     console.print(
-        f"[bold]{plan.request.name}[/] on {plan.target.name}, from {outcome.receipt['model']['from']}", highlight=False
+        f"[bold]{plan.request.name}[/] on {plan.target.name}, from {outcome.receipt['model']['from']}",
+        highlight=False,
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("step", header_style="dim")
     table.add_column("pass", header_style="dim")
     for column in ("seconds", "MB", "cosine", "max diff", "top-1"):
         table.add_column(column, header_style="dim", justify="right")
-    cached = {step.name for step in plan.steps if step.cached}
+    states = {step.name: step.state if step.state != "to do" else "cached" for step in plan.steps}  # by another run meanwhile
     for told in outcome.receipt["steps"]:
-        seconds = "cached" if told["step"] in cached else f"{told['seconds']:.1f}" if "seconds" in told else ""
+        name = told["step"]
+        seconds = f"{told['seconds']:.1f}" if name in outcome.made and "seconds" in told else states.get(name, "")
         size = f"{told['bytes'] / 1e6:.1f}" if "bytes" in told else ""
         table.add_row(told["step"], told["pass"], seconds, size, *_parity(told.get("parity")))
-        if told["step"] not in cached:
+        if name in outcome.made:
             for name, part in told.get("components", {}).items():
                 table.add_row(f"  {name}", f"  {_COMPONENT[part['state']]}", *_component_figures(part))
     console.print(table)
@@ -268,7 +272,9 @@ def show_outcome(outcome: Outcome) -> None:
     for metric in outcome.receipt["metrics"]:
         note = f"  [dim]({metric['note']})[/]" if metric["note"] else ""
         console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}{note}", highlight=False, soft_wrap=True)
-    for note in outcome.receipt["notes"][len(plan.notes) :]:
+    for note in outcome.receipt["notes"]:
+        if note in plan.notes:
+            continue  # told when the run began
         console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
     state = "ready" if outcome.log else "written from the store" if outcome.written else "up to date"
     console.print(
