@@ -15,8 +15,8 @@ from pydantic_core import PydanticCustomError
 from runner.errors import InvalidRecipe, Place, Problem
 from runner.recipe.config import Model
 from runner.recipe.document import Node, read_document
-from runner.recipe.load import check, in_reading_order
 from runner.recipe.migrate import EXECUTION_PROVIDERS
+from runner.recipe.validate import check, in_reading_order
 
 
 class HubSource(Model):
