@@ -20,9 +20,9 @@ from runner.compose.request import make_request
 from runner.compose.subject import subject_of
 from runner.engine.ahead import of_request
 from runner.engine.events import Event
+from runner.engine.limits import Limits
 from runner.engine.plan import Plan, Request, require_device
 from runner.engine.run import Outcome, as_it_lies, execute, plan_run
-from runner.engine.supervise import Limits
 from runner.errors import UsageError
 from runner.recipe.config import RunConfig
 from runner.targets.target import target_named

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.run_progress import Progress, show_outcome, show_plan
+from runner.cli.run_outcome import show_outcome
+from runner.cli.run_progress import Progress
 from runner.engine.ahead import of_request
-from runner.engine.locked import check_source
+from runner.engine.limits import Limits
 from runner.engine.plan import Plan, Request
 from runner.engine.run import Outcome, execute, plan_run
-from runner.engine.supervise import Limits
-from runner.models.lock import Lock
+
+if TYPE_CHECKING:
+    from runner.models.lock import Lock
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def carry_out(request: Request, way: Way, about: Mapping[str, Any] | None = None
     """
     plan, outcome = run_watched(request, way)
     if outcome is None:
+        from runner.cli.run_plan import show_plan  # brings the estimates, which a run that has nothing to make does without
+
         show_plan(plan, way.limits.memory, way.as_json)
     elif way.as_json:
         told = {"output": str(plan.output), "seconds": outcome.seconds, "receipt": outcome.receipt, **(about or {})}
@@ -70,16 +74,21 @@ def run_watched(request: Request, way: Way) -> tuple[Plan, Outcome | None]:
     with Progress(request.name, quiet=way.quiet or way.as_json) as progress:
         if way.dry_run:
             plan = plan_run(request, progress.say, fetch=False)
-            if way.lock is not None:
-                check_source(plan, way.lock)
+            _check_source(plan, way.lock)
             return plan, None
         with of_request(request) as ahead:
             plan = plan_run(request, progress.say, force=way.force, max_memory=way.limits.memory, ahead=ahead)
-            if way.lock is not None:
-                check_source(plan, way.lock)
+            _check_source(plan, way.lock)
             progress.begin(plan)
             outcome = execute(plan, progress.listen, way.limits, ahead)
     return plan, outcome
+
+
+def _check_source(plan: Plan, lock: Lock | None) -> None:
+    if lock is not None:
+        from runner.engine.locked import check_source
+
+        check_source(plan, lock)
 
 
 def limits_of(max_memory: float | None, timeout: float | None = None) -> Limits:

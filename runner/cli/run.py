@@ -53,10 +53,11 @@ def run(
     """
     from runner.cli.carry_out import Way, carry_out, limits_of
     from runner.cli.request import make_request
-    from runner.engine.locked import locked_request
 
     request, lock = make_request(word, configs, only_plan=dry_run, **chosen), None
     if locked:
+        from runner.engine.locked import locked_request
+
         request, lock = locked_request(request)
     limits = limits_of(max_memory, timeout)
     if request.loaded.varies:

@@ -18,10 +18,10 @@ from runner.cli.run_progress import live_bars
 from runner.cli.tables import print_table
 from runner.compose.folder import recipe_beside
 from runner.engine.events import Event
+from runner.engine.limits import Limits
 from runner.engine.plan import Request, require_device
 from runner.engine.publish import check_writable
 from runner.engine.run import execute, plan_run
-from runner.engine.supervise import Limits
 from runner.errors import GateMissed, Interrupted, Problem, UsageError
 from runner.recipe.config import SearchStrategy
 from runner.report.figures import figure

@@ -21,8 +21,9 @@ from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mea
 from runner.passes.declaration import Pass
 from runner.passes.table import get, options_of
 from runner.recipe.document import DEFAULT, node_of
-from runner.recipe.load import check, current_options
 from runner.recipe.migrate import PASS_LEVEL
+from runner.recipe.steps import current_options
+from runner.recipe.validate import check
 from runner.recipe.yaml_text import with_value, without
 from runner.targets.target import Target, target_name
 

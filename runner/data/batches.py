@@ -45,7 +45,6 @@ configuration reach a script's component as absolute paths.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,21 +54,20 @@ from typing import Any
 
 from runner.data import made_up, post_process
 from runner.data.collate import Inputs, Pair, array_of, collated, items_of, pair_of
-from runner.data.containers import HUB, SECTIONS, component_of, stage_parameters
+from runner.data.containers import HUB, TEXT_GENERATION, component_of, stage_parameters
 from runner.data.hub import FILE_FORMATS, hub_dataset, text_columns
 from runner.data.local import Examples, Raw, images, process_images, sentences, tokenize
+from runner.data.local_files import local_path
 from runner.data.model_feed import Feed
 from runner.data.raw import raw_dataset
 from runner.data.registry import Component, Stage, unknown_component
-from runner.data.text_generation import NAME as TEXT_GENERATION
 from runner.data.text_generation import text_generation, text_generation_options
 from runner.data.token_labels import label_tokens
 from runner.data.user_script import UserScript, load_components, script_failure
 from runner.errors import DataUnavailable, InvalidRecipe, Problem, did_you_mean
-from runner.models.digest import files_below, sha256_of_file
 from runner.models.handle import ModelHandle
 from runner.models.inputs import IMAGE_TASKS, TEXT_TASKS, read_facts, sequence_length
-from runner.recipe.config import DataComponent, DataConfig
+from runner.recipe.config import DataConfig
 
 _DUMMY = (
     "dummy_dataset",
@@ -161,73 +159,6 @@ def _rows_do(config: DataConfig, model: ModelHandle) -> bool:
         return False
     asks = stage_parameters(config, "pre_process")
     return (model.task or "").removesuffix("-with-past") in TEXT_TASKS or "input_cols" in asks or "text_cols" in asks
-
-
-def data_digest(config: DataConfig, folder: Path) -> str:
-    """Returns the sha256 over everything that decides what the data is and that lies on this machine.
-
-    That is the configuration, the user script (all Python files of `script_dir` as well), and every local file or folder
-    that a parameter names. Imports no ML library.
-
-    Raises:
-        DataUnavailable: the user script does not exist, or a path leads out of the folder.
-    """
-    whole = hashlib.sha256(config.model_dump_json().encode())
-    named: list[Path] = []
-    if config.user_script:
-        script = folder / config.user_script
-        if not script.is_file():
-            raise DataUnavailable(f"there is no user script '{config.user_script}'", "paths are relative to the configuration")
-        named.append(script)
-    if config.script_dir:
-        named += sorted((folder / config.script_dir).rglob("*.py"))
-    for section in SECTIONS.values():
-        component: DataComponent | None = getattr(config, section)
-        if component is not None:
-            named += [path for text in _texts(component.parameters()) for path in _local_files(text, folder)]
-    for path in named:
-        for name, file in files_below(path) if path.is_dir() else [(path.name, path)]:
-            whole.update(f"{name}\0{sha256_of_file(file)}\n".encode())
-    return whole.hexdigest()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for child in value.values():
-            yield from _texts(child)
-    elif isinstance(value, (list, tuple)):
-        for child in value:
-            yield from _texts(child)
-
-
-def _local_files(text: str, folder: Path) -> list[Path]:
-    """Returns the files or folders beside the configuration that a parameter names, by wildcards as well."""
-    path = _local(text, folder)
-    if path is not None:
-        return [path]
-    if not _may_be_path(text) or not any(sign in text for sign in "*?["):
-        return []
-    asked = Path(text.replace("\\", "/"))
-    return [] if asked.is_absolute() or ".." in asked.parts else sorted(folder.glob(asked.as_posix()))
-
-
-def _may_be_path(text: str) -> bool:
-    return bool(text) and len(text) <= 500 and "\n" not in text and "\0" not in text
-
-
-def _local(text: str, folder: Path) -> Path | None:
-    """Returns the file or folder beside the configuration that a parameter names, or None where it names something else."""
-    if not _may_be_path(text):
-        return None
-    asked = Path(text.replace("\\", "/"))
-    path = folder / asked
-    if not path.exists():
-        return None
-    if not asked.is_absolute() and not path.resolve().is_relative_to(folder.resolve()):
-        raise DataUnavailable(f"'{text}' leads out of the folder of its configuration", "keep data inside the folder")
-    return path
 
 
 def _dummy(config: DataConfig, kind: str, model: ModelHandle) -> Batches:
@@ -391,7 +322,7 @@ class _Opener:
                 raise script_failure(self.config.user_script or "", error, called) from error
 
     def _absolute(self, value: Any) -> Any:
-        path = _local(value, self.folder) if isinstance(value, str) else None
+        path = local_path(value, self.folder) if isinstance(value, str) else None
         return str(path.resolve()) if path else value
 
     def _batches(self, prepared: Any, names: Sequence[str]) -> Iterator[Pair]:

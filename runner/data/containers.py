@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.data.registry import Stage
-from runner.data.text_generation import NAME as TEXT_GENERATION
 from runner.errors import InvalidRecipe, Problem, did_you_mean
 from runner.recipe.config import DataComponent, DataConfig
 
 HUB = "huggingface_dataset"
+TEXT_GENERATION = "text_generation_huggingface_pre_process"
 CONTAINERS: Mapping[str, Mapping[Stage, str]] = {
     "DataContainer": {"dataset": "local_dataset", "pre_process": "pre_process"},
     "HuggingfaceContainer": {"dataset": HUB, "pre_process": "huggingface_pre_process"},

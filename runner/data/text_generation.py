@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from runner.data.containers import TEXT_GENERATION
 from runner.data.hub import first_rows, require_columns
 from runner.data.local import Examples
 from runner.errors import DataUnavailable, InvalidRecipe, Problem, did_you_mean
@@ -19,7 +20,6 @@ from runner.recipe.config import Model
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NAME = "text_generation_huggingface_pre_process"
 IGNORED_LABEL = -100  # transformers' loss functions skip it
 _ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 
@@ -85,15 +85,15 @@ def text_generation_options(parameters: Mapping[str, Any]) -> TextGenerationOpti
     elif options.drop_short_sequences and options.pad_to_max_len and options.strategy.startswith("line"):
         wrong = "'pad_to_max_len' and 'drop_short_sequences' exclude one another"
     if wrong:
-        raise InvalidRecipe(Problem("bad-value", f"'{NAME}': {wrong}"))
+        raise InvalidRecipe(Problem("bad-value", f"'{TEXT_GENERATION}': {wrong}"))
     return options
 
 
 def _problem(kind: str, name: str, message: str) -> Problem:
     if kind == "extra_forbidden":
         remedy = did_you_mean(name, TextGenerationOptions.model_fields)
-        return Problem("unknown-parameter", f"'{NAME}' has no parameter '{name}'", remedy=remedy)
-    return Problem("bad-value", f"'{NAME}': '{name}': {message[:1].lower()}{message[1:]}")
+        return Problem("unknown-parameter", f"'{TEXT_GENERATION}' has no parameter '{name}'", remedy=remedy)
+    return Problem("bad-value", f"'{TEXT_GENERATION}': '{name}': {message[:1].lower()}{message[1:]}")
 
 
 def text_generation(

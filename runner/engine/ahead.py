@@ -8,9 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runner.engine import child
 from runner.engine.plan import Request
-from runner.evaluation.subject_process import start_python
 from runner.passes import table
 
 _KEY = "prepare"
@@ -27,6 +25,9 @@ class Ahead:
     def start(self) -> None:
         """Starts the worker where a pass says what to import."""
         if self._worker is None and any(table.get(name).imports for name in self.passes):
+            from runner.engine import child  # what minds processes is of no use where everything is done
+            from runner.evaluation.subject_process import start_python
+
             self._worker = start_python("runner.engine.worker")
             child.hand(self._worker, json.dumps({_KEY: self.passes, "offline": self.offline}))
 
@@ -45,6 +46,8 @@ def of_request(request: Request) -> Iterator[Ahead]:
     finally:
         worker = ahead.take()
         if worker is not None:
+            from runner.engine import child
+
             child.stop(worker)
 
 

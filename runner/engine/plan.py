@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.data.batches import data_digest
+from runner.data.local_files import data_digest
 from runner.engine.fingerprint import fingerprint, step_ingredients, versions
 from runner.engine.places import Places
 from runner.engine.store import Store
@@ -25,20 +25,19 @@ from runner.errors import (
     did_you_mean,
 )
 from runner.evaluation.check import check_evaluator, evaluation_files, missing_packages
-from runner.evaluation.evaluate import VERSION as EVALUATION_VERSION
-from runner.evaluation.structure import VERSION as STRUCTURE_VERSION
 from runner.models.diffusion import COMPONENTS
 from runner.models.digest import DigestMemo
-from runner.models.source import Access, Source, locate, path_missing, smoke_source
+from runner.models.source import Access, Source, locate, path_missing
 from runner.passes import table
 from runner.passes.declaration import Pass
 from runner.passes.each_component import Differing, options_of_component, unmatched
 from runner.recipe.config import DataConfig, RunConfig
-from runner.recipe.info import Info
 from runner.recipe.load import LoadedConfig
 from runner.recipe.quantities import short_size
-from runner.targets.operator_kernels import table_digest
 from runner.targets.target import TARGETS, Target, require, session_threads, target_of, what_is_missing
+
+if TYPE_CHECKING:
+    from runner.recipe.info import Info
 
 SOURCE_STEP = "source"
 _KINDS = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}
@@ -276,6 +275,8 @@ def _source(request: Request, access: Access, missing: _Missing) -> Source:
     """Returns the model that the run starts from: under --smoke a tiny one in its place."""
     config, folder = request.config, request.loaded.folder
     if request.smoke and config.input_model.type != "PyTorchModel":
+        from runner.models.smoke_source import smoke_source  # brings the tables of architectures, which real runs do without
+
         return smoke_source(config.input_model, folder, access, request.info.arch if request.info else None)
     source = Source(None, None, config.input_model.model_path or f"{config.input_model.model_loader}()")
     scripted = config.input_model.type == "PyTorchModel"
@@ -473,6 +474,8 @@ def _evaluation_fingerprint(
     last = steps[-1].fingerprint if steps else source.digest
     if evaluator is None:
         return None
+    from runner.evaluation.evaluate import VERSION
+
     data = {}
     for metric in evaluator.metrics:
         resolved = config.data_config(metric.data_config) if isinstance(metric.data_config, str) else metric.data_config
@@ -484,7 +487,7 @@ def _evaluation_fingerprint(
         return None
     return fingerprint(
         {
-            "version": EVALUATION_VERSION,
+            "version": VERSION,
             "evaluator": evaluator.model_dump(mode="json"),
             "evaluate_input_model": config.evaluate_input_model,
             "model": last,
@@ -503,9 +506,12 @@ def _structure_fingerprint(steps: tuple[Step, ...], target: Target) -> str | Non
     last = steps[-1].fingerprint
     if last is None or target.name == "cpu":
         return None
+    from runner.evaluation.structure import VERSION
+    from runner.targets.operator_kernels import table_digest
+
     return fingerprint(
         {
-            "version": STRUCTURE_VERSION,
+            "version": VERSION,
             "model": last,
             "target": target.name,
             "kernels": table_digest(),

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.engine.ahead import Ahead
-from runner.engine.estimate import estimate
-from runner.engine.events import Event
-from runner.engine.fit import check_fit, checks_left_out
-from runner.engine.job import Job
 from runner.engine.places import places
 from runner.engine.plan import Plan, Request, make_plan, makes_genai
 from runner.engine.publish import check_writable, finished_model, is_current, publish, read_receipt
-from runner.engine.receipt import make_receipt
 from runner.engine.store import Entry, Store, explain_write_failure
-from runner.engine.supervise import Limits, supervise
 from runner.errors import GateMissed, Place, Problem, RunFailed
 from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
 from runner.models.source import Access
 from runner.targets.target import require
 
-_KEPT_LOGS = 50
+if TYPE_CHECKING:
+    from runner.engine.ahead import Ahead
+    from runner.engine.events import Event
+    from runner.engine.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -81,11 +74,22 @@ def plan_run(
     """
     if fetch and not force and not request.smoke:
         planned = _plan(request, say, fetch=False, ahead=ahead)
-        needs = estimate(planned)
-        if needs is not None:
+        if not planned.complete:
+            _check_fit(planned, max_memory)
+        if planned.source.handle is not None and not planned.lacks:
             require(planned.target, genai=makes_genai(request.config))
-            check_fit(planned, needs, max_memory)
+            return planned  # nothing is to be fetched and nothing is missing: a second look would find the same
     return _plan(request, say, fetch, ahead)
+
+
+def _check_fit(planned: Plan, max_memory: int | None) -> None:
+    from runner.engine.estimate import estimate
+    from runner.engine.fit import check_fit
+
+    needs = estimate(planned)
+    if needs is not None:
+        require(planned.target, genai=makes_genai(planned.request.config))
+        check_fit(planned, needs, max_memory)
 
 
 def _plan(request: Request, say: Callable[[str], None], fetch: bool, ahead: Ahead | None) -> Plan:
@@ -124,7 +128,9 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
             listen(event)
 
         if not plan.complete:
-            log = _work(plan, follow, limits or Limits(), store, ahead)
+            from runner.engine.work import work  # a run with nothing left to make needs neither estimates nor a worker
+
+            log = work(plan, follow, limits, store, ahead)
             memo.forget()  # the worker has learned more
         reads.enter_context(store.reading(plan.steps[-1].fingerprint or ""))
         entry = _last(plan, store)
@@ -135,6 +141,8 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
         written = log is not None or not is_current(entry, plan.output, memo)
         receipt = read_receipt(plan.output) or {}
         if written:
+            from runner.engine.receipt import make_receipt
+
             receipt = make_receipt(plan, entry, store, structure, result)
             publish(entry, plan.output, receipt, memo)
         model = ModelHandle.from_json(entry.record["handle"], plan.output)
@@ -163,43 +171,12 @@ def as_it_lies(plan: Plan, listen: Callable[[Event], None]) -> Outcome:
         store = Store(plan.places, memo)
         if plan.source.step is not None and not plan.steps[0].cached:
             first = replace(plan, steps=plan.steps[:1], evaluation=None, structure=None)
-            log = _work(first, listen, Limits(), store, None)
+            from runner.engine.work import work
+
+            log = work(first, listen, None, store, None)
             memo.forget()
         source = _source(plan, store)
     return Outcome(plan, found[0], receipt, source, log, False, frozenset(), time.perf_counter() - started)
-
-
-def _work(plan: Plan, listen: Callable[[Event], None], limits: Limits, store: Store, ahead: Ahead | None) -> Path:
-    try:
-        for folder in (plan.places.store, plan.places.scratch, plan.places.logs):
-            folder.mkdir(parents=True, exist_ok=True)
-        for path in store.leftovers():
-            shutil.rmtree(path, ignore_errors=True)
-        log = _new_log(plan)
-    except OSError as error:
-        raise explain_write_failure(error, plan.places.root) from None
-    needs = estimate(plan)
-    unchecked = checks_left_out(needs, limits.memory) if needs else {}
-    supervise(Job.of_plan(plan, log, limits.memory, unchecked), limits, listen, ahead.take() if ahead else None)
-    return log
-
-
-def _new_log(plan: Plan) -> Path:
-    """Begins a log that can be pasted whole into a bug report."""
-    receipt_like = {
-        "recipe": plan.request.name,
-        "command": " ".join(["recipe", *sys.argv[1:]]),
-        "source": plan.source.told,
-        "steps": " > ".join(step.pass_name for step in plan.steps),
-        **(plan.steps[-1].ingredients.get("packages", {})),
-    }
-    name = re.sub(r"[^\w.-]+", "-", plan.request.name)
-    logs: Iterable[Path] = sorted(plan.places.logs.glob("*.log"))
-    for old in list(logs)[:-_KEPT_LOGS]:
-        old.unlink(missing_ok=True)
-    log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{time.time_ns() % 10**6:06d}.log"
-    log.write_text("".join(f"{key}: {value}\n" for key, value in receipt_like.items()) + "\n", encoding="utf-8")
-    return log
 
 
 def _last(plan: Plan, store: Store) -> Entry:

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO, Any
 
 import psutil
@@ -17,6 +16,7 @@ import psutil
 from runner.engine import child
 from runner.engine.events import Event
 from runner.engine.job import Job
+from runner.engine.limits import Limits
 from runner.errors import (
     GateMissed,
     Interrupted,
@@ -30,19 +30,6 @@ from runner.evaluation.subject_process import start_python
 
 _POLL_SECONDS = 0.25
 _GIVEN_UP = "what steps have left until now and --no-artifacts has given up is made again by the next run"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a worker may use.
-
-    Attributes:
-        memory: resident bytes, with the processes that it starts; None for no limit.
-        seconds: wall time; None for no limit.
-    """
-
-    memory: int | None = None
-    seconds: float | None = None
 
 
 def supervise(job: Job, limits: Limits, listen: Callable[[Event], None], worker: subprocess.Popen[str] | None = None) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Place, Problem, did_you_mean
-from runner.evaluation.latency import LATENCY_STATISTICS
-from runner.evaluation.metric_names import HUGGINGFACE, OWN, SIZE, TORCH
+from runner.evaluation.metric_names import HUGGINGFACE, LATENCY_STATISTICS, OWN, SIZE, TORCH
 from runner.recipe.config import Evaluator, MetricConfig, RunConfig
 
 LANGUAGE_MODEL, TEXT_EMBEDDING = "lmevaluator", "mtebevaluator"

@@ -8,19 +8,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from runner.evaluation.metric import Metric
-
-# Sub-type -> quantile; None where it is not one.
-LATENCY_STATISTICS: dict[str, float | None] = {
-    "avg": None,
-    "min": 0.0,
-    "max": 1.0,
-    "p50": 0.50,
-    "p75": 0.75,
-    "p90": 0.90,
-    "p95": 0.95,
-    "p99": 0.99,
-    "p999": 0.999,
-}
+from runner.evaluation.metric_names import LATENCY_STATISTICS
 
 
 def timed(call: Callable[[], object], warmup: int, repeats: int, pause: float = 0.0) -> tuple[float, ...]:

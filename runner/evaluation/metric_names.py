@@ -1,10 +1,22 @@
-"""Names of the sub-types of accuracy, in Olive's and the metric libraries' spellings."""
+"""Names of the sub-types of metrics: of latency, and of accuracy in Olive's and the metric libraries' spellings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 SIZE = "bytes"
+# Sub-type of latency -> quantile; None where it is not one.
+LATENCY_STATISTICS: dict[str, float | None] = {
+    "avg": None,
+    "min": 0.0,
+    "max": 1.0,
+    "p50": 0.50,
+    "p75": 0.75,
+    "p90": 0.90,
+    "p95": 0.95,
+    "p99": 0.99,
+    "p999": 0.999,
+}
 # Computed here, without a library: averages over classes are macro, of class 1 alone where there are only 0 and 1.
 OWN = ("accuracy_score", "accuracy", "f1_score", "f1", "precision", "recall", "auroc")
 # Olive's sub-type -> class of torchmetrics.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.errors import ModelUnavailable
 from runner.models.checkpoint import CHECKPOINT_FILES
-from runner.recipe.info import HubSource
+
+if TYPE_CHECKING:
+    from runner.recipe.info import HubSource
 
 _WEIGHTS = (".safetensors", ".bin")
 INDEX = "model_index.json"  # of a diffusers pipeline

@@ -25,7 +25,7 @@ from runner.models.source import Access
 from runner.recipe.config import Model
 from runner.recipe.document import read_document
 from runner.recipe.info import HubSource, PackageSource
-from runner.recipe.load import check, in_reading_order
+from runner.recipe.validate import check, in_reading_order
 
 NAME = "recipe.lock.json"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

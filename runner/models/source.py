@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,12 @@ from runner.models.checkpoint import (
 )
 from runner.models.ctranslate2 import WEIGHTS
 from runner.models.diffusion import COMPONENTS, TASK, form_of_weights, pipeline_files, source_folders, variant_of
-from runner.models.diffusion_twin import configs_of
 from runner.models.digest import DigestMemo
 from runner.models.files import graph_files
 from runner.models.handle import Kind, ModelHandle
 from runner.models.hub import INDEX as PIPELINE_INDEX
-from runner.models.hub import cache_folder, cached_snapshot, download, download_config, download_pipeline
+from runner.models.hub import cache_folder, cached_snapshot, download, download_pipeline
 from runner.models.inputs import TEXT_TASKS
-from runner.models.twin import architecture_called, architecture_of, is_known
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
 
@@ -108,21 +106,21 @@ def locate(model: InputModel, sources: Sequence[HubSource | PackageSource], fold
         raise InvalidRecipe(
             Problem("missing-key", "'input_model.model_path' is missing", remedy="name a hub id, folder or file")
         )
-    local = _local_path(model.model_path, folder)
+    local = local_path(model.model_path, folder)
     if model.type == "ONNXModel":
         if local is None:
             raise ModelUnavailable(_NOWHERE, f"there is no file '{model.model_path}'", _near(model.model_path, folder))
-        return _onnx(model, local, access)
+        return onnx_source(model, local, access)
     if local is not None:
         return _folder(model, local, f"folder {model.model_path}", access)
-    if _looks_like_path(model.model_path):
+    if looks_like_path(model.model_path):
         raise ModelUnavailable(_NOWHERE, f"there is no folder '{model.model_path}'", _near(model.model_path, folder))
     return _from_sources(model, list(sources) or [HubSource(hub=model.model_path)], access)
 
 
 def _adapter(named: str, folder: Path) -> Path:
     """Returns the folder of an adapter in peft's format, with an absolute path."""
-    local = _local_path(named, folder)
+    local = local_path(named, folder)
     if local is None or not all((local / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):
         raise ModelUnavailable(
             "no-adapter",
@@ -132,96 +130,8 @@ def _adapter(named: str, folder: Path) -> Path:
     return local.resolve()
 
 
-def smoke_source(model: InputModel, folder: Path, access: Access, arch: str | None = None) -> Source:
-    """Returns the source of a smoke run: a step that makes a tiny random-weight model in place of the one that is named.
-
-    An ONNX file that lies here is taken as it is; one that another run has yet to make gets a small stand-in graph.
-
-    Args:
-        model: the configuration's input model.
-        folder: folder of the configuration.
-        access: what may be done.
-        arch: transformers' model_type of an id of which nothing is known, as the recipe says it.
-
-    Raises:
-        InvalidRecipe: the architecture behind the id is not known.
-    """
-    named = model.model_path or ""
-    local = _local_path(named, folder) if named else None
-    if model.type == "ONNXModel":
-        if local is not None:
-            return replace(
-                _onnx(model, local, access), notes=("--smoke: an ONNXModel has no tiny twin; the model itself is run",)
-            )
-        return _stand_in_graph(model)
-    if model.type == "DiffusersModel":
-        return _tiny_pipeline(model, named, local)
-    return _tiny_twin(model, named, local, access, arch)
-
-
-def _stand_in_graph(model: InputModel) -> Source:
-    named = str(model.model_path)
-    return Source(
-        ModelHandle("onnx", Path(), task=model.task),
-        hashlib.sha256(named.encode()).hexdigest(),
-        f"a small random-weight graph in place of {named}",
-        ("StandInGraph", {"name": named}),
-        (f"--smoke: '{named}' is not here, so a small graph with random weights stands in for it",),
-    )
-
-
-def _tiny_twin(model: InputModel, named: str, local: Path | None, access: Access, arch: str | None) -> Source:
-    notes: tuple[str, ...] = ()
-    folder = local if local is not None and (local / "config.json").is_file() else None
-    if folder is None and not is_known(named):
-        folder = _published_config(named, access)
-    like = architecture_called(arch) if folder is None and arch and not is_known(named) else None
-    facts = like or architecture_of(str(folder) if folder else named)
-    if facts.stands_in:
-        notes = (f"--smoke: no facts are known of '{named}'; the architecture of {facts.pattern} stands in for it",)
-    if model.adapter_path:
-        notes += (f"--smoke: the adapter {model.adapter_path} does not fit a tiny model and is left out",)
-    identity = (folder / "config.json").read_bytes() if folder else named.encode()
-    options = {"model_id": str(folder) if folder else named, "task": model.task, **({"arch": like.pattern} if like else {})}
-    return Source(
-        ModelHandle("hf", folder or Path(), task=model.task),
-        hashlib.sha256(identity).hexdigest(),
-        f"tiny random-weight {facts.model_type} in place of {named}",
-        ("TinyTwin", options),
-        notes,
-    )
-
-
-def _tiny_pipeline(model: InputModel, named: str, local: Path | None) -> Source:
-    """A step that makes a pipeline of few small layers; a local folder says what it looks like."""
-    asked = None if model.model_variant == "auto" else model.model_variant
-    variant, configs = configs_of(str(local or named), asked)
-    identity = json.dumps([variant, configs], sort_keys=True)
-    options = {"model_id": str(local or named), "model_variant": asked}
-    return Source(
-        ModelHandle("diffusers", local or Path(), task=TASK),
-        hashlib.sha256(identity.encode()).hexdigest(),
-        f"tiny random-weight {variant} pipeline in place of {named}",
-        ("TinyPipeline", options),
-    )
-
-
-def _published_config(named: str, access: Access) -> Path | None:
-    """Returns a folder with the configuration and tokenizer of an id, where the hub can be asked; None otherwise."""
-    if _looks_like_path(named):
-        return None
-    source = HubSource(hub=named)
-    if (snapshot := cached_snapshot(source)) is not None:
-        return snapshot
-    if access.offline or not access.fetch:
-        return None
-    try:
-        return download_config(source, access.say)
-    except ModelUnavailable:
-        return None  # the family stands in, with a note
-
-
-def _looks_like_path(text: str) -> bool:
+def looks_like_path(text: str) -> bool:
+    """Says whether a model's name is a path rather than an id."""
     return text.startswith((".", "/", "~", "\\")) or text.count("/") != 1 or Path(text).suffix in (".onnx", ".pt", ".gguf")
 
 
@@ -233,26 +143,32 @@ def path_missing(model: InputModel, folder: Path) -> bool:
         folder: see `locate`.
     """
     named = model.model_path
-    if not named or model.type == "PyTorchModel" or _local_path(named, folder) is not None:
+    if not named or model.type == "PyTorchModel" or local_path(named, folder) is not None:
         return False
-    return model.type == "ONNXModel" or _looks_like_path(named)
+    return model.type == "ONNXModel" or looks_like_path(named)
 
 
 def _near(named: str, folder: Path) -> str:
     """Returns the remedy for a path that does not exist: the nearest name beside it, where there is one."""
-    parent = _local_path(str(Path(named).expanduser().parent), folder)
+    parent = local_path(str(Path(named).expanduser().parent), folder)
     beside = [item.name for item in parent.iterdir()] if parent is not None and parent.is_dir() else []
     near = nearest(Path(named).name, beside)
     return f"did you mean '{Path(named).parent / near}'? " + _CHECK_PATH if near else _CHECK_PATH
 
 
-def _local_path(text: str, folder: Path) -> Path | None:
+def local_path(text: str, folder: Path) -> Path | None:
+    """Returns what exists under a path that a configuration names: from the current folder, else from the configuration's."""
     asked = Path(text).expanduser()
     tried = [asked] if asked.is_absolute() else [Path.cwd() / asked, folder / asked]
     return next((path for path in tried if path.exists()), None)
 
 
-def _onnx(model: InputModel, local: Path, access: Access) -> Source:
+def onnx_source(model: InputModel, local: Path, access: Access) -> Source:
+    """Returns the source that an ONNX file is, or a folder that holds one.
+
+    Raises:
+        ModelUnavailable: it is not clear which file of the folder is meant.
+    """
     graph = local
     if local.is_dir():
         graphs = [local / model.onnx_file_name] if model.onnx_file_name else sorted(local.glob("*.onnx"))
@@ -292,12 +208,12 @@ def _scripted(model: InputModel, folder: Path, access: Access) -> Source:
                 remedy="or use type HfModel for a hub id",
             )
         )
-    script = _local_path(model.model_script, folder)
+    script = local_path(model.model_script, folder)
     if script is None:
         raise ModelUnavailable(
             "model-not-found", f"there is no script '{model.model_script}'", "check input_model.model_script"
         )
-    local = _local_path(model.model_path, folder) if model.model_path else None
+    local = local_path(model.model_path, folder) if model.model_path else None
     parts = [("script", script)]
     if local is not None:
         parts += [("weights", local)] if local.is_file() else checkpoint_files(local)
@@ -306,7 +222,7 @@ def _scripted(model: InputModel, folder: Path, access: Access) -> Source:
         "model_loader": model.model_loader,
         "dummy_inputs_func": model.dummy_inputs_func,
         "io_config": model.io_config,
-        "script_dir": str(_local_path(model.script_dir, folder) or model.script_dir) if model.script_dir else None,
+        "script_dir": str(local_path(model.script_dir, folder) or model.script_dir) if model.script_dir else None,
         "model_path": str(local) if local else model.model_path,
         "load_kwargs": model.load_kwargs,
         **model.model_attributes,

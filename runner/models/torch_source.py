@@ -10,7 +10,6 @@ from runner.models.checkpoint import read_json
 from runner.models.handle import ModelHandle
 from runner.models.mapped_weights import LARGE, compute_from_codes, computes_in_fp32, widen
 from runner.models.quantized_checkpoint import quantization_of, read_checkpoint
-from runner.models.stored_weights import count_files
 from runner.models.tasks import task_named, task_of
 
 if TYPE_CHECKING:
@@ -69,6 +68,10 @@ def load_mapped(model: ModelHandle) -> torch.nn.Module | None:
         return None
     if quantization_of(model.folder):
         return _load_codes(model)
+    from runner.models.stored_weights import (
+        count_files,  # brings the tables of architectures, which declaring a pass does without
+    )
+
     weights, _ = count_files(model.folder)
     if weights.total < LARGE:
         return None

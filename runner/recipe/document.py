@@ -28,6 +28,15 @@ class Origin:
         place = Place(file, line)
         return cls(str(place), place)
 
+    def place_within(self, document: Place) -> Place | None:
+        """Returns where to look: the document as a whole where nobody set the value, None where the command line did."""
+        return document if self is DEFAULT else self.place
+
+    @property
+    def blame(self) -> str:
+        """Returns ` (set by --set …)` of a value that no file holds, to go behind its name; empty for any other."""
+        return f" (set by {self})" if self.place is None and self is not DEFAULT else ""
+
     def __str__(self) -> str:
         return self.text
 

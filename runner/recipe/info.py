@@ -15,8 +15,8 @@ from pydantic_core import PydanticCustomError
 from runner.errors import InvalidRecipe, Place, Problem
 from runner.recipe.config import Model
 from runner.recipe.document import Node, read_document
-from runner.recipe.load import check, in_reading_order
 from runner.recipe.migrate import EXECUTION_PROVIDERS
+from runner.recipe.validate import check, in_reading_order
 
 
 class HubSource(Model):
@@ -178,13 +178,13 @@ class Info(Model):
     summary: str | None = Field(None, description="one or two sentences for README and listing")
     keywords: list[str] = Field(default_factory=list)
     maintainers: list[str] = Field(default_factory=list, description="who answers for it: @name on the forge")
-    lifecycle: Lifecycle = Lifecycle(status="draft")
+    lifecycle: Lifecycle = Lifecycle.model_construct(status="draft")  # validating would build the model at every import
     origin: Origin | None = None
     model: ModelFacts
     samples: list[str] = Field(
         default_factory=list, description="sets of templates/samples that rendering copies into sample_data/"
     )
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Evaluation.model_construct()
     recipes: list[Variant] = Field(min_length=1)
 
     def variant(self, name: str | None) -> Variant | None:

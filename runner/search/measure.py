@@ -10,9 +10,9 @@ from typing import Any
 from runner.bench.bench import Contest, bench
 from runner.bench.scenarios import FIGURES
 from runner.engine.events import Event
+from runner.engine.limits import Limits
 from runner.engine.plan import Plan, Request
 from runner.engine.run import Outcome, execute, plan_run
-from runner.engine.supervise import Limits
 from runner.errors import (
     DoesNotFit,
     GateMissed,

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from runner.data.batches import data_digest, open_data
+from runner.data.batches import open_data
 from runner.errors import DataUnavailable, InvalidRecipe, NotTrusted, RunFailed
 from runner.recipe.config import DataConfig
 
@@ -250,41 +250,11 @@ class TestUserScript:
             list(opened(self.data(), scripted, exported_bert))
 
 
-class TestDigest:
-    def test_follows_script_files_and_parameters(self, folder):
-        (folder / "user_script.py").write_text("x = 1\n")
-        data = config(user_script="user_script.py", load_dataset_config={"type": "sentences", "path": "sentences.txt"})
-        seen = [data_digest(data, folder)]
-        assert data_digest(data, folder) == seen[0]
-        (folder / "sentences.txt").write_text("other\n")
-        seen.append(data_digest(data, folder))
-        (folder / "user_script.py").write_text("x = 2\n")
-        seen.append(data_digest(data, folder))
-        seen.append(data_digest(data.model_copy(update={"name": "b"}), folder))
-        assert len(set(seen)) == 4
-
-    def test_follows_the_files_of_a_folder(self, tmp_path):
-        (tmp_path / "images").mkdir()
-        data = config(load_dataset_config={"type": "images", "path": "images"})
-        before = data_digest(data, tmp_path)
-        (tmp_path / "images" / "a.png").write_bytes(b"x")
-        assert data_digest(data, tmp_path) != before
-
-    def test_missing_script(self, tmp_path):
-        with pytest.raises(DataUnavailable, match="no user script"):
-            data_digest(config(user_script="absent.py"), tmp_path)
-
-    def test_path_that_leads_out(self, tmp_path):
-        (tmp_path / "inside").mkdir()
-        (tmp_path / "outside.txt").write_text("x")
-        with pytest.raises(DataUnavailable, match="leads out"):
-            data_digest(config(load_dataset_config={"type": "sentences", "path": "../outside.txt"}), tmp_path / "inside")
-
-    def test_imports_no_ml_library(self):
-        code = (
-            "import sys, runner.data.batches, runner.passes.table as t\n"
-            "[t.get(name) for name in t.MODULES]\n"
-            "print([m for m in ('torch', 'transformers', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[]"
+def test_imports_no_ml_library():
+    code = (
+        "import sys, runner.data.batches, runner.passes.table as t\n"
+        "[t.get(name) for name in t.MODULES]\n"
+        "print([m for m in ('torch', 'transformers', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 from datasets import Dataset
 
-from runner.data.batches import data_digest, is_hub, open_data
+from runner.data.batches import is_hub, open_data
+from runner.data.local_files import data_digest
 from runner.data.model_feed import Feed
 from runner.data.text_generation import IGNORED_LABEL, text_generation, text_generation_options
 from runner.errors import DataUnavailable, InvalidRecipe

@@ -33,10 +33,11 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_one_worker_is_started_and_does_the_job(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from runner.engine import ahead, supervise
+    from runner.engine import supervise
+    from runner.evaluation import subject_process
 
     started = []
-    for module in (ahead, supervise):
+    for module in (subject_process, supervise):  # one started ahead, and one where none was
         start = module.start_python
         monkeypatch.setattr(module, "start_python", lambda name, start=start: started.append(start(name)) or started[-1])
     assert run_command(arguments) == 0

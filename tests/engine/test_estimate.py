@@ -393,7 +393,7 @@ def test_weights_of_unknown_kind_are_estimated_roughly() -> None:
 def test_a_run_whose_check_is_left_out_says_so(
     command: Command, tiny_masked_bert: ModelHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.engine.run.checks_left_out", lambda *_: {"step0": "it takes too much"})
+    monkeypatch.setattr("runner.engine.work.checks_left_out", lambda *_: {"step0": "it takes too much"})
     local = config({"type": "OnnxConversion"}, model=str(tiny_masked_bert.folder), task="fill-mask")
     code, told, _ = command(local, "--output-dir", str(tmp_path / "made"))
     assert code == 0

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from runner.errors import DataUnavailable
 from runner.evaluation.accuracy import ACCURACY_STATISTICS, accuracy, collect
 from runner.evaluation.goals import limit, missed
-from runner.evaluation.latency import LATENCY_STATISTICS, latency, quantile, statistic, throughput, timed
+from runner.evaluation.latency import latency, quantile, statistic, throughput, timed
 from runner.evaluation.metric import Metric
+from runner.evaluation.metric_names import LATENCY_STATISTICS
 from runner.evaluation.perplexity import negative_log_likelihood, perplexity, token_windows
 from runner.evaluation.retention import agreement, cosine, pooled
 from runner.evaluation.size import size_on_disk

@@ -28,7 +28,8 @@ from runner.models.diffusion_torch import load_component
 from runner.models.diffusion_twin import PUBLISHED, configs_of, shrink_pipeline
 from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
-from runner.models.source import Access, Source, locate, smoke_source
+from runner.models.smoke_source import smoke_source
+from runner.models.source import Access, Source, locate
 from runner.recipe.config import InputModel
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from runner.errors import InvalidRecipe, ModelUnavailable, NotTrusted
+from runner.errors import ModelUnavailable, NotTrusted
 from runner.models.checkpoint import check_safetensors
 from runner.models.digest import DigestMemo, files_below
 from runner.models.files import ExternalData, carry, read_graph, write_graph
 from runner.models.handle import ModelHandle
-from runner.models.source import Access, Source, locate, smoke_source
+from runner.models.source import Access, Source, locate
 from runner.recipe.config import InputModel
 from runner.recipe.info import HubSource, PackageSource
 
@@ -212,22 +212,3 @@ def test_a_path_that_is_not_there_may_stand_behind_the_flag(tmp_path: Path, kind
     access = Access(tmp_path / "models", DigestMemo(tmp_path / "digests.json"))
     with pytest.raises(ModelUnavailable, match="--model-path"):
         locate(InputModel(type=kind, model_path="/nowhere/at/all"), (), tmp_path, access)
-
-
-def no_network(folder: Path) -> Access:
-    return Access(folder / "models", DigestMemo(folder / "digests.json"), offline=True)
-
-
-def test_the_twin_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRecipe):
-        smoke_source(InputModel(type="HfModel", model_path="Nobody/NothingAtAll"), tmp_path, no_network(tmp_path))
-
-
-def test_twins_differ_by_id(tmp_path: Path) -> None:
-    one, other = (
-        smoke_source(InputModel(type="HfModel", model_path=name), tmp_path, no_network(tmp_path))
-        for name in ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B")
-    )
-    assert one.step is not None
-    assert one.step[0] == "TinyTwin"
-    assert one.digest != other.digest

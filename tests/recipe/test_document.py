@@ -10,8 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.errors import InvalidRecipe
-from runner.recipe.document import Node, Origin, node_of, read_document
+from runner.errors import InvalidRecipe, Place
+from runner.recipe.document import DEFAULT, Node, Origin, node_of, read_document
 
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -132,3 +132,11 @@ def test_with_members_sets_and_removes() -> None:
 
 def test_yaml_merges_are_laid_out(tmp_path: Path) -> None:
     assert read(tmp_path, "x: &x {a: 1}\ny:\n  <<: *x\n  b: 2\n", "c.yml").plain() == {"x": {"a": 1}, "y": {"a": 1, "b": 2}}
+
+
+def test_an_origin_says_where_to_look_and_whom_to_blame() -> None:
+    document = Place("a.json")
+    told = [
+        (origin.place_within(document), origin.blame) for origin in (Origin.of_file("b.json", 3), DEFAULT, Origin("--set x=1"))
+    ]
+    assert told == [(Place("b.json", 3), ""), (document, ""), (None, " (set by --set x=1)")]
