@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runner.compose.arguments import check_count, check_is, check_threads, check_timeout, memory_bytes, override_texts
 from runner.compose.contest import Judged, measure
 from runner.compose.finetune import FineTuned, finetune
+from runner.compose.finished import check_same_source, finished_request
 from runner.compose.optimise import Decided, Wish, decide
 from runner.compose.request import make_request
 from runner.compose.subject import subject_of
@@ -21,7 +22,7 @@ from runner.engine.ahead import of_request
 from runner.engine.events import Event
 from runner.engine.limits import Limits
 from runner.engine.plan import Plan, Request, require_device
-from runner.engine.run import Outcome, execute, plan_run
+from runner.engine.run import Outcome, as_it_lies, execute, plan_run
 from runner.errors import UsageError
 from runner.recipe.config import RunConfig
 from runner.targets.target import target_named
@@ -344,7 +345,8 @@ def benchmark(
     """Measures an optimised model against the PyTorch model it came from, in one sitting, in turns.
 
     Args:
-        subject: what `run` or `optimize` returned, or a recipe, which is made first.
+        subject: what `run` or `optimize` returned, a recipe, which is made first, or the folder of a finished model, which is
+            measured as it lies.
         rounds: turns that each side gets.
         judged: data in place of the recipe's, and sizes by which the speed is measured.
         say: told what is being done.
@@ -363,9 +365,10 @@ def benchmark(
         made = subject
     else:
         limits = {name: options.pop(name) for name in ("max_memory", "timeout") if name in options}
-        recipe = _loaded(subject, options)
+        finished = None if isinstance(subject, Recipe) else _finished(subject, options)
+        recipe = Recipe(finished) if finished else _loaded(subject, options)
         require_device(recipe.request)
-        made = run(recipe, say=say, **limits)
+        made = _lying(recipe.request, say) if finished else run(recipe, say=say, **limits)
     results = measure(made.outcome, rounds, judged or Judged(), lambda text, done, total: say(text))
     return Benchmark(results, made)
 
@@ -378,6 +381,33 @@ def _loaded(recipe: Recipe | str | Path, options: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def _finished(folder: str | Path, options: Mapping[str, Any]) -> Request | None:
+    """Returns the request that led to the finished model in a folder; None where there is none."""
+    catalog, threads = options.get("catalog"), options.get("threads")
+    check_threads(threads)
+    told = {
+        "model_path": options.get("model"),
+        "output_dir": options.get("output"),
+        "no_cache": not options.get("use_cache", True),
+    }
+    beside = {name: value for name, value in options.items() if name not in ("catalog", "model", "output", "use_cache")}
+    return finished_request(str(folder), Path(catalog) if catalog else None, {**beside, **told})
+
+
+def _lying(request: Request, say: Say) -> RunResult:
+    plan = plan_run(request, say, force=True)
+    check_same_source(plan)
+    return RunResult(as_it_lies(plan, _telling(say)))
+
+
+def _telling(say: Say) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if event.text:
+            say(f"{event.step}: {event.text}" if event.step else event.text)
+
+    return listen
+
+
 def _execute(request: Request, limits: Limits, say: Say) -> Outcome:
     if request.loaded.varies:
         axes = ", ".join(axis.name for axis in request.loaded.axes)
@@ -387,13 +417,9 @@ def _execute(request: Request, limits: Limits, say: Say) -> Outcome:
             "search on the command line, with 'recipe search' or 'recipe run', or choose one value by overrides",
         )
 
-    def listen(event: Event) -> None:
-        if event.text:
-            say(f"{event.step}: {event.text}" if event.step else event.text)
-
     with of_request(request) as ahead:
         plan = plan_run(request, say, max_memory=limits.memory, ahead=ahead)
         for step in plan.steps:
-            if step.cached:
-                say(f"{step.name}: cached")
-        return execute(plan, listen, limits, ahead)
+            if step.state != "to do":
+                say(f"{step.name}: {step.state}")
+        return execute(plan, _telling(say), limits, ahead)

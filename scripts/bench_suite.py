@@ -23,6 +23,7 @@ from pathlib import Path
 from performance import building, commands, decoding, encoders
 from performance.contest import PeerFailed, Terms
 from performance.page import write_page
+from performance.passes import passes_of
 from performance.peers import PEERS, environment
 from performance.record import Record, Row
 
@@ -37,22 +38,23 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "onnx-r
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the suite: its cases by name, those that are measured unasked, and what measures one."""
+    """One part of the suite: its cases by name, those that are measured unasked, what measures one, and the recipes of one."""
 
     name: str
     cases: Callable[[], Sequence[str]]
     measure: Callable[[str, Path, Terms], list[Row]]
     rounds: int
+    recipes: Callable[[str], Sequence[str]]
     on_request: Sequence[str] = ()
 
 
 SECTIONS = (
-    Section("build", building.cases, building.measure, 2, building.LARGE),
-    Section("cached-run", commands.cached_cases, commands.measure_cached, 5),
-    Section("start-up", commands.start_cases, commands.measure_start, 9),
-    Section("encoders", encoders.cases, encoders.measure, 7),
-    Section("decode", decoding.cases, decoding.measure_decode, 5, decoding.TRIED),
-    Section("first-token", decoding.first_token_cases, decoding.measure_first_token, 5),
+    Section("build", building.cases, building.measure, 2, building.recipes_of, building.LARGE),
+    Section("cached-run", commands.cached_cases, commands.measure_cached, 5, lambda _: ()),
+    Section("start-up", commands.start_cases, commands.measure_start, 9, lambda _: ()),
+    Section("encoders", encoders.cases, encoders.measure, 7, encoders.recipes_of),
+    Section("decode", decoding.cases, decoding.measure_decode, 5, decoding.recipes_of, decoding.TRIED),
+    Section("first-token", decoding.first_token_cases, decoding.measure_first_token, 5, decoding.recipes_of),
 )
 
 
@@ -123,7 +125,8 @@ def _measure(asked: argparse.Namespace, record: Record, cache: Path) -> list[str
                 continue
             _show(rows)
             environment_now = describe(0.0).model_dump(mode="json", exclude={"busy"})
-            record.put(section.name, case, rows, environment_now, f"python scripts/bench_suite.py --only {section.name}")
+            command = f"python scripts/bench_suite.py --only {section.name}"
+            record.put(section.name, case, rows, environment_now, command, passes_of(section.recipes(case)))
             write_page(record, asked.page_file)
     return failures
 

@@ -39,6 +39,7 @@ def test_a_recipe_is_run_and_measured(tmp_path: Path) -> None:
     measured = runner.benchmark(made)
     assert measured.values["cosine"] > 0.9
     assert measured.ratios["latency"] > 0
+    assert runner.benchmark(made.folder, offline=True).values["cosine"] == pytest.approx(measured.values["cosine"], abs=1e-4)
 
 
 def test_a_model_is_optimised(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -107,7 +108,7 @@ def test_the_page_says_what_was_missed_and_what_failed(part, tmp_path):
     rows = [
         row("ViT fp32", "ms", {"ours": 9.0, "peer": 8.0}, 1.125, "ours / peer", "< 1", {"Olive": "no wheel"}, "a remark", 0.4)
     ]
-    record.put("encoders", "ViT", rows, environment, "python suite.py --only encoders")
+    record.put("encoders", "ViT", rows, environment, "python suite.py --only encoders", {})
     again = part("record").Record(tmp_path / "results.json")
     assert again.has("encoders", "ViT") and not again.has("encoders", "BERT")
     part("page").write_page(again, tmp_path / "page.md")
@@ -117,6 +118,25 @@ def test_the_page_says_what_was_missed_and_what_failed(part, tmp_path):
     assert "- ViT fp32: a remark." in page
     assert "others used up to 40 % of the machine" in page
     assert "`python suite.py --only encoders`" in page
+
+
+def test_the_page_marks_what_was_measured_with_other_passes(part, tmp_path):
+    passes, row = part("passes"), part("record").Row("a", "ms", {"ours": 1.0})
+    today = passes.passes_of(["all-minilm-l6-v2", "all-minilm-l6-v2/cpu-int8-dynamic"])
+    assert passes.changed_since(today) is None
+    assert passes.changed_since({}) is None  # no recipe had a part in it
+    assert passes.changed_since(None) == "nobody wrote down with which passes"
+    before = {name: {**one, "passes": {**one["passes"], "OnnxConversion": 0}} for name, one in today.items()}
+    environment = {"cpu": "A CPU", "cores": 2, "flags": [], "packages": {}, "revision": "abc"}
+    record = part("record").Record(tmp_path / "results.json")
+    for name, recipes in {"new": today, "old": before}.items():
+        record.put("encoders", name, [replace(row, case=name)], environment, "python suite.py", recipes)
+    part("page").write_page(record, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| new | 1 ms |" in page
+    assert "| old‡ | 1 ms |" in page
+    assert "- ‡ all-minilm-l6-v2: OnnxConversion 0 (now " in page
+    assert "revision abc: new; old." in page
 
 
 def test_a_peer_that_cannot_be_installed_is_told_in_one_line(part, tmp_path):

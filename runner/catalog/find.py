@@ -252,6 +252,9 @@ def _info_of(folder: Path) -> Info | None:
 
 
 def _not_a_recipe(folder: Path) -> UsageError:
+    if (folder / "receipt.json").is_file():
+        remedy = "'recipe try', 'recipe bench' and 'recipe serve' take it; other verbs take its recipe"
+        return UsageError("not-a-recipe", f"'{folder}' is a finished model, not a recipe", remedy)
     return UsageError("not-a-recipe", f"'{folder}' holds no info.yml", "name a recipe folder, or a config file")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli.options import (
+    catalog,
     catalog_option,
     config_option,
     json_option,
@@ -20,6 +21,7 @@ from runner.cli.options import (
 
 if TYPE_CHECKING:
     from runner.compose.contest import Judged
+    from runner.engine.plan import Plan
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 IMAGES_HELP = "Pictures to judge by in place of the recipe's; folders in it are named after what their pictures show."
@@ -111,25 +113,30 @@ def bench(
 ) -> None:
     """Measure a recipe's optimised model against PyTorch, in one sitting, in turns.
 
-    The model is made first where it is not there yet. Writes results.json and report.html beside it. Ends with exit
-    code 4 when a gate of the recipe is missed.
+    The model is made first where it is not there yet. In place of a recipe the folder of a finished model can be named: it is
+    measured as it lies, against the model that its receipt names. Writes results.json and report.html beside the model. Ends
+    with exit code 4 when a gate of the recipe is missed.
     """
     from runner.cli.request import make_request
     from runner.cli.run_progress import Progress
     from runner.compose.contest import Judged, check_gates, measure
+    from runner.compose.finished import finished_request
     from runner.engine.plan import require_device
-    from runner.engine.run import execute, plan_run
+    from runner.engine.run import as_it_lies, execute, plan_run
     from runner.report.page import write_page
     from runner.report.table import print_results
 
-    request = make_request(word, configs, **chosen)
+    finished = None if configs else finished_request(word, catalog(), chosen)
+    request = finished or make_request(word, configs, **chosen)
     judged = Judged(images, speech, pairs, batch, length, tuple(dict.fromkeys(baselines)))
     _check(judged, request.config.input_model.task, save)
     require_device(request)
     with Progress(request.name) as progress:
-        plan = plan_run(request, progress.say)
+        plan = plan_run(request, progress.say, force=finished is not None)
+        if finished:
+            _check_finished(plan, save)
         progress.begin(plan)
-        outcome = execute(plan, progress.listen)
+        outcome = (as_it_lies if finished else execute)(plan, progress.listen)
     with _Bar(request.name) as bar:
         results = measure(outcome, rounds, judged, bar.show)
     written = [plan.output / RESULTS_FILE]
@@ -145,6 +152,21 @@ def bench(
         for path in (*written, plan.output / REPORT_FILE):
             click.echo(f"{'report' if path.name == REPORT_FILE else 'results':<8} {path}")
     check_gates(request.name, results)
+
+
+def _check_finished(plan: Plan, save: bool) -> None:
+    """Refuses a finished model whose source is not the recipe's, and tells where it is not what the recipe makes today."""
+    from runner.compose.finished import check_same_source, is_made_by, typed_for
+    from runner.errors import UsageError
+
+    check_same_source(plan)
+    if is_made_by(plan):
+        return
+    cause = f"{plan.output} was made with other options or versions than {plan.request.name} has now"
+    if save:
+        remedy = f"leave it out, or measure what the recipe makes: recipe bench {typed_for(plan.request)} --save"
+        raise UsageError("not-the-recipes-model", f"--save is for what the recipe makes, and {cause}", remedy)
+    click.echo(f"note: {cause}; it is measured as it lies", err=True)
 
 
 def _check(judged: Judged, task: str | None, save: bool) -> None:

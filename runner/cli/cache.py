@@ -87,7 +87,7 @@ def why(word: str | None, configs: Sequence[Path], as_json: bool, **chosen: Any)
 
 def _as_json(one: Explanation) -> dict[str, Any]:
     components = {part.name: {"state": part.state, "reasons": list(part.reasons)} for part in one.components}
-    told = {"step": one.name, "cached": one.cached, "reasons": list(one.reasons)}
+    told = {"step": one.name, "state": one.state, "cached": one.cached, "reasons": list(one.reasons)}
     return {**told, **({"components": components} if components else {})}
 
 

@@ -15,19 +15,22 @@ def show_outcome(outcome: Outcome) -> None:
     plan = outcome.plan
     console = Console()
     console.print(
-        f"[bold]{plan.request.name}[/] on {plan.target.name}, from {outcome.receipt['model']['from']}", highlight=False
+        f"[bold]{plan.request.name}[/] on {plan.target.name}, from {outcome.receipt['model']['from']}",
+        highlight=False,
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("step", header_style="dim")
     table.add_column("pass", header_style="dim")
     for column in ("seconds", "MB", "cosine", "max diff", "top-1"):
         table.add_column(column, header_style="dim", justify="right")
-    cached = {step.name for step in plan.steps if step.cached}
+    states = {step.name: step.state if step.state != "to do" else "cached" for step in plan.steps}  # by another run meanwhile
     for told in outcome.receipt["steps"]:
-        seconds = "cached" if told["step"] in cached else f"{told['seconds']:.1f}" if "seconds" in told else ""
+        name = told["step"]
+        seconds = f"{told['seconds']:.1f}" if name in outcome.made and "seconds" in told else states.get(name, "")
         size = f"{told['bytes'] / 1e6:.1f}" if "bytes" in told else ""
         table.add_row(told["step"], told["pass"], seconds, size, *_parity(told.get("parity")))
-        if told["step"] not in cached:
+        if name in outcome.made:
             for name, part in told.get("components", {}).items():
                 table.add_row(f"  {name}", f"  {_COMPONENT[part['state']]}", *_component_figures(part))
     console.print(table)
@@ -52,7 +55,9 @@ def show_outcome(outcome: Outcome) -> None:
     for metric in outcome.receipt["metrics"]:
         note = f"  [dim]({metric['note']})[/]" if metric["note"] else ""
         console.print(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}{note}", highlight=False, soft_wrap=True)
-    for note in outcome.receipt["notes"][len(plan.notes) :]:
+    for note in outcome.receipt["notes"]:
+        if note in plan.notes:
+            continue  # told when the run began
         console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
     state = "ready" if outcome.log else "written from the store" if outcome.written else "up to date"
     console.print(

@@ -33,7 +33,7 @@ def show_plan(plan: Plan, max_memory: int | None, as_json: bool) -> None:
         return
     console = Console()
     console.print(f"[bold]{plan.request.name}[/] on {plan.target.name}, {plan.threads} threads", highlight=False)
-    console.print(f"from {plan.source.told}", highlight=False)
+    console.print(f"from {plan.source.told}", highlight=False, soft_wrap=True)
     console.print(_steps_table(plan, needs))
     if needs is not None:
         console.print(f"needs {needs_text(needs)}", highlight=False, soft_wrap=True)
@@ -64,6 +64,7 @@ def _print_plan_json(plan: Plan, needs: Needs | None, refused: Sequence[Problem]
             {
                 "step": step.name,
                 "pass": step.pass_name,
+                "state": step.state,
                 "cached": step.cached,
                 "fingerprint": step.fingerprint,
                 **({"components": {part.name: part.state for part in one.components}} if one.components else {}),
@@ -89,9 +90,9 @@ def _steps_table(plan: Plan, needs: Needs | None) -> Table:
         table.add_column(column, header_style="dim", justify="right")
     for at, step in enumerate(plan.steps):
         needed = needs.steps[at] if needs else None
-        sizes = () if needed is None or step.cached else (needed.memory, needed.check, needed.output)
+        sizes = () if needed is None or step.state != "to do" else (needed.memory, needed.check, needed.output)
         figures = tuple(short_size(size) if size else "" for size in sizes)
-        table.add_row(step.name, step.pass_name, "cached" if step.cached else "to do", *figures)
+        table.add_row(step.name, step.pass_name, step.state, *figures)
         for part in told[at].components:
             table.add_row(f"  {part.name}", "", part.state)
     if plan.evaluates:

@@ -90,7 +90,7 @@ class Progress:
         """Shows the plan's steps as the bar's length, and its notes."""
         for note in plan.notes:
             self._console.print(f"[yellow]note[/] {note}", highlight=False, soft_wrap=True)
-        done = sum(step.cached for step in plan.steps)
+        done = sum(step.state != "to do" for step in plan.steps)
         self._bars.update(self._task, total=len(plan.steps) + (plan.evaluation is not None), completed=done)
 
     def listen(self, event: Event) -> None:

@@ -1,39 +1,41 @@
-"""`recipe serve`: offer finished models on this machine by OpenAI's HTTP interface."""
+"""`recipe serve`: offer models on this machine by OpenAI's HTTP interface."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli.options import catalog_option
+from runner.cli.options import catalog_option, complete_ids, request_options
 
 if TYPE_CHECKING:
-    from runner.serving.models import Offer
+    from runner.cli.ready_model import Ready
+    from runner.engine.plan import Request
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _BACKLOG = 2048  # connections that wait to be taken, as uvicorn has it
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, metavar="[NAME=]FOLDER...")
+@click.argument("words", nargs=-1, required=True, metavar="[NAME=]MODEL...", shell_complete=complete_ids)
+@request_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each model; one a core by default.")
 @click.option("--api-key", envvar="RECIPE_API_KEY", metavar="KEY", help="Clients must send it; $RECIPE_API_KEY.")
 @click.option("--allow-remote", is_flag=True, help="Listen beyond this machine without a key.")
 @catalog_option
-def serve(folders: Sequence[str], host: str, port: int, threads: int | None, api_key: str | None, allow_remote: bool) -> None:
+def serve(words: Sequence[str], host: str, port: int, api_key: str | None, allow_remote: bool, **chosen: Any) -> None:
     """Offer models to any client that speaks OpenAI's interface.
 
-    A FOLDER is the output of `recipe run` or `recipe optimize`, or any folder that onnxruntime-genai loads. Clients call its
-    model NAME, which is the folder's name by default. Language models answer chat completions and completions, text encoders
-    embeddings, Whisper models transcriptions. Ctrl-C ends it.
+    A MODEL is a recipe (id, id/variant, folder or config file), whose model is made first where it is not there, or the folder
+    of a finished model: the output of `recipe run` or `recipe optimize`, or any that onnxruntime-genai loads. Clients call it
+    NAME, which is the folder's name by default, ID-VARIANT of a recipe. Language models answer chat completions and
+    completions, text encoders embeddings, Whisper models transcriptions. Ctrl-C ends it.
     """
     from runner.errors import UsageError
 
@@ -43,40 +45,58 @@ def serve(folders: Sequence[str], host: str, port: int, threads: int | None, api
             f"everybody who reaches {host} could use the models",
             "give --api-key KEY, or --allow-remote where that is meant",
         )
-    offers = _offers(folders, threads)
+    asked = _asked(words, chosen)
     with _listening(host, port) as listener:
-        _run(offers, listener, host, api_key)
+        _run(asked, listener, host, api_key)
 
 
-def _offers(folders: Sequence[str], threads: int | None) -> list[Offer]:
-    """Returns the models of the folders.
+def _asked(words: Sequence[str], chosen: dict[str, Any]) -> dict[str, Ready | Request]:
+    """Returns the models by name: those that lie in their folders, and recipes, of which nothing is made yet.
 
     Raises:
-        UsageError: a folder holds no model, or two have one name.
-        TargetUnavailable: a model was made for a target that cannot be used here.
+        UsageError: a word names no model, two models have one name, or what a recipe makes cannot be served.
+        TargetUnavailable: a model is for a target that cannot be used here.
     """
-    from runner.engine.publish import finished_model
+    from runner.cli.ready_model import finished_in
     from runner.errors import UsageError
-    from runner.serving.models import Offer
-    from runner.targets.target import require, session_threads, target_named
 
-    found: list[Offer] = []
-    for text in folders:
-        name, equals, path = text.partition("=")
-        folder = Path(path if equals else text).expanduser()
-        model = finished_model(folder) if folder.is_dir() else None
-        if model is None:
-            cause = f"{folder} holds no finished model" if folder.is_dir() else f"there is no folder '{folder}'"
-            raise UsageError(
-                "not-a-model", cause, "make one first, with 'recipe run' or 'recipe optimize', and name its folder"
-            )
-        called = name if equals and name else folder.resolve().name
-        if any(one.name == called for one in found):
-            raise UsageError("name-taken", f"two models are called '{called}'", "give them names: NAME=FOLDER")
-        handle, provider = model
-        require(target_named(provider), genai=handle.kind == "genai", otherwise="serve a variant for the CPU")
-        found.append(Offer(called, handle, provider, session_threads(threads)))
+    found: dict[str, Ready | Request] = {}
+    for text in words:
+        name, equals, word = text.partition("=")
+        word = word if equals else text
+        one = finished_in(Path(word).expanduser(), chosen, "serve a variant for the CPU") or _recipe(word, chosen)
+        called = name if equals and name else _folder_of(one).name
+        if called in found:
+            raise UsageError("name-taken", f"two models are called '{called}'", "give them names: NAME=MODEL")
+        found[called] = one
     return found
+
+
+def _folder_of(one: Ready | Request) -> Path:
+    from runner.engine.plan import Request, output_of
+
+    return output_of(one) if isinstance(one, Request) else one.model.folder.resolve()
+
+
+def _recipe(word: str, chosen: dict[str, Any]) -> Request:
+    """Returns the request of the recipe that a word names."""
+    from runner.cli.request import make_request
+    from runner.engine.plan import kind_made, require_device
+    from runner.errors import UsageError
+    from runner.serving.models import check_served
+
+    try:
+        request = make_request(word, (), **chosen)
+    except UsageError as error:
+        if error.problems[0].rule != "not-a-recipe":
+            raise
+        cause = f"{word} holds no finished model, and no recipe"
+        remedy = "make one with 'recipe run' or 'recipe optimize' and name its folder, or name a recipe"
+        raise UsageError("not-a-model", cause, remedy) from None
+    require_device(request)
+    task = request.config.input_model.task or (request.info.model.task if request.info else None)
+    check_served(request.name, kind_made(request.config), task, "'recipe show' tells the recipe's other variants")
+    return request
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -109,7 +129,10 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(offers: Sequence[Offer], listener: socket.socket, host: str, api_key: str | None) -> None:
+def _run(asked: Mapping[str, Ready | Request], listener: socket.socket, host: str, api_key: str | None) -> None:
+    from runner.cli.ready_model import made_of
+    from runner.engine.plan import Request
+
     try:
         from runner.serving.app import app_of
         from runner.serving.server import serve_until_stopped
@@ -118,8 +141,13 @@ def _run(offers: Sequence[Offer], listener: socket.socket, host: str, api_key: s
 
         cause = f"serving needs a package that is not installed: {error.name}"
         raise PackageMissing(Problem("missing-package", cause, remedy="pip install 'onnx-recipes[serve]'")) from None
-    from runner.serving.models import way_to_serve
+    from runner.serving.models import Offer, way_to_serve
 
+    for name, one in asked.items():
+        if not isinstance(one, Request):
+            way_to_serve(Offer(name, one.model, one.target.provider, one.threads))  # before any recipe is run
+    ready = {name: made_of(one) if isinstance(one, Request) else one for name, one in asked.items()}
+    offers = [Offer(name, one.model, one.target.provider, one.threads) for name, one in ready.items()]
     ways = [way_to_serve(offer) for offer in offers]
     models = []
     for way, offer in zip(ways, offers, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,14 @@ from runner.cli.try_labels import label_option
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
+    from runner.cli.ready_model import Ready
     from runner.models.handle import ModelHandle
     from runner.recipe.info import Info
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FINISHED = ("receipt.json", "genai_config.json")
 TEXT_TO_IMAGE = "text-to-image"
+_OF_A_RUN = {"variant": "--variant", "overrides": "--set", "model_path": "--model-path"}  # arguments of `make_request`
 
 
 @click.command("try")
@@ -73,7 +74,8 @@ def try_model(
     if word is not None and _is_input(word):
         inputs, word = (word, *inputs), None
     drawing = Drawing.taken_from(chosen)
-    model, threads, provider, example = _model(word, chosen)
+    ready, example = _model(word, chosen)
+    model, threads, provider = ready.model, ready.threads, ready.target.provider
     _check_files(model, images, sounds)
     inputs = (*inputs, *images, *sounds)
     if _converses(model, inputs, raw or as_json):
@@ -167,24 +169,22 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _model(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
-    """Returns (model, threads, provider, example input): of a finished model's folder, or of a recipe, made where needed."""
-    from runner.catalog.find import is_there
-    from runner.engine.publish import finished_model, read_receipt
-    from runner.targets.target import best_target, require, session_threads, target_named
+def _model(word: str | None, chosen: dict[str, Any]) -> tuple[Ready, str | None]:
+    """Returns the model and its example input: of a finished model's folder, or of a recipe, made where needed."""
+    from runner.cli.ready_model import finished_in, made_of
+    from runner.cli.request import make_request
+    from runner.engine.publish import read_receipt
 
     folder = Path(word or ".").expanduser()
-    found = finished_model(folder) if is_there(folder) else None
-    if found is not None:
-        handle, provider = found
-        target = chosen["target"] or target_named(provider)
-        if target == "auto":
-            target, reason = best_target({target_named(provider).name, "cpu"}, "the model")
-            click.echo(f"--target auto: {reason}", err=True)
-        require(target, genai=handle.kind == "genai", otherwise="try it on the CPU with --target cpu")
-        example = _example_of(folder, read_receipt(folder))
-        return handle, session_threads(chosen["threads"]), target.provider, example
-    return _made(word, chosen)
+    ready = finished_in(folder, chosen, "try it on the CPU with --target cpu")
+    if ready is not None:
+        if given := [flag for name, flag in _OF_A_RUN.items() if chosen.get(name)]:
+            cause = f"{folder} is a finished model, in which {', '.join(given)} can change nothing"
+            raise UsageError("bad-usage", cause, "leave it out, or name the recipe in place of the folder")
+        return ready, _example_of(folder, read_receipt(folder))
+    request = make_request(word, (), **chosen)
+    example = own_example(request.info, request.loaded.files[0].parent) if request.info else None
+    return made_of(request), example
 
 
 def _example_of(folder: Path, receipt: dict[str, Any] | None) -> str | None:
@@ -213,24 +213,3 @@ def own_example(info: Info, folder: Path) -> str | None:
         if files:
             return str(files[0])
     return None
-
-
-def _made(word: str | None, chosen: dict[str, Any]) -> tuple[ModelHandle, int, str, str | None]:
-    from runner.cli.request import make_request
-    from runner.cli.run_progress import Progress
-    from runner.engine.plan import require_device
-    from runner.engine.run import execute, plan_run
-
-    request = make_request(word, (), **chosen)
-    require_device(request)
-    started = time.perf_counter()
-    with Progress(request.name) as progress:
-        plan = plan_run(request, progress.say)
-        if not plan.complete:
-            click.echo(f"making {request.name} first", err=True)
-        progress.begin(plan)
-        outcome = execute(plan, progress.listen)
-    if outcome.log is not None:
-        click.echo(f"made in {time.perf_counter() - started:.0f} s: {plan.output}", err=True)
-    example = own_example(request.info, request.loaded.files[0].parent) if request.info else None
-    return outcome.model, plan.threads, plan.target.provider, example

@@ -87,6 +87,7 @@ def measure(
     log = plan.places.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-bench-{request.name.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     evaluation = info.evaluation if info else Evaluation()
+    of_plan = outcome.receipt["fingerprint"] == plan.steps[-1].fingerprint  # not of a folder that something else made
     random_weights = bool(read_facts(outcome.source.folder).get(RANDOM_WEIGHTS))
     typed = judged.typed() + (" --model-path RANDOM_WEIGHTS" if random_weights else "") + (" --smoke" if request.smoke else "")
     contest = Contest(
@@ -105,9 +106,9 @@ def measure(
         smoke=request.smoke,
         source_digest=plan.source.digest,
         fingerprint=outcome.receipt["fingerprint"],
-        passes={step.pass_name: step.ingredients["pass_version"] for step in plan.steps},
-        settings=_settings(request.loaded),
-        command=f"recipe bench {request.name} --rounds {rounds}{typed}",
+        passes={step.pass_name: step.ingredients["pass_version"] for step in plan.steps} if of_plan else None,
+        settings=_settings(request.loaded) if of_plan else None,
+        command=f"recipe bench {request.name if of_plan else plan.output.name} --rounds {rounds}{typed}",
         sizes=Sizes(judged.batch, judged.length),
         baselines=judged.baselines or (_usual_baseline(plan.target, variant.precision if variant else None),),
         random_weights=random_weights,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from runner.catalog.find import Found, find, named_variant
-from runner.engine.plan import Request
+from runner.engine.plan import Request, makes_genai
 from runner.errors import UsageError
 from runner.passes.table import options_of
 from runner.recipe.document import Node, Origin, node_of
@@ -65,7 +65,12 @@ def make_request(
         chosen = variant is not None or (word is not None and target is not None and named_variant(word, catalog) is not None)
         if target == "auto":
             own = named.variant.name if chosen and named.variant else ""
-            target, reason = best_target(_targets_of(named, chosen=chosen), own, only_plan=only_plan)
+
+            def by_genai(one: Target) -> bool:
+                file = _for_target(named, catalog, one, chosen=chosen).config
+                return makes_genai(load_config([file], options_of, overrides, space=space).config)
+
+            target, reason = best_target(_targets_of(named, chosen=chosen), own, genai=by_genai, only_plan=only_plan)
             why = (f"--target auto: {reason}",)
         found = _for_target(named, catalog, target, chosen=chosen)
         files = [found.config]

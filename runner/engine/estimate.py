@@ -123,8 +123,8 @@ def estimate(plan: Plan) -> Needs | None:
     stored, roughly = begun
     here = plan.source.handle is not None
     passes = [(step.name, step.pass_name, step.options) for step in plan.steps]
-    cached = {step.name for step in plan.steps if step.cached}
-    steps = tuple(replace(step, cached=step.name in cached) for step in walk(stored, passes, plan.target.name))
+    left_out = {step.name for step in plan.steps if step.state != "to do"}
+    steps = tuple(replace(step, cached=step.name in left_out) for step in walk(stored, passes, plan.target.name))
     spent = request.no_artifacts and can_spend(existing(plan.places.root))
     return Needs(0 if here else _download(request.info, stored), steps, roughly, request.no_artifacts, spent)
 

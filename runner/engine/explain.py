@@ -27,6 +27,7 @@ class Explanation:
         reasons: what differs from the most similar stored result of the same pass; empty when cached.
         components: those of a step that is not stored, as far as they can be told: its input has to be there.
         left: a component that the step leaves as it is, for which there is nothing to store.
+        needed: see `runner.engine.plan.Step`.
     """
 
     name: str
@@ -34,11 +35,12 @@ class Explanation:
     reasons: tuple[str, ...]
     components: tuple[Explanation, ...] = ()
     left: bool = False
+    needed: bool = True
 
     @property
     def state(self) -> str:
         """Returns it in a word or two."""
-        return "left as it is" if self.left else "cached" if self.cached else "to do"
+        return "left as it is" if self.left else "cached" if self.cached else "to do" if self.needed else "not needed"
 
 
 def explain(plan: Plan) -> list[Explanation]:
@@ -52,9 +54,10 @@ def explain(plan: Plan) -> list[Explanation]:
             told.append(Explanation(step.name, False, ("the source model has not been fetched, so nothing is known yet",)))
             continue
         alike = [one for one in entries if one.record["pass"] == step.pass_name and "component" not in one.record]
-        reasons = () if step.cached else _reasons(step.pass_name, step.ingredients, alike)
-        components = () if step.cached or model is None else _components(plan, step.name, model, store, entries)
-        told.append(Explanation(step.name, step.cached, reasons, components))
+        to_do = step.state == "to do"
+        reasons = _reasons(step.pass_name, step.ingredients, alike) if to_do else ()
+        components = _components(plan, step.name, model, store, entries) if to_do and model is not None else ()
+        told.append(Explanation(step.name, step.cached, reasons, components, needed=step.needed))
         entry = store.get(step.fingerprint)
         model = entry.model if entry else None
     return told

@@ -33,12 +33,14 @@ from runner.passes.declaration import Pass
 from runner.passes.each_component import Differing, options_of_component, unmatched
 from runner.recipe.config import DataConfig, RunConfig
 from runner.recipe.load import LoadedConfig
+from runner.recipe.quantities import short_size
 from runner.targets.target import TARGETS, Target, require, session_threads, target_of, what_is_missing
 
 if TYPE_CHECKING:
     from runner.recipe.info import Info
 
 SOURCE_STEP = "source"
+_KINDS = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}
 EVALUATION_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
 
 
@@ -97,6 +99,7 @@ class Step:
         fingerprint: key in the store; None while the source has not been fetched.
         ingredients: what the fingerprint was made of.
         cached: whether the store holds the result.
+        needed: whether a run has to have the result; not where a later step's result is stored.
     """
 
     name: str
@@ -105,6 +108,12 @@ class Step:
     fingerprint: str | None
     ingredients: dict[str, Any]
     cached: bool
+    needed: bool = True
+
+    @property
+    def state(self) -> str:
+        """Returns in a word or two what a run does about it."""
+        return "cached" if self.cached else "to do" if self.needed else "not needed"
 
     @property
     def components(self) -> Differing:
@@ -199,8 +208,9 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     target = target_of(config.system(config.target), _place(request, "target"))
     genai = makes_genai(config)
     target_missing = what_is_missing(target, genai=genai)
+    checked_there = what_is_missing(target) is None  # where its device and runtime are, a smoke run's check runs there as well
     if access.fetch:
-        require(TARGETS["cpu"] if request.smoke else target, genai=genai)
+        require(target if checked_there or not request.smoke else TARGETS["cpu"], genai=genai)
     _check_steps(request, target)
     with missing.noted():
         _check_trust(request)
@@ -222,10 +232,19 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         evaluated=evaluation is not None and not request.no_cache and store.get(evaluation) is not None,
         structure=structure,
         structured=structure is not None and not request.no_cache and store.get(structure) is not None,
-        output=_output(request),
+        output=output_of(request),
         places=places,
         threads=session_threads(request.threads),
-        notes=tuple(dict.fromkeys((*_notes(request, target, target_missing), *source.notes, *missing.notes))),
+        notes=tuple(
+            dict.fromkeys(
+                (
+                    *_notes(request, target, target_missing, checked_there),
+                    *source.notes,
+                    *missing.notes,
+                    *_kept_from_before(request, steps, store),
+                )
+            )
+        ),
         lacks=tuple(dict.fromkeys(missing.problems)),
     )
 
@@ -244,6 +263,12 @@ def require_device(request: Request) -> None:
 def makes_genai(config: RunConfig) -> bool:
     """Says whether onnxruntime-genai has a part in a run: one of its passes makes a folder for it."""
     return any(table.get(step.type).gives == "genai" for step in config.passes.values())
+
+
+def kind_made(config: RunConfig) -> str:
+    """Returns the kind of model that a run leaves, see `ModelHandle`."""
+    given = (table.get(step.type).gives for step in reversed(config.passes.values()))
+    return next(filter(None, given), _KINDS[config.input_model.type])
 
 
 def _source(request: Request, access: Access, missing: _Missing) -> Source:
@@ -270,11 +295,11 @@ def _place(request: Request, *path: str | int) -> Place | None:
     return request.loaded.tree.deepest(path).origin.place
 
 
-def _notes(request: Request, target: Target, target_missing: tuple[str, str] | None) -> tuple[str, ...]:
+def _notes(request: Request, target: Target, target_missing: tuple[str, str] | None, checked_there: bool) -> tuple[str, ...]:
     notes = list(request.loaded.notes)
     config = request.config
     if target_missing:
-        built = request.smoke and target.name != "cpu"
+        built = request.smoke and target.name != "cpu" and not checked_there
         done = "the model is built for it and checked on the CPU" if built else "a run stops there"
         notes.append(f"{target.provider}: {target_missing[0]}; {done}")
     for role in ("host", "target"):
@@ -293,9 +318,7 @@ def _notes(request: Request, target: Target, target_missing: tuple[str, str] | N
 def _check_steps(request: Request, target: Target) -> None:
     """Every pass must serve the target, and take what the one before gives."""
     problems: list[Problem] = []
-    kind = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}[
-        request.config.input_model.type
-    ]
+    kind: str = _KINDS[request.config.input_model.type]
     for name, step in request.config.passes.items():
         pass_ = table.get(step.type)
         place = _place(request, "passes", name)
@@ -398,10 +421,25 @@ def _steps(
         key = fingerprint(ingredients) if digest and data is not None else None
         steps.append(Step(name, pass_.name, options, key, ingredients, cached=False))
         digest = key
+    cached = [bool(step.fingerprint and not request.no_cache and store.get(step.fingerprint)) for step in steps]
+    first = next((at + 1 for at in reversed(range(len(steps))) if cached[at]), 0)  # to be made; the source is compared with
     return tuple(
-        replace(step, cached=step.fingerprint is not None and not request.no_cache and store.get(step.fingerprint) is not None)
-        for step in steps
+        replace(step, cached=cached[at], needed=at >= first or (step.name == SOURCE_STEP and first < len(steps)))
+        for at, step in enumerate(steps)
     )
+
+
+def _kept_from_before(request: Request, steps: tuple[Step, ...], store: Store) -> tuple[str, ...]:
+    """Says which results stay in the store although nothing but the finished model is to be kept."""
+    if not request.no_artifacts:
+        return ()
+    own = [step for step in steps[:-1] if step.cached and step.pass_name not in table.SOURCE_MODULES]
+    found = {step.name: entry for step in own if (entry := store.told(step.fingerprint or ""))}
+    if not found:
+        return ()
+    size = short_size(sum(entry.size for entry in found.values()))
+    told = f"what {', '.join(found)} left ({size}) was made by an earlier run, and stays in the store for others"
+    return (f"--no-artifacts: {told}; 'recipe cache gc' takes out what is old",)
 
 
 def _data_digests(request: Request, pass_: Pass, options: Mapping[str, Any], memo: DigestMemo) -> dict[str, str]:
@@ -482,7 +520,7 @@ def _structure_fingerprint(steps: tuple[Step, ...], target: Target) -> str | Non
     )
 
 
-def _output(request: Request) -> Path:
+def output_of(request: Request) -> Path:
     """Returns where the result goes. A smoke run never takes the place of a real model."""
     if request.output_dir is not None:
         return request.output_dir.expanduser().absolute()

@@ -18,6 +18,7 @@ from runner.models.digest import DigestMemo
 from runner.models.handle import ModelHandle
 
 RECEIPT = "receipt.json"
+_HANDLE = {"kind", "file", "task", "attributes"}  # what a receipt says of the model itself
 
 
 def check_writable(output: Path) -> None:
@@ -60,11 +61,13 @@ def read_receipt(folder: Path) -> dict[str, Any] | None:
 def finished_model(folder: Path) -> tuple[ModelHandle, str] | None:
     """Returns the model in a folder and its execution provider: by its receipt, else its genai_config.json; None without both.
 
+    A file of that name which is no receipt counts as none.
+
     Raises:
         RunFailed: there is no receipt, and genai_config.json is damaged.
     """
     receipt = read_receipt(folder)
-    if receipt is not None:
+    if receipt is not None and receipt.keys() >= _HANDLE:
         handle = ModelHandle(receipt["kind"], folder, receipt["file"], receipt["task"], receipt["attributes"])
         return handle, receipt.get("provider", "CPUExecutionProvider")
     if (folder / "genai_config.json").is_file():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.places import places
 from runner.engine.plan import Plan, Request, make_plan, makes_genai
-from runner.engine.publish import check_writable, is_current, publish, read_receipt
+from runner.engine.publish import check_writable, finished_model, is_current, publish, read_receipt
 from runner.engine.store import Entry, Store, explain_write_failure
 from runner.errors import GateMissed, Place, Problem, RunFailed
 from runner.models.digest import DigestMemo
@@ -36,6 +36,7 @@ class Outcome:
         source: the model that everything is compared with (a transformers folder, where there is one).
         log: the worker's log; None when no worker was needed.
         written: whether the output folder was filled; False where it held exactly this already.
+        made: names of the steps that this run made itself.
         seconds: wall time of the whole run.
     """
 
@@ -45,6 +46,7 @@ class Outcome:
     source: ModelHandle
     log: Path | None
     written: bool
+    made: frozenset[str]
     seconds: float
 
 
@@ -118,10 +120,17 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
     with DigestMemo(plan.places.digests) as memo, ExitStack() as reads:
         store = Store(plan.places, memo)
         log = None
+        made: set[str] = set()
+
+        def follow(event: Event) -> None:
+            if event.kind == "step-started":
+                made.add(event.step)
+            listen(event)
+
         if not plan.complete:
             from runner.engine.work import work  # a run with nothing left to make needs neither estimates nor a worker
 
-            log = work(plan, listen, limits, store, ahead)
+            log = work(plan, follow, limits, store, ahead)
             memo.forget()  # the worker has learned more
         reads.enter_context(store.reading(plan.steps[-1].fingerprint or ""))
         entry = _last(plan, store)
@@ -140,7 +149,34 @@ def execute(plan: Plan, listen: Callable[[Event], None], limits: Limits | None =
         source = _source(plan, store)
     if result["missed"]:
         raise GateMissed(*(Problem("goal-missed", text, Place(str(plan.request.loaded.files[0]))) for text in result["missed"]))
-    return Outcome(plan, model, receipt, source, log, written, time.perf_counter() - started)
+    return Outcome(plan, model, receipt, source, log, written, frozenset(made), time.perf_counter() - started)
+
+
+def as_it_lies(plan: Plan, listen: Callable[[Event], None]) -> Outcome:
+    """Returns the outcome of the run that left the finished model in the output folder, which is taken as it is.
+
+    Args:
+        plan: with its source fetched; a source step that is not stored is made again.
+        listen: told what happens.
+
+    Raises:
+        RunFailed: the folder holds no finished model, or the source step failed.
+    """
+    started = time.perf_counter()
+    found, receipt = finished_model(plan.output), read_receipt(plan.output)
+    if found is None or receipt is None:
+        raise RunFailed("result-missing", f"{plan.output} holds no finished model", "make it with 'recipe run'")
+    log = None
+    with DigestMemo(plan.places.digests) as memo:
+        store = Store(plan.places, memo)
+        if plan.source.step is not None and not plan.steps[0].cached:
+            from runner.engine.work import work
+
+            first = replace(plan, steps=plan.steps[:1], evaluation=None, structure=None)
+            log = work(first, listen, None, store, None)
+            memo.forget()
+        source = _source(plan, store)
+    return Outcome(plan, found[0], receipt, source, log, False, frozenset(), time.perf_counter() - started)
 
 
 def _last(plan: Plan, store: Store) -> Entry:

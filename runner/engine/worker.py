@@ -92,7 +92,10 @@ class Walk:
         first = self.job.steps[0]
         if first.pass_name not in table.SOURCE_MODULES:
             return self.job.source
-        entry = self.store.get(first.fingerprint or "") or self._make(first, first.fingerprint or "", self.job.source)
+        entry = self.store.get(first.fingerprint or "")
+        if entry is None:
+            self.emit(Event("step-started", first.name, first.pass_name))
+            entry = self._make(first, first.fingerprint or "", self.job.source)
         return entry.model
 
     def _read(self, key: str) -> None:

@@ -109,7 +109,8 @@ class Writer(Served):
 
     def __init__(self, offer: Offer) -> None:
         super().__init__(offer)
-        self.session = GenerationSession(offer.handle.folder, offer.threads)
+        on_cpu = offer.provider == "CPUExecutionProvider"
+        self.session = GenerationSession(offer.handle.folder, offer.threads, on_cpu=on_cpu)
         self.vocabulary = int(genai_config(offer.handle.folder)["model"]["vocab_size"])
 
 
@@ -172,19 +173,35 @@ def way_to_serve(offer: Offer) -> type[Served]:
     Raises:
         UsageError: OpenAI's interface has no place for what it does, or it is not in the form that is served.
     """
-    task = (offer.handle.task or "").removesuffix("-with-past")
+    check_served(offer.name, offer.handle.kind, offer.handle.task, f"recipe optimize -m {offer.handle.folder}")
     if offer.handle.kind == "genai":
         return Listener if hears(offer.handle.folder) else Writer
-    if task in _EMBEDS:
-        return TextEncoder
-    if offer.handle.kind == "hf":
+    return TextEncoder
+
+
+def check_served(name: str, kind: str, task: str | None, mended_by: str) -> None:
+    """Makes sure that models of a kind for a task can be served.
+
+    Args:
+        name: what the model is called.
+        kind: see `ModelHandle`.
+        task: Hugging Face task.
+        mended_by: the command that makes an ONNX model of a checkpoint.
+
+    Raises:
+        UsageError: OpenAI's interface has no place for what it does, or it is not in the form that is served.
+    """
+    plain = (task or "").removesuffix("-with-past")
+    if kind == "genai" or plain in _EMBEDS:
+        return
+    if kind == "hf":
         raise UsageError(
             "not-onnx",
-            f"{offer.name} is a checkpoint in transformers' form, which is not served",
-            f"make it an ONNX model first: recipe optimize -m {offer.handle.folder}",
+            f"{name} is a checkpoint in transformers' form, which is not served",
+            f"make it an ONNX model first: {mended_by}",
         )
     raise UsageError(
         "cannot-serve",
-        f"{offer.name}: a model of kind '{offer.handle.kind}' for '{task or 'no task'}' cannot be served",
+        f"{name}: a model of kind '{kind}' for '{plain or 'no task'}' cannot be served",
         "served are language models and Whisper in onnxruntime-genai's form, and text encoders; 'recipe try' runs the others",
     )

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from runner.errors import InvalidRecipe, Place, Problem, TargetUnavailable, near
 from runner.targets.devices import cuda_of_driver, directml_devices, without_gpu
 
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
     from runner.recipe.config import System
 
 _CUDA = 13  # major version that the pinned wheels for CUDA are built for
@@ -139,28 +141,42 @@ def target_of(system: System | None, place: Place | None = None) -> Target:
     return target
 
 
-def installed_wheels() -> dict[str, str]:
+def installed_wheels(without: Collection[Path] = ()) -> dict[str, str]:
     """Returns the runtime wheels that imports here come to, name to version.
 
     Those of a folder that stands behind another one with the same package are left out: nothing of theirs is imported, and
     nothing in front of them is overwritten.
-    """
-    import importlib.metadata
 
+    Args:
+        without: folders that are taken off Python's path in thought.
+    """
     found = {}
-    imported = [imported_from(package) for package in _PACKAGES]
+    imported = [imported_from(package, without) for package in _PACKAGES]
     for target in TARGETS.values():
         for wheel, folder in zip(target.wheels, imported, strict=True):
-            try:
-                here = importlib.metadata.distribution(wheel)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-            found[wheel] = here.version, folder is None or Path(str(here.locate_file(""))).resolve() == folder
+            here = _distribution(wheel, without)
+            if here is not None:
+                found[wheel] = here.version, folder is None or _folder_of(here) == folder
     kept = set()
     for place in range(len(_PACKAGES)):
         there = [target.wheels[place] for target in TARGETS.values() if target.wheels[place] in found]
         kept.update([name for name in there if found[name][1]] or there)  # a build without metadata hides none of them
     return {name: version for name, (version, _) in found.items() if name in kept}
+
+
+def _distribution(wheel: str, without: Collection[Path] = ()) -> Distribution | None:
+    """The first wheel of that name on Python's path."""
+    import importlib.metadata
+
+    return next(iter(importlib.metadata.distributions(name=wheel, path=_path(without))), None)
+
+
+def _folder_of(distribution: Distribution) -> Path:
+    return Path(str(distribution.locate_file(""))).resolve()
+
+
+def _path(without: Collection[Path]) -> list[str]:
+    return [entry for entry in sys.path if Path(entry or ".").resolve() not in without]
 
 
 def wheels_in_use(target: Target) -> tuple[str, str]:
@@ -173,11 +189,17 @@ def wheels_in_use(target: Target) -> tuple[str, str]:
     return runtime, genai
 
 
-def imported_from(package: str) -> Path | None:
-    """Returns the folder from which a package would be imported; None where its own files are not there."""
+def imported_from(package: str, without: Collection[Path] = ()) -> Path | None:
+    """Returns the folder from which a package would be imported; None where its own files are not there.
+
+    Args:
+        package: name of the package.
+        without: folders that are taken off Python's path in thought.
+    """
+    from importlib.machinery import PathFinder
     from importlib.util import find_spec
 
-    spec = find_spec(package)
+    spec = PathFinder.find_spec(package, _path(without)) if without else find_spec(package)
     return None if spec is None or spec.origin is None else Path(spec.origin).resolve().parents[1]
 
 
@@ -293,12 +315,50 @@ def overwritten(wheels: Sequence[str]) -> str:
 def wheels_command(target: Target, installed: Mapping[str, str]) -> str:
     """Returns the command that leaves a target's two wheels in this environment and no others, to be pasted into a shell.
 
-    In a clone they come in the tested versions of its constraints file, elsewhere in those that this package asks for.
+    In a clone they come in the tested versions of its constraints file, elsewhere in those that this package asks for. Wheels
+    in a folder from which pip uninstalls nothing come first, in words.
     """
+    removed = _to_remove(target, installed)
+    if not (foreign := _out_of_reach(removed)):
+        return _pip_command(target, removed)
+    on_path = {Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    told = " and ".join(
+        f"take {shlex.quote(str(folder))} off PYTHONPATH, or delete {' and '.join(names)} from it"
+        if folder in on_path
+        else f"delete {' and '.join(names)} from {shlex.quote(str(folder))}"
+        for folder, names in foreign.items()
+    )
+    told += ", where pip uninstalls nothing"
+    rest = installed_wheels(foreign)
+    removed = _to_remove(target, rest, foreign)
+    complete = not removed and rest.keys() >= set(target.wheels)
+    return told if complete else f"{told}; then: {_pip_command(target, removed)}"
+
+
+def _to_remove(target: Target, installed: Mapping[str, str], without: Collection[Path] = ()) -> Sequence[str]:
+    """Returns the wheels that must go: those of other targets, and of those that clash the target's own too."""
     clashing = {*clashing_wheels(installed), *clashing_genai(installed)}
     for wheel, package in zip(target.wheels, _PACKAGES, strict=True):
-        clashing |= {wheel} if imported_from(package) is None else set()  # pip takes it for installed
-    removed = [name for name in installed if name not in target.wheels or name in clashing]
+        clashing |= {wheel} if imported_from(package, without) is None else set()  # pip takes it for installed
+    return [name for name in installed if name not in target.wheels or name in clashing]
+
+
+def _out_of_reach(wheels: Sequence[str]) -> Mapping[Path, Sequence[str]]:
+    """Returns the folders outside this environment, such as those on PYTHONPATH, in which some of the wheels lie."""
+    import site
+    import sysconfig
+
+    own = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    managed = {Path(folder).resolve() for folder in own}
+    found: dict[Path, list[str]] = {}
+    for name in wheels:
+        here = _distribution(name)
+        if here is not None and _folder_of(here) not in managed:
+            found.setdefault(_folder_of(here), []).append(name)
+    return found
+
+
+def _pip_command(target: Target, removed: Sequence[str]) -> str:
     remove = f"pip uninstall -y {' '.join(removed)} && " if removed else ""
     locked = CLONE / "constraints" / f"{target.name}.txt"
     if not locked.is_file():
@@ -379,12 +439,19 @@ def mismatched_genai(installed: Mapping[str, str]) -> tuple[str, Target] | None:
     return there[0], runtimes[0]
 
 
-def best_target(names: Collection[str] | None = None, named: str = "", *, only_plan: bool = False) -> tuple[Target, str]:
+def best_target(
+    names: Collection[str] | None = None,
+    named: str = "",
+    *,
+    genai: Callable[[Target], bool] = lambda _: False,
+    only_plan: bool = False,
+) -> tuple[Target, str]:
     """Returns the fastest target that can be used here, and why it is that one: CUDA, else DirectML, else the CPU.
 
     Args:
         names: targets to choose among, such as those that a recipe has variants for; all where None.
         named: the variant that somebody chose; empty where a recipe's are to choose from.
+        genai: whether onnxruntime-genai is to run on a target; asked of those only whose device and runtime are here.
         only_plan: nothing is to run: where none of them can be used here, the fastest of them is returned.
 
     Raises:
@@ -397,6 +464,8 @@ def best_target(names: Collection[str] | None = None, named: str = "", *, only_p
             passed_over.append(f"{named} is not for {name}" if named else f"no variant for {name}")
             continue
         missing = what_is_missing(TARGETS[name])
+        if missing is None and genai(TARGETS[name]):
+            missing = what_is_missing(TARGETS[name], genai=True)
         if missing is None:
             return TARGETS[name], "; ".join((f"{name} can be used here", *passed_over))
         planned = planned or TARGETS[name]

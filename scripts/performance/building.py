@@ -87,6 +87,11 @@ def cases() -> list[str]:
     return [name for name in SHAPES if name not in LARGE]
 
 
+def recipes_of(case: str) -> Sequence[str]:
+    """Returns the recipe that makes a shape's model."""
+    return (SHAPES[case].recipe,)
+
+
 def measure(case: str, cache: Path, terms: Terms) -> list[Row]:
     """Returns rows of resident memory, anonymous memory and time. A shape that only we can build is built once.
 

@@ -97,7 +97,8 @@ SETTINGS: Mapping[str, Setting] = {
     "builder's rounding, blocks of 32, symmetric": Setting(_SHAPE, {f"{_BUILD}_algo_config": "rtn"}, recipe=_BUILDER),
     "accuracy level 1": Setting(_SHAPE, {f"{_BUILD}_accuracy_level": 1}),
 }
-TRIED = tuple(f"settings: {one}" for one in SETTINGS)
+_SETTINGS = "settings: "
+TRIED = tuple(f"{_SETTINGS}{one}" for one in SETTINGS)
 
 
 def cases() -> list[str]:
@@ -108,6 +109,13 @@ def cases() -> list[str]:
 first_token_cases = cases
 
 
+def recipes_of(case: str) -> Sequence[str]:
+    """Returns the recipes of a model, or of a setting that was tried."""
+    tried = SETTINGS.get(case.removeprefix(_SETTINGS))
+    decoder = tried.decoder if tried else next(one for one in DECODERS if one.name == case)
+    return [one for one in (decoder.recipe, tried.recipe if tried else None) if one]
+
+
 def measure_decode(case: str, cache: Path, terms: Terms) -> list[Row]:
     """Returns a model's row against llama.cpp and its row against the memory; or the row of settings that were tried.
 
@@ -115,7 +123,7 @@ def measure_decode(case: str, cache: Path, terms: Terms) -> list[Row]:
         RecipeError: a recipe of ours fails.
     """
     if case in TRIED:
-        return [_setting(case.removeprefix("settings: "), cache, terms)]
+        return [_setting(case.removeprefix(_SETTINGS), cache, terms)]
     decoder, made, work = _made(case, cache)
     sides, failed = _llama_sides(made, work, cache, terms.threads)
     sides.insert(0, _ours(made.folder, terms.threads))

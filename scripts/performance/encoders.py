@@ -59,6 +59,7 @@ class Encoder:
     olive_inputs: Mapping[str, Any] | None = None
 
 
+_INT8 = "cpu-int8-dynamic"  # variant that every recipe of an encoder has
 _FEATURES, _HIDDEN = "feature-extraction", "last_hidden_state"
 _DINOV2 = {
     "input_names": ["pixel_values"],
@@ -89,6 +90,12 @@ def cases() -> list[str]:
     return [one.name for one in ENCODERS]
 
 
+def recipes_of(case: str) -> Sequence[str]:
+    """Returns the recipes of a model, in fp32 and in 8 bits."""
+    recipe = next(one.recipe for one in ENCODERS if one.name == case)
+    return recipe, f"{recipe}/{_INT8}"
+
+
 def measure(case: str, cache: Path, terms: Terms) -> list[Row]:
     """Makes all sides of a model, lets them take turns, and returns its fp32 row and its int8 row.
 
@@ -101,7 +108,7 @@ def measure(case: str, cache: Path, terms: Terms) -> list[Row]:
     work.mkdir(parents=True, exist_ok=True)
     folder = random_encoder(encoder.random, encoder.auto_class, work / "source") if encoder.random else None
     fp32 = by_recipe(encoder.recipe, work / "fp32", folder)
-    int8 = by_recipe(f"{encoder.recipe}/cpu-int8-dynamic", work / "int8", folder)
+    int8 = by_recipe(f"{encoder.recipe}/{_INT8}", work / "int8", folder)
     source = folder or fp32.source
     sides, failed = _sides(encoder, source, fp32.folder, int8.folder, work, cache, terms.threads)
     judged = _feed(encoder, source, _sentences(encoder))

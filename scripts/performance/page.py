@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from performance.passes import changed_since
 from performance.record import Record
+from runner.templating.results import OLDER_MARK
 
 _TITLES = {
     "build": (
@@ -56,7 +58,8 @@ within a round. A ratio is what counts; absolute figures of other machines diffe
 into environments of their own, measures, and writes this page and performance.json. A bar is what the project holds itself to,
 met or not. "Processor time, 1 thread" marks figures of a busy machine: the work of a process, whatever others did meanwhile
 (`--clock processor --threads 1`). Of two equal models the one that is loaded first was up to 15 % slower at decoding there, and
-ours is loaded first.
+ours is loaded first. ‡ behind a name: the recipe's passes have changed since it was measured, or nobody wrote down which they
+were; a line below the table says how.
 
     python scripts/bench_suite.py            # all sections; what is measured already is left out
     python scripts/bench_suite.py --only encoders --case "ViT base"
@@ -73,12 +76,18 @@ def _sections(record: Record) -> Iterator[str]:
         section = record.sections.get(name)
         if section is None:
             continue
-        rows = [row for case in section["cases"].values() for row in case["rows"]]
+        older = {name: changed_since(case.get("recipes")) for name, case in section["cases"].items()}
+        rows = [
+            {**row, "mark": OLDER_MARK if older[name] else ""}
+            for name, case in section["cases"].items()
+            for row in case["rows"]
+        ]
         yield f"## {title}\n"
         yield f"`{section['command']}`. {about}\n"
         yield from _table(rows)
         yield ""
         yield from _footnotes(rows)
+        yield from _changes(older)
         yield from _machines(section["cases"])
         yield ""
 
@@ -90,7 +99,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield _line(head)
     yield _line(["---", *["---:"] * len(sides), *(["---", "---", "---"] if compared else [])])
     for row in rows:
-        cells = [row["case"], *(_value(row, side) for side in sides)]
+        cells = [f"{row['case']}{row['mark']}", *(_value(row, side) for side in sides)]
         if compared:
             ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f} ({row['of']})"
             verdict = {True: "met", False: "**missed**", None: ""}[row["met"]]
@@ -117,6 +126,12 @@ def _footnotes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"- {row['case']}: {side} failed: {why}"
 
 
+def _changes(older: Mapping[str, str | None]) -> Iterator[str]:
+    """One line for each thing that has changed."""
+    for change in dict.fromkeys(filter(None, older.values())):
+        yield f"- {OLDER_MARK} {change}: {'; '.join(name for name, one in older.items() if one == change)}."
+
+
 def _machines(cases: Mapping[str, Any]) -> Iterator[str]:
     """One line for each machine, day and set of versions: a section may have been measured in pieces."""
     told: dict[str, list[str]] = {}
@@ -125,11 +140,13 @@ def _machines(cases: Mapping[str, Any]) -> Iterator[str]:
         packages = ", ".join(f"{package} {one['packages'][package]}" for package in _TOLD if package in one["packages"])
         busy = max((row["busy"] or 0.0 for row in case["rows"]), default=0.0)
         load = f"; others used up to {100 * busy:.0f} % of the machine meanwhile" if busy >= 0.1 else ""
-        key = json.dumps([one["cpu"], one["cores"], case["date"], one["flags"], packages])
+        revision = one.get("revision") or "unknown"
+        key = json.dumps([one["cpu"], one["cores"], case["date"], one["flags"], packages, revision])
         told.setdefault(key, []).append(f"{name}{load}")
     for key, names in told.items():
-        cpu, cores, date, flags, packages = json.loads(key)
-        yield f"- Measured on {cpu}, {cores} cores ({', '.join(flags)}), {date}, {packages}: {'; '.join(names)}."
+        cpu, cores, date, flags, packages, revision = json.loads(key)
+        machine = f"{cpu}, {cores} cores ({', '.join(flags)}), {date}"
+        yield f"- Measured on {machine}, {packages}, revision {revision}: {'; '.join(names)}."
 
 
 _TOLD = ("torch", "transformers", "onnxruntime", "onnxruntime-genai")

@@ -64,14 +64,32 @@ class Record:
         """Says whether a case has been measured."""
         return case in self.sections.get(section, {}).get("cases", {})
 
-    def put(self, section: str, case: str, rows: Sequence[Row], environment: Mapping[str, Any], command: str) -> None:
-        """Writes a case in place of what was known of it; what another run of the suite wrote meanwhile stays."""
+    def put(
+        self,
+        section: str,
+        case: str,
+        rows: Sequence[Row],
+        environment: Mapping[str, Any],
+        command: str,
+        recipes: Mapping[str, Any],
+    ) -> None:
+        """Writes a case in place of what was known of it; what another run of the suite wrote meanwhile stays.
+
+        Args:
+            section: the section.
+            case: what was measured.
+            rows: the figures.
+            environment: machine, software and the project's revision.
+            command: measures the section again.
+            recipes: what `performance.passes.passes_of` says of the recipes whose models were measured.
+        """
         self.sections = self._read()
         known = self.sections.setdefault(section, {"command": command, "cases": {}})
         known["command"] = command
         known["cases"][case] = {
             "date": time.strftime("%Y-%m-%d"),
             "environment": dict(environment),
+            "recipes": dict(recipes),
             "rows": [{**asdict(row), "met": row.met} for row in rows],
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -193,6 +193,13 @@ def test_what_is_not_there_is_an_error_with_the_nearest_name(
     assert remedy in str(caught.value.problems[0].remedy)
 
 
+def test_a_finished_model_is_told_from_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="is a finished model, not a recipe") as caught:
+        find(str(tmp_path))
+    assert "'recipe bench'" in str(caught.value.problems[0].remedy)
+
+
 def test_config_that_leaves_its_folder_is_refused(make_recipe: Maker, tmp_path: Path) -> None:
     info = make_recipe("one") / "info.yml"
     (tmp_path / "outside.json").write_text("{}", encoding="utf-8")

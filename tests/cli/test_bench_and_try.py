@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -118,12 +119,92 @@ def test_a_missed_gate_ends_with_4_and_everything_is_written(embedder):
     assert "gate" in (output / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def finished_copy(embedder, tmp_path, monkeypatch) -> Path:
+    """The finished model below a copy of its recipe; the store is the one that it was made with."""
+    folder, output, _ = embedder
+    monkeypatch.setenv("RECIPE_CACHE", str(folder.parent / "cache"))
+    shutil.copytree(folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("results"))
+    shutil.copytree(output, tmp_path / "tiny" / "models" / "mine", ignore=shutil.ignore_patterns("results.json", "report.html"))
+    return tmp_path / "tiny" / "models" / "mine"
+
+
+def test_a_finished_model_is_measured_as_it_lies(finished_copy, capsys):
+    before = (finished_copy / "receipt.json").read_bytes()
+    assert run_command(["bench", str(finished_copy), "--rounds", "1"]) == 4  # the gate of the variant that the receipt names
+    results = read_results(finished_copy / "results.json")
+    assert (results.recipe, results.variant, results.passes) == (
+        "tiny",
+        "cpu-fp32",
+        {"OnnxConversion": table.get("OnnxConversion").version},
+    )
+    assert (finished_copy / "report.html").is_file()
+    assert (finished_copy / "receipt.json").read_bytes() == before
+    assert "as it lies" not in capsys.readouterr().err
+
+
+def test_of_a_finished_model_that_the_recipe_would_not_make_today_no_passes_are_told(finished_copy, capsys):
+    file = finished_copy.parents[1] / "olive_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["passes"]["convert"]["target_opset"] = 17
+    file.write_text(json.dumps(config))
+    model = (finished_copy / "model.onnx").read_bytes()
+    assert run_command(["bench", str(finished_copy), "--rounds", "1", "--save"]) == 2
+    assert "recipe bench tiny/cpu-fp32 --save" in capsys.readouterr().err
+    assert not (finished_copy / "results.json").exists()
+    assert run_command(["bench", str(finished_copy), "--rounds", "1"]) == 4
+    assert "it is measured as it lies" in capsys.readouterr().err
+    results = read_results(finished_copy / "results.json")
+    assert (results.passes, results.settings, results.command) == (None, None, "recipe bench mine --rounds 1")
+    assert (finished_copy / "model.onnx").read_bytes() == model
+
+
+def test_a_model_that_one_command_made_is_measured_by_the_recipe_beside_it(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["export", "-m", str(tiny_bert.folder), "-o", "out"]) == 0
+    assert run_command(["bench", "out", "--rounds", "1"]) == 0
+    assert read_results(tmp_path / "out" / "results.json").row("cosine") is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "told"),
+    [
+        ("", ["--set", "passes.convert.target_opset=17"], "in which --set can change nothing"),
+        ("", ["--smoke"], "was not made by a smoke run"),
+        ("recipe", [], "recipe bench --config olive_config.json --output-dir "),
+        ("receipt", [], "receipt.json is no receipt of a run"),
+        ("weights", [], "make it again: recipe run tiny/cpu-fp32 --output-dir "),
+        ("source", [], "give its folder: --model-path FOLDER"),
+    ],
+)
+def test_a_folder_that_cannot_be_measured_says_why_and_what_to_type(finished_copy, capsys, change, flags, told):
+    file = finished_copy / "receipt.json"
+    receipt = json.loads(file.read_text(encoding="utf-8"))
+    if change == "recipe":
+        file.write_text(json.dumps({**receipt, "recipe": "gone"}))
+    elif change == "receipt":
+        file.write_text("[]")
+    elif change == "source":
+        file.write_text(json.dumps({**receipt, "model": {"id": "x", "from": "folder x", "digest": "0"}}))
+    elif change == "weights":
+        (finished_copy / "model.onnx").unlink()
+    assert run_command(["bench", str(finished_copy), "--rounds", "1", *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not (finished_copy / "results.json").exists()
+
+
 def test_texts_are_embedded_and_compared(embedder, capsys):
     assert run_command(["try", str(embedder[1]), "the cat sat", "the cat sat", "red ball", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert len(told["vectors"]) == 3
     assert sum(value**2 for value in told["vectors"][0]) == pytest.approx(1, abs=1e-5)
     assert told["cosine"][0][1] == pytest.approx(1, abs=1e-5)
+
+
+def test_what_would_change_a_recipe_is_refused_of_a_finished_model(embedder, capsys):
+    assert run_command(["try", str(embedder[1]), "the cat sat", "--set", "passes.convert.target_opset=17"]) == 2
+    assert "is a finished model, in which --set can change nothing" in capsys.readouterr().err
 
 
 def test_similarities_are_shown_for_people(embedder, capsys):

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -91,10 +93,11 @@ def test_wrong_calls_tell_the_nearest_name(
 def test_target_auto_does_not_leave_a_variant_that_is_named(
     asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # the plan first: imported behind the other, it would keep that for later tests
+    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda *_, **__: ("no GPU", "add one"))
     monkeypatch.setattr(
         "runner.targets.target.what_is_missing", lambda target: ("no GPU", "add one") if target.device == "gpu" else None
     )
-    monkeypatch.setattr("runner.engine.plan.what_is_missing", lambda *_, **__: ("no GPU", "add one"))
     assert run_command(["run", *asked, "--target", "auto"]) == 1
     assert "cuda: no GPU; cuda-fp16 is not for directml; cuda-fp16 is not for cpu" in capsys.readouterr().err
     assert run_command(["run", *asked, "--target", "auto", "--dry-run", "--json"]) == 0
@@ -104,6 +107,35 @@ def test_target_auto_does_not_leave_a_variant_that_is_named(
     assert "CUDAExecutionProvider: no GPU; a run stops there" in plan["notes"]
     assert run_command(["run", *asked, "--target", "cpu", "--dry-run"]) == 2
     assert "variant-not-for-target" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gpu_with_genai_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU and its runtime, on which onnxruntime-genai is the wheel for the CPU."""
+    monkeypatch.setattr("runner.targets.target.device_missing", lambda target: "none" if target.name == "directml" else None)
+    monkeypatch.setattr("runner.targets.target.installed_wheels", lambda: {"onnxruntime-gpu": "1", "onnxruntime-genai": "1"})
+
+
+@pytest.mark.usefixtures("gpu_with_genai_for_the_cpu")
+def test_target_auto_looks_for_genai_where_the_recipe_is_made_by_it(as_json: Callable[..., Any]) -> None:
+    plan = as_json("run", "smollm2-135m-instruct", "--target", "auto", "--smoke", "--dry-run")
+    assert plan["target"] == "cpu"
+    assert any("cuda: the wheel onnxruntime-genai-cuda is not installed" in note for note in plan["notes"])
+    assert as_json("run", "all-minilm-l6-v2", "--target", "auto", "--smoke", "--dry-run")["target"] == "cuda"
+
+
+@pytest.mark.usefixtures("gpu_with_genai_for_the_cpu")
+def test_a_smoke_run_that_would_be_checked_on_the_gpu_needs_genai_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    asked = ["run", "smollm2-135m-instruct", "--target", "cuda", "--smoke", "--output-dir", str(tmp_path / "out")]
+    assert run_command(asked) == 1
+    told = capsys.readouterr().err
+    assert "CUDAExecutionProvider: the wheel onnxruntime-genai-cuda is not installed" in told
+    assert "pip install" in told
+    assert not list((tmp_path / "cache").rglob("record.json"))
+    assert any("is not installed; a run stops there" in note for note in as_json(*asked, "--dry-run")["notes"])
 
 
 def test_error_classes_decide_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -40,16 +42,32 @@ def test_doctor_knows_the_machine(as_json: Callable[..., Any]) -> None:
 PACKAGES = {wheel: package for target in TARGETS.values() for wheel, package in zip(target.wheels, RUNTIMES, strict=True)}
 
 
+PYTHON = "PLANTED_PYTHON"  # variable: the interpreter of the environment that has the wheels
+
+
+def environment_in_front(folder: Path) -> tuple[Path, str]:
+    """Makes an environment behind whose packages those of this one are found; returns its packages and interpreter."""
+    builder = venv.EnvBuilder(symlinks=os.name != "nt")
+    builder.create(folder)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+    (site / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return site, builder.ensure_directories(folder).env_exe
+
+
 @pytest.fixture
 def front(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """Returns a function that installs empty wheels into one folder in front of this environment's, and returns variables.
+    """Returns a function that installs empty wheels into an environment in front of this one, and returns variables.
 
-    The files of those that are named in `whole` are as they should be; those of the others were overwritten.
+    The files of those that are named in `whole` are as they should be; those of the others were overwritten. With `at` they
+    lie in that folder of PYTHONPATH, and not in an environment.
     """
 
-    def plant(*wheels: str, whole: Iterable[str] = (), packages: bool = True) -> dict[str, str]:
-        site = tmp_path / "wheels"
+    def plant(*wheels: str, whole: Iterable[str] = (), packages: bool = True, at: Path | None = None) -> dict[str, str]:
+        site, python = at, sys.executable
+        if site is None and wheels:
+            site, python = environment_in_front(tmp_path / "environment")
         for name in wheels:
+            assert site is not None
             folder = site / f"{name.replace('-', '_')}-1.32.0.dist-info"
             folder.mkdir(parents=True)
             (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.32.0\n")
@@ -58,14 +76,15 @@ def front(tmp_path: Path) -> Callable[..., dict[str, str]]:
             if packages:
                 (site / PACKAGES[name]).mkdir(exist_ok=True)
                 (site / PACKAGES[name] / "__init__.py").touch()
-        return {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(site))), "COLUMNS": "1000"}
+        path = os.pathsep.join(map(str, (ROOT, at) if at else (ROOT,)))
+        return {**os.environ, "PYTHONPATH": path, "COLUMNS": "1000", PYTHON: python}
 
     return plant
 
 
 def recipe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "runner", *arguments],
+        [environment[PYTHON], "-m", "runner", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
@@ -81,6 +100,21 @@ def planted(front: Callable[..., dict[str, str]]) -> Callable[..., tuple[int, An
         return data.returncode, json.loads(data.stdout), text.stdout
 
     return doctor
+
+
+def test_wheels_in_a_folder_of_pythonpath_are_not_for_pip_to_uninstall(
+    front: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "other wheels"
+    environment = front("onnxruntime-genai", "onnxruntime-genai-cuda", at=folder)
+    told = json.loads(recipe(environment, "doctor", "--json").stdout)
+    (trouble,) = told["troubles"]
+    off = f"take '{folder}' off PYTHONPATH, or delete onnxruntime-genai and onnxruntime-genai-cuda from it"
+    assert trouble["by_target"]["cpu"] == f"{off}, where pip uninstalls nothing"  # this environment has the wheels for the CPU
+    told_off, _, command = trouble["by_target"]["cuda"].partition("; then: ")
+    assert told_off == f"{off}, where pip uninstalls nothing"
+    assert command.startswith("pip uninstall -y onnxruntime onnxruntime-genai && pip install ")
+    assert_pasteable([command])
 
 
 def assert_pasteable(commands: Iterable[str]) -> None:
@@ -174,13 +208,16 @@ def test_language_models_need_a_whole_wheel_of_genai_and_others_do_not(
 def test_a_package_whose_files_are_gone_is_no_runtime(front: Callable[..., dict[str, str]], tmp_path: Path) -> None:
     """What uninstalling one of two wheels leaves: the other one's metadata, and a folder without a module."""
     environment = front("onnxruntime-gpu", packages=False)
-    (tmp_path / "wheels" / "onnxruntime" / "capi").mkdir(parents=True)
+    (wheel,) = (tmp_path / "environment").rglob("onnxruntime_gpu-*.dist-info")
+    (wheel.parent / "onnxruntime" / "capi").mkdir(parents=True)
     python = (
-        "import sys; sys.path = [path for path in sys.path if 'site-packages' not in path];"
+        f"import sys; sys.path.remove({sysconfig.get_path('purelib')!r});"
         "from runner.targets.target import TARGETS, installed_wheels, what_is_missing, wheels_command;"
         "print(*what_is_missing(TARGETS['cpu']), sep='\\n'); print(wheels_command(TARGETS['cuda'], installed_wheels()))"
     )
-    done = subprocess.run([sys.executable, "-c", python], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [environment[PYTHON], "-c", python], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     cause, _, command = done.stdout.splitlines()
     assert cause == "files of onnxruntime-gpu are gone, as when another wheel of the package onnxruntime was uninstalled"
     assert command.startswith("pip uninstall -y onnxruntime-gpu && pip install ")

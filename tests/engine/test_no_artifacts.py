@@ -43,6 +43,28 @@ def test_steps_before_the_last_one_leave_nothing_but_their_record(made: Any, cap
     assert "up to date" in capsys.readouterr().out  # the last step's result is enough
 
 
+def test_a_second_run_tells_what_it_did_itself(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made("--no-artifacts")
+    capsys.readouterr()
+    made("--no-artifacts")
+    told = capsys.readouterr()
+    rows = {row.split()[0]: row.split()[2:4] for row in told.out.splitlines() if row.startswith(("convert ", "quantize "))}
+    assert rows["convert"] == ["not", "needed"]
+    assert rows["quantize"][0] == "cached"
+    assert "stays in the store" not in told.err
+    assert run_command(["run", "--config", str(tmp_path / "config.json"), "--dry-run", "--json"]) == 0
+    assert [step["state"] for step in json.loads(capsys.readouterr().out)["steps"]] == ["not needed", "cached"]
+
+
+def test_what_an_earlier_run_left_stays_and_is_told(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    capsys.readouterr()
+    receipt, steps = made("--no-artifacts", "--set", "passes.quantize.reduce_range=true")
+    assert "--no-artifacts: what convert left (" in capsys.readouterr().err
+    assert "convert" in steps
+    assert any("stays in the store" in note for note in receipt["notes"])
+
+
 def test_what_was_dropped_is_made_again_where_it_is_needed(made: Any) -> None:
     made("--no-artifacts")
     receipt, steps = made("--set", "passes.quantize.reduce_range=true")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import openai
@@ -46,10 +47,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: at / name for name in (*recipes, "speech")}
 
 
-def started(arguments: list[str], log: int = subprocess.DEVNULL) -> tuple[subprocess.Popen[str], str]:
-    """Starts a server and returns it with its address."""
+def started(
+    arguments: list[str], log: int | IO[str] = subprocess.DEVNULL, at: Path = ROOT
+) -> tuple[subprocess.Popen[str], str]:
+    """Starts a server in a folder and returns it with its address."""
     command = [sys.executable, "-m", "runner", "serve", "--port", "0", *arguments]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=at)
     assert server.stdout is not None
     found = re.search(r"http://\S+/v1", server.stdout.readline())
     assert found is not None
@@ -309,7 +312,7 @@ def test_a_key_is_asked_for(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nowhere"], "there is no folder 'nowhere'"),
+        (["nowhere"], "there is no recipe, folder or file 'nowhere'"),
         (["{encoder}", "{encoder}"], "two models are called 'encoder'"),
         (["{encoder}", "--host", "0.0.0.0"], "open-to-all"),
         (["{empty}"], "holds no finished model"),
@@ -380,6 +383,44 @@ def test_a_folder_without_a_receipt_is_for_the_provider_that_its_config_names(
         assert run_command(verb) == 1
         assert "DirectML exists on Windows only" in capsys.readouterr().err
     assert run_command(["try", str(bare), "hello", "--max-new-tokens", "2", "--target", "cpu"]) == 0
+
+
+def test_a_recipe_is_made_first_and_served_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECIPE_CATALOG", str(ROOT / "recipes"))
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    words = ["all-minilm-l6-v2/cpu-fp32", "short=smollm2-135m-instruct.cpu.fp32"]
+    with (tmp_path / "log").open("w") as log:
+        server, address = started([*words, "--smoke", "--offline"], log, at=tmp_path)
+    try:
+        client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+        assert [model.id for model in client.models.list()] == ["all-minilm-l6-v2-cpu-fp32-smoke", "short"]
+        assert client.completions.create(model="short", prompt="Once", max_tokens=2).usage is not None
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(20)
+    told = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "making all-minilm-l6-v2/cpu-fp32 first" in told
+    assert (tmp_path / "models/smollm2-135m-instruct-cpu-fp32-smoke/receipt.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("resnet-50", "cannot-serve: resnet-50/cpu-fp32: a model of kind 'onnx' for 'image-classification' cannot be served"),
+        ("all-minilm-l6-v2/cpu-int9", "all-minilm-l6-v2 has no variant 'cpu-int9'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_served_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, told: str
+) -> None:
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RECIPE_CATALOG", str(ROOT / "recipes"))
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["serve", word, "--smoke", "--offline", "--port", "0"]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 def test_a_port_in_use_is_told(address: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

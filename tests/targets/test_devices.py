@@ -96,6 +96,17 @@ def test_the_best_target_that_is_here(monkeypatch: pytest.MonkeyPatch, here: str
     assert (target.name, "no variant for cuda" in why) == ("cpu", True)
 
 
+def test_a_target_without_its_genai_wheel_is_not_the_best_for_what_genai_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "runner.targets.target.device_missing", lambda target: None if target.name != "directml" else "no Windows"
+    )
+    monkeypatch.setattr("runner.targets.target.installed_wheels", lambda: {"onnxruntime-gpu": "1", "onnxruntime-genai": "1"})
+    assert best_target()[0].name == "cuda"
+    target, why = best_target(genai=lambda _: True)
+    assert target.name == "cpu"
+    assert "cuda: the wheel onnxruntime-genai-cuda is not installed" in why
+
+
 def test_no_target_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.targets.target.what_is_missing", lambda target: ("no wheel", "pip install it"))
     with pytest.raises(TargetUnavailable, match="cpu: no wheel"):
