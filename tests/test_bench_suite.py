@@ -191,3 +191,11 @@ def test_a_token_reads_weights_of_products_and_the_cache(part, tmp_path):
     sizes = {"num_hidden_layers": 2, "num_key_value_heads": 3, "head_size": 8}
     (tmp_path / "genai_config.json").write_text(json.dumps({"model": {"decoder": {"filename": "model.onnx", **sizes}}}))
     assert part("bandwidth").bytes_a_token(tmp_path, context=10) == (4 * 5 * 4, 2 * 2 * 3 * 8 * 4 * 10)
+
+
+def test_a_timed_command_finds_its_modules_compiled(part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "compiled"))
+    (tmp_path / "module.py").write_text("")
+    assert part("commands")._timed([sys.executable, "-c", "import sys; sys.path.insert(0, '.'); import module"], tmp_path) > 0
+    assert list((tmp_path / "compiled").rglob("module.*.pyc"))

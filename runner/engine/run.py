@@ -170,9 +170,9 @@ def as_it_lies(plan: Plan, listen: Callable[[Event], None]) -> Outcome:
     with DigestMemo(plan.places.digests) as memo:
         store = Store(plan.places, memo)
         if plan.source.step is not None and not plan.steps[0].cached:
-            first = replace(plan, steps=plan.steps[:1], evaluation=None, structure=None)
             from runner.engine.work import work
 
+            first = replace(plan, steps=plan.steps[:1], evaluation=None, structure=None)
             log = work(first, listen, None, store, None)
             memo.forget()
         source = _source(plan, store)

@@ -101,8 +101,10 @@ def _row(
 
 
 def _timed(command: Sequence[str], folder: Path) -> float:
+    variables = {**os.environ, **_QUIET}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # commands that people install find their modules compiled
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **_QUIET}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
         raise PeerFailed(f"{' '.join(command[-3:])}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
