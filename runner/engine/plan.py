@@ -29,6 +29,7 @@ from runner.evaluation.evaluate import VERSION as EVALUATION_VERSION
 from runner.evaluation.structure import VERSION as STRUCTURE_VERSION
 from runner.models.diffusion import COMPONENTS
 from runner.models.digest import DigestMemo
+from runner.models.outline import outline_of, outline_of_id
 from runner.models.source import Access, Source, locate, path_missing, smoke_source
 from runner.passes import table
 from runner.passes.declaration import Pass
@@ -209,6 +210,7 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
         _check_packages(request)
     source = _source(request, access, missing)
     _check_components(request, source)
+    _check_outline(request, source, target)
     steps = _steps(request, source, target, store, memo, missing)
     evaluation = None
     with missing.noted():
@@ -355,6 +357,27 @@ def _check_components(request: Request, source: Source) -> None:
             cause = f"'{name}': {pass_.name} leaves out {', '.join(left)}, and a pipeline needs all of its components"
             place = _place(request, "passes", name, "components")
             problems.append(Problem("component-left-out", cause, place, "only later steps can leave a component as it is"))
+    if problems:
+        raise InvalidRecipe(*problems)
+
+
+def _check_outline(request: Request, source: Source, target: Target) -> None:
+    """No pass may refuse a model whose matrices it can know beforehand; what passes make of them is followed step by step."""
+    model = request.config.input_model
+    if request.smoke or model.type != "HfModel" or source.step is not None:
+        outline = None
+    elif source.handle is not None:
+        outline = outline_of(source.handle)
+    else:
+        outline = outline_of_id(model.model_path or "")
+    problems: list[Problem] = []
+    for name, step in request.config.passes.items():
+        foresee = table.get(step.type).foresee
+        try:
+            outline = foresee(step.options, outline, target) if foresee else None
+        except InvalidRecipe as error:
+            problems += error.at(_place(request, "passes", name)).problems
+            outline = None
     if problems:
         raise InvalidRecipe(*problems)
 

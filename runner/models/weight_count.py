@@ -64,6 +64,11 @@ def count_weights(model: str, task: str) -> WeightCount | None:
         return None
 
 
+def is_plain_decoder(model_type: str) -> bool:
+    """Says whether an architecture is a decoder of attention and one feed-forward part a layer, without experts."""
+    return model_type in _DECODERS
+
+
 def add_up(*parts: WeightCount) -> WeightCount:
     """Returns the weights of parts together."""
     return WeightCount(
