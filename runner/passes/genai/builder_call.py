@@ -14,6 +14,7 @@ from runner.models.quantized_checkpoint import Scheme
 from runner.passes.declaration import PassContext
 from runner.passes.genai.architectures import mended
 from runner.passes.genai.attention_kernels import attention_that_runs
+from runner.passes.genai.quantized_source import fused_read_apart
 from runner.passes.genai.shared_embedding import Share
 from runner.passes.genai.streamed_weights import streamed
 
@@ -92,7 +93,7 @@ def build(
         try:
             streams = streamed(builder, context.threads, lookup, share, hqq, context.take_over)
             attention = attention_that_runs(builder, context.target)
-            with mended(builder, config), streams, attention, _without_cupy():
+            with mended(builder, config), streams, attention, fused_read_apart(), _without_cupy():
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(
