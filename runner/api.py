@@ -21,7 +21,8 @@ from runner.compose.subject import subject_of
 from runner.engine.ahead import of_request
 from runner.engine.events import Event
 from runner.engine.limits import Limits
-from runner.engine.plan import Plan, Request, require_device
+from runner.engine.plan import Plan
+from runner.engine.request import Request, require_device
 from runner.engine.run import Outcome, as_it_lies, execute, plan_run
 from runner.errors import UsageError
 from runner.recipe.config import RunConfig

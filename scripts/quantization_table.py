@@ -24,7 +24,7 @@ from rich.console import Console
 
 from runner.bench.environment import OtherLoad, describe
 from runner.catalog.find import find
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.engine.run import execute, plan_run
 from runner.errors import RecipeError
 from runner.evaluation.perplexity import perplexity, token_windows

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from runner.catalog.find import find
 from runner.data.sound import read_sound, speech
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.engine.run import Outcome, execute, plan_run
 from runner.evaluation.subject_process import SubjectProcess
 from runner.evaluation.word_errors import word_error_rate

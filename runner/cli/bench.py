@@ -121,7 +121,7 @@ def bench(
     from runner.cli.run_progress import Progress
     from runner.compose.contest import Judged, check_gates, measure
     from runner.compose.finished import finished_request
-    from runner.engine.plan import require_device
+    from runner.engine.request import require_device
     from runner.engine.run import as_it_lies, execute, plan_run
     from runner.report.page import write_page
     from runner.report.table import print_results

@@ -13,7 +13,8 @@ from runner.cli.run_outcome import show_outcome
 from runner.cli.run_progress import Progress
 from runner.engine.ahead import of_request
 from runner.engine.limits import Limits
-from runner.engine.plan import Plan, Request
+from runner.engine.plan import Plan
+from runner.engine.request import Request
 from runner.engine.run import Outcome, execute, plan_run
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 from runner.cli.carry_out import Way, carry_out
 from runner.cli.tables import print_table
 from runner.compose.folder import Composed
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.engine.run import Outcome
 
 _QUIET = 2  # from this log level on only the result is told

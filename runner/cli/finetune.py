@@ -13,7 +13,7 @@ from runner.cli.flags import flag, flags
 
 if TYPE_CHECKING:
     from runner.compose.finetune import FineTuned
-    from runner.engine.plan import Request
+    from runner.engine.request import Request
 
 _COUNT = click.IntRange(min=1)
 

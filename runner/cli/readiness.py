@@ -13,7 +13,8 @@ from runner.cli.estimates import needs_facts
 from runner.compose.request import make_request
 from runner.engine.estimate import Needs, estimate
 from runner.engine.fit import check_fit
-from runner.engine.plan import Plan, makes_genai
+from runner.engine.plan import Plan
+from runner.engine.request import makes_genai
 from runner.engine.run import plan_run
 from runner.errors import DoesNotFit, Problem, RecipeError
 from runner.passes import table

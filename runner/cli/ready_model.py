@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.models.handle import ModelHandle
 from runner.targets.target import Target
 
@@ -66,7 +66,7 @@ def made_of(request: Request) -> Ready:
         RecipeError: whatever else stands in the way, see `plan_run` and `execute`.
     """
     from runner.cli.run_progress import Progress
-    from runner.engine.plan import require_device
+    from runner.engine.request import require_device
     from runner.engine.run import execute, plan_run
 
     require_device(request)

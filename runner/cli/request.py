@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.cli.options import catalog
 from runner.compose.request import make_request as make
-from runner.engine.plan import Request
+from runner.engine.request import Request
 
 
 def make_request(word: str | None, configs: Sequence[Path], **chosen: Any) -> Request:

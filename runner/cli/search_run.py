@@ -19,8 +19,8 @@ from runner.cli.tables import print_table
 from runner.compose.folder import recipe_beside
 from runner.engine.events import Event
 from runner.engine.limits import Limits
-from runner.engine.plan import Request, require_device
 from runner.engine.publish import check_writable
+from runner.engine.request import Request, require_device
 from runner.engine.run import execute, plan_run
 from runner.errors import GateMissed, Interrupted, Problem, UsageError
 from runner.recipe.config import SearchStrategy

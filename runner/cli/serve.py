@@ -15,7 +15,7 @@ from runner.cli.options import catalog_option, complete_ids, request_options
 
 if TYPE_CHECKING:
     from runner.cli.ready_model import Ready
-    from runner.engine.plan import Request
+    from runner.engine.request import Request
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _BACKLOG = 2048  # connections that wait to be taken, as uvicorn has it
@@ -73,7 +73,7 @@ def _asked(words: Sequence[str], chosen: dict[str, Any]) -> dict[str, Ready | Re
 
 
 def _folder_of(one: Ready | Request) -> Path:
-    from runner.engine.plan import Request, output_of
+    from runner.engine.request import Request, output_of
 
     return output_of(one) if isinstance(one, Request) else one.model.folder.resolve()
 
@@ -81,7 +81,7 @@ def _folder_of(one: Ready | Request) -> Path:
 def _recipe(word: str, chosen: dict[str, Any]) -> Request:
     """Returns the request of the recipe that a word names."""
     from runner.cli.request import make_request
-    from runner.engine.plan import kind_made, require_device
+    from runner.engine.request import kind_made, require_device
     from runner.errors import UsageError
     from runner.serving.models import check_served
 
@@ -131,7 +131,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _run(asked: Mapping[str, Ready | Request], listener: socket.socket, host: str, api_key: str | None) -> None:
     from runner.cli.ready_model import made_of
-    from runner.engine.plan import Request
+    from runner.engine.request import Request
 
     try:
         from runner.serving.app import app_of

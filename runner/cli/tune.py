@@ -91,7 +91,7 @@ def tune(dry_run: bool, force: bool, as_json: bool, log_level: int, max_memory: 
     from runner.compose.known import look_up
     from runner.compose.single_step import compose
     from runner.compose.tuning import tuning
-    from runner.engine.plan import require_device
+    from runner.engine.request import require_device
 
     given["provider"] = given["provider"] or next(iter(given.pop("providers_list") or ()), None)
     subject, wish = subject_and_wish(given)

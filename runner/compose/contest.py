@@ -78,7 +78,7 @@ def measure(
     """
     from runner.bench.bench import Contest, bench
     from runner.bench.inputs_record import Sizes
-    from runner.engine.plan import require_device
+    from runner.engine.request import require_device
 
     plan, request = outcome.plan, outcome.plan.request
     require_device(request)

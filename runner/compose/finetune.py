@@ -20,7 +20,7 @@ from runner.compose.single_step import Chain, Wish, compose
 from runner.compose.subject import Subject, subject_of
 from runner.compose.training import METHODS, TRAIN, Training, data_configs, survey_rows, training_decisions, training_steps
 from runner.engine.events import Event
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.engine.run import Outcome, execute, plan_run
 from runner.engine.store import Store
 from runner.errors import RunFailed, StoreError, UsageError, did_you_mean
@@ -115,7 +115,7 @@ def finetune(
         training: how to train.
         precision: of the ONNX recipe; int4 when None.
         multi_lora: make an ONNX base model as well whose graph takes adapters: ``fp32``, ``fp16``, or ``auto``.
-        offline, trust, smoke, threads: see `runner.engine.plan.Request`.
+        offline, trust, smoke, threads: see `runner.engine.request.Request`.
         say: told what is being done.
 
     Raises:

@@ -9,8 +9,9 @@ from typing import Any
 from runner.catalog.find import find, is_there
 from runner.compose.folder import CONFIG, recipe_beside
 from runner.compose.request import make_request
-from runner.engine.plan import Plan, Request
+from runner.engine.plan import Plan
 from runner.engine.publish import RECEIPT, finished_model, read_receipt
+from runner.engine.request import Request
 from runner.errors import InvalidRecipe, UsageError
 from runner.recipe.folder import info_file
 

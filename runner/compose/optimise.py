@@ -24,8 +24,8 @@ from runner.compose.single_step import config_of, merged_first
 from runner.compose.subject import Subject
 from runner.engine.capacity import memory
 from runner.engine.estimate import estimate_config
-from runner.engine.plan import Request
 from runner.engine.publish import check_writable
+from runner.engine.request import Request
 from runner.errors import DoesNotFit, Problem, UsageError
 from runner.recipe.info import Info
 from runner.recipe.quantities import short_size
@@ -52,7 +52,7 @@ class Wish:
         overrides: `path=value` texts, laid over the configuration.
         catalog: folder of recipes; the nearest when None.
         command: the command, as README.md of the recipe tells it.
-        offline, trust, smoke, threads, no_cache: see `runner.engine.plan.Request`.
+        offline, trust, smoke, threads, no_cache: see `runner.engine.request.Request`.
     """
 
     subject: Subject

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from runner.catalog.find import Found, find, named_variant
-from runner.engine.plan import Request, makes_genai
+from runner.engine.request import Request, makes_genai
 from runner.errors import UsageError
 from runner.passes.table import options_of
 from runner.recipe.document import Node, Origin, node_of

@@ -15,8 +15,8 @@ from runner.compose.folder import CONFIG, Composed, files_of_recipe, overridden,
 from runner.compose.known import Known
 from runner.compose.request import make_request
 from runner.compose.subject import Subject
-from runner.engine.plan import Request
 from runner.engine.publish import check_writable
+from runner.engine.request import Request
 from runner.errors import InvalidRecipe, Place, Problem, UsageError, did_you_mean
 from runner.passes.declaration import Pass
 from runner.passes.table import get, options_of
@@ -65,7 +65,7 @@ class Wish:
         overrides: `path=value` texts, laid over the configuration; a path without a section is an option of the only pass.
         catalog: folder of recipes; the nearest when None.
         command: the command, as README.md of the recipe tells it.
-        offline, trust, smoke, threads, no_cache: see `runner.engine.plan.Request`.
+        offline, trust, smoke, threads, no_cache: see `runner.engine.request.Request`.
     """
 
     target: Target

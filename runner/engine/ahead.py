@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.passes import table
 
 _KEY = "prepare"

@@ -7,12 +7,13 @@ architecture or, last, from their number alone; `runner.passes.footprint` says w
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.engine.capacity import existing
+from runner.engine.capacity import existing, same_disk
 from runner.errors import ModelUnavailable
 from runner.models.diffusion import component_files, pipeline_files
 from runner.models.digest import files_below
@@ -46,7 +47,9 @@ class StepNeeds:
         check: bytes that it holds while the result is checked against the source; 0 where nothing is checked.
         output: bytes of what it leaves in the store.
         scratch: further bytes that it writes on the store's disk and takes away again.
-        linked: bytes of the output that are hard links to what the step before left.
+        linked: bytes of the output that are hard links to what the step before left, or to the source.
+        passed_on: bytes of the output that are so as well where the next step alone reads it: those that stay as they are, of
+            files that outlast it.
         spends: bytes of what the step before left that it can give up while it writes.
         cached: it is done already, and needs nothing.
     """
@@ -58,6 +61,7 @@ class StepNeeds:
     scratch: int = 0
     check: int = 0
     linked: int = 0
+    passed_on: int = 0
     spends: int = 0
     cached: bool = False
 
@@ -72,6 +76,7 @@ class Needs:
         roughly: why the figures are rougher than usual; None where they are not.
         dropped: what a step left goes as soon as the next one is done (--no-artifacts).
         spent: or while the next one is written, where that step can do so and the disk knows files with holes.
+        linkable: the source lies on the store's disk, so that links to it take no room.
     """
 
     download: int
@@ -79,6 +84,7 @@ class Needs:
     roughly: str | None = None
     dropped: bool = False
     spent: bool = False
+    linkable: bool = False
 
     @property
     def memory(self) -> int:
@@ -88,18 +94,27 @@ class Needs:
     @property
     def disk(self) -> int:
         """Returns the most bytes that the store grows by while the run goes on."""
-        kept = peak = before = 0
+        kept = peak = 0
+        own, outlasting = (
+            0,
+            sys.maxsize if self.linkable else 0,
+        )  # bytes of what comes in: made by this run, and those that stay
         for step in self.steps:
             if step.cached:
-                before = 0  # lies there already, and stays
+                own, outlasting = 0, sys.maxsize  # lies there already, and stays
                 continue
-            written = step.output - (step.linked if before else 0)
-            given_up = min(before, written, step.spends) if self.dropped and self.spent else 0
+            passed_on = step.passed_on if self.dropped and step is not self.steps[-1] else 0
+            of_own = min(step.linked, own)
+            of_outlasting = min(step.linked - of_own + passed_on, outlasting)
+            written = step.output - of_own - of_outlasting
+            given_up = min(own, written, step.spends) if self.dropped and self.spent else 0
             peak = max(peak, kept + step.scratch, kept + written + step.scratch - given_up)
             kept += written
-            if self.dropped and before:
-                kept -= before - step.linked
-            before = 0 if step.pass_name in SOURCE_STEPS else step.output
+            if self.dropped:
+                kept -= own - of_own
+            own, outlasting = step.output - of_outlasting, of_outlasting
+            if step.pass_name in SOURCE_STEPS:
+                own, outlasting = 0, sys.maxsize  # is needed on
         return peak
 
     @property
@@ -126,7 +141,8 @@ def estimate(plan: Plan) -> Needs | None:
     left_out = {step.name for step in plan.steps if step.state != "to do"}
     steps = tuple(replace(step, cached=step.name in left_out) for step in walk(stored, passes, plan.target.name))
     spent = request.no_artifacts and can_spend(existing(plan.places.root))
-    return Needs(0 if here else _download(request.info, stored), steps, roughly, request.no_artifacts, spent)
+    linkable = same_disk(plan.places.root, plan.source.handle.folder if plan.source.handle else plan.places.models)
+    return Needs(0 if here else _download(request.info, stored), steps, roughly, request.no_artifacts, spent, linkable)
 
 
 def estimate_config(config: Mapping[str, Any], info: Info | None, provider: str | None) -> Needs | None:
@@ -180,7 +196,8 @@ def walk(stored: Stored, passes: Iterable[tuple[str, str, Options]], target: str
         stored = effect.stored
         check = int(LIBRARIES + checked) if checked else 0
         sizes = (int(LIBRARIES + effect.memory), int(stored.size) + BESIDE, int(effect.scratch))
-        yield StepNeeds(name, pass_name, *sizes, check=check, linked=int(effect.linked), spends=int(effect.spends))
+        links, spends = (int(effect.linked), int(effect.passed_on)), int(effect.spends)
+        yield StepNeeds(name, pass_name, *sizes, check, *links, spends)
 
 
 def _checked(source: Stored, before: Stored, made: Stored, in_torch: bool) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runner.engine.plan import Plan, Request
+from runner.engine.plan import Plan
+from runner.engine.request import Request
 from runner.errors import UsageError
 from runner.models.digest import DigestMemo
 from runner.models.lock import Lock, hold_against, pinned, read_lock

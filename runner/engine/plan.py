@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.data.local_files import data_digest
 from runner.engine.fingerprint import fingerprint, step_ingredients, versions
+from runner.engine.obstacles import check_components, check_outline, check_packages, check_steps, check_trust
 from runner.engine.places import Places
+from runner.engine.request import Request, makes_genai, output_of
 from runner.engine.store import Store
 from runner.errors import (
     DataUnavailable,
@@ -20,72 +20,20 @@ from runner.errors import (
     ModelUnavailable,
     NotTrusted,
     PackageMissing,
-    Place,
     Problem,
-    did_you_mean,
 )
-from runner.evaluation.check import check_evaluator, evaluation_files, missing_packages
-from runner.models.diffusion import COMPONENTS
+from runner.evaluation.check import evaluation_files
 from runner.models.digest import DigestMemo
 from runner.models.source import Access, Source, locate, path_missing
 from runner.passes import table
 from runner.passes.declaration import Pass
-from runner.passes.each_component import Differing, options_of_component, unmatched
-from runner.recipe.config import DataConfig, RunConfig
-from runner.recipe.load import LoadedConfig
+from runner.passes.each_component import Differing
+from runner.recipe.config import DataConfig
 from runner.recipe.quantities import short_size
 from runner.targets.target import TARGETS, Target, require, session_threads, target_of, what_is_missing
 
-if TYPE_CHECKING:
-    from runner.recipe.info import Info
-
 SOURCE_STEP = "source"
-_KINDS = {"HfModel": "hf", "PyTorchModel": "pytorch", "ONNXModel": "onnx", "DiffusersModel": "diffusers"}
 EVALUATION_PACKAGES = ("onnxruntime", "onnxruntime-genai", "torch", "transformers", "numpy")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What somebody asked to run.
-
-    Attributes:
-        loaded: the checked configuration.
-        info: the recipe's info.yml, where it has one.
-        variant: name of the variant, where it has one.
-        inside_catalogue: the folder belongs to the catalogue, whose scripts are trusted.
-        smoke: the tiny twin and synthetic data in place of the real ones.
-        offline: no network.
-        trust: run code and load pickles from outside the catalogue.
-        no_cache: make every step again.
-        no_artifacts: keep the finished model only, not what the steps before the last one leave.
-        threads: threads to compute with; one a usable core when None.
-        output_dir: overrides the configuration's.
-    """
-
-    loaded: LoadedConfig
-    info: Info | None = None
-    variant: str | None = None
-    inside_catalogue: bool = False
-    smoke: bool = False
-    offline: bool = False
-    trust: bool = False
-    no_cache: bool = False
-    no_artifacts: bool = False
-    threads: int | None = None
-    output_dir: Path | None = None
-
-    @property
-    def config(self) -> RunConfig:
-        """Returns the typed configuration."""
-        return self.loaded.config
-
-    @property
-    def name(self) -> str:
-        """Returns how people call it: id and variant; else the file's name, or the folder's."""
-        if self.info is None:
-            file = self.loaded.files[0]
-            return self.loaded.folder.name if file.name == "olive_config.json" else file.stem
-        return f"{self.info.name}/{self.variant}" if self.variant else self.info.name
 
 
 @dataclass(frozen=True)
@@ -205,20 +153,22 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     """
     config = request.config
     missing = _Missing(tolerated=not access.fetch)
-    target = target_of(config.system(config.target), _place(request, "target"))
+    target = target_of(config.system(config.target), request.place("target"))
     genai = makes_genai(config)
     target_missing = what_is_missing(target, genai=genai)
     checked_there = what_is_missing(target) is None  # where its device and runtime are, a smoke run's check runs there as well
     if access.fetch:
         require(target if checked_there or not request.smoke else TARGETS["cpu"], genai=genai)
-    _check_steps(request, target)
+    check_steps(request, target)
     with missing.noted():
-        _check_trust(request)
+        check_trust(request)
     with missing.noted():
-        _check_packages(request)
+        check_packages(request)
     source = _source(request, access, missing)
-    _check_components(request, source)
+    check_components(request, source)
     steps = _steps(request, source, target, store, memo, missing)
+    if any(step.state == "to do" for step in steps):
+        check_outline(request, source, target)
     evaluation = None
     with missing.noted():
         evaluation = _evaluation_fingerprint(request, steps, source, target, memo)
@@ -249,28 +199,6 @@ def make_plan(request: Request, places: Places, store: Store, memo: DigestMemo, 
     )
 
 
-def require_device(request: Request) -> None:
-    """Makes sure that what a request makes can also be run here, as a smoke run need not be able to.
-
-    Raises:
-        TargetUnavailable: its target cannot be used here; says what mends it.
-        InvalidRecipe: the configuration names no target of ours.
-    """
-    config = request.config
-    require(target_of(config.system(config.target), _place(request, "target")), genai=makes_genai(config))
-
-
-def makes_genai(config: RunConfig) -> bool:
-    """Says whether onnxruntime-genai has a part in a run: one of its passes makes a folder for it."""
-    return any(table.get(step.type).gives == "genai" for step in config.passes.values())
-
-
-def kind_made(config: RunConfig) -> str:
-    """Returns the kind of model that a run leaves, see `ModelHandle`."""
-    given = (table.get(step.type).gives for step in reversed(config.passes.values()))
-    return next(filter(None, given), _KINDS[config.input_model.type])
-
-
 def _source(request: Request, access: Access, missing: _Missing) -> Source:
     """Returns the model that the run starts from: under --smoke a tiny one in its place."""
     config, folder = request.config, request.loaded.folder
@@ -282,17 +210,13 @@ def _source(request: Request, access: Access, missing: _Missing) -> Source:
     scripted = config.input_model.type == "PyTorchModel"
     sources = request.info.model.sources if request.info and not scripted else ()
     key = "model_script" if scripted else "model_path"
-    mistyped = _place(request, "input_model", key) is None and path_missing(config.input_model, folder)
+    mistyped = request.place("input_model", key) is None and path_missing(config.input_model, folder)
     with nullcontext() if mistyped else missing.noted():
         try:
             source = locate(config.input_model, sources, folder, access)
         except ModelUnavailable as error:
-            raise error.at(_place(request, "input_model", key)) from None
+            raise error.at(request.place("input_model", key)) from None
     return source
-
-
-def _place(request: Request, *path: str | int) -> Place | None:
-    return request.loaded.tree.deepest(path).origin.place
 
 
 def _notes(request: Request, target: Target, target_missing: tuple[str, str] | None, checked_there: bool) -> tuple[str, ...]:
@@ -313,90 +237,6 @@ def _notes(request: Request, target: Target, target_missing: tuple[str, str] | N
     if request.smoke and config.input_model.type == "PyTorchModel":
         notes.append("--smoke: a PyTorchModel has no tiny twin; the model itself is run")
     return tuple(notes)
-
-
-def _check_steps(request: Request, target: Target) -> None:
-    """Every pass must serve the target, and take what the one before gives."""
-    problems: list[Problem] = []
-    kind: str = _KINDS[request.config.input_model.type]
-    for name, step in request.config.passes.items():
-        pass_ = table.get(step.type)
-        place = _place(request, "passes", name)
-        if target.name not in pass_.targets:
-            problems.append(Problem("pass-not-for-target", f"'{name}': {pass_.name} does not serve {target.name}", place))
-        if kind not in pass_.takes and not (kind == "onnx" and "genai" in pass_.takes):
-            problems.append(
-                Problem(
-                    "steps-do-not-fit",
-                    f"'{name}': {pass_.name} takes {' or '.join(pass_.takes)} models, and what comes in is {kind}",
-                    place,
-                    "convert the model to ONNX first (OnnxConversion, ModelBuilder)"
-                    if "onnx" in pass_.takes
-                    else "reorder the passes",
-                )
-            )
-        kind = pass_.gives or kind
-    if not request.config.passes:
-        problems.append(
-            Problem(
-                "no-passes", "the configuration has no passes: there is nothing to run", Place(str(request.loaded.files[0]))
-            )
-        )
-    evaluator = request.config.evaluators.get(request.config.evaluator or "")
-    if evaluator is not None:
-        problems += check_evaluator(request.config, partial(_place, request))
-    if problems:
-        raise InvalidRecipe(*problems)
-
-
-def _check_packages(request: Request) -> None:
-    """What the evaluator needs must be installed, unless it is not going to run."""
-    problems = missing_packages(request.config, request.smoke)
-    if problems:
-        raise PackageMissing(*problems)
-
-
-def _check_components(request: Request, source: Source) -> None:
-    """Components that a step names must be there, as far as is known what the source is."""
-    problems: list[Problem] = []
-    model = request.config.input_model
-    draws = model.type == "DiffusersModel"
-    told = source.handle.attributes.get("model_variant") if source.handle else None
-    variant = told or (model.model_variant if model.model_variant != "auto" else None)
-    names = COMPONENTS[variant] if draws and variant else tuple(dict.fromkeys(chain(*COMPONENTS.values()))) if draws else ()
-    for at, (name, step) in enumerate(request.config.passes.items()):
-        if step.components and not names:
-            cause = f"'{name}' names components, and the model is one"
-            problems.append(Problem("no-components", cause, _place(request, "passes", name, "components"), "leave them out"))
-            continue
-        for pattern in unmatched(step.components, names):
-            cause = f"'{name}': the pipeline has no component '{pattern}'"
-            place = _place(request, "passes", name, "components", pattern)
-            problems.append(Problem("unknown-component", cause, place, did_you_mean(pattern, names)))
-        pass_ = table.get(step.type)
-        left = [one for one in names if at == 0 and options_of_component(pass_, {}, step.components, one) is None]
-        if left and pass_.gives == "onnx":
-            cause = f"'{name}': {pass_.name} leaves out {', '.join(left)}, and a pipeline needs all of its components"
-            place = _place(request, "passes", name, "components")
-            problems.append(Problem("component-left-out", cause, place, "only later steps can leave a component as it is"))
-    if problems:
-        raise InvalidRecipe(*problems)
-
-
-SCRIPT_KEYS = ("model_script", "script_dir", "user_script")
-
-
-def _check_trust(request: Request) -> None:
-    """Scripts are named in the input model, in data configs and in passes; wherever they stand, they would run."""
-    if request.inside_catalogue or request.trust:
-        return
-    named = [
-        (str(leaf.value), leaf)
-        for path, leaf in request.loaded.tree.leaves()
-        if path and path[-1] in SCRIPT_KEYS and leaf.value
-    ]
-    if named:
-        raise NotTrusted(sorted({script for script, _ in named}), named[0][1].origin.place)
 
 
 def _steps(
@@ -453,7 +293,7 @@ def _data_digests(request: Request, pass_: Pass, options: Mapping[str, Any], mem
         data = request.config.data_config(named) if isinstance(named, str) else DataConfig.model_validate(named)
         if data is None:
             cause = f"{pass_.name}: there is no data config '{named}'"
-            raise InvalidRecipe(Problem("unknown-name", cause, _place(request, "data_configs")))
+            raise InvalidRecipe(Problem("unknown-name", cause, request.place("data_configs")))
         digests[option] = data_digest(data, folder) + (":smoke" if request.smoke else "")
     script = options.get("user_script")
     if isinstance(script, str):
@@ -518,11 +358,3 @@ def _structure_fingerprint(steps: tuple[Step, ...], target: Target) -> str | Non
             "placed": what_is_missing(target) is None,
         },
     )
-
-
-def output_of(request: Request) -> Path:
-    """Returns where the result goes. A smoke run never takes the place of a real model."""
-    if request.output_dir is not None:
-        return request.output_dir.expanduser().absolute()
-    named = request.config.output_dir or f"models/{request.name.replace('/', '-')}"
-    return Path(f"{named}-smoke" if request.smoke else named).expanduser().absolute()

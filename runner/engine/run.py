@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.engine.places import places
-from runner.engine.plan import Plan, Request, make_plan, makes_genai
+from runner.engine.plan import Plan, make_plan
 from runner.engine.publish import check_writable, finished_model, is_current, publish, read_receipt
+from runner.engine.request import Request, makes_genai
 from runner.engine.store import Entry, Store, explain_write_failure
 from runner.errors import GateMissed, Place, Problem, RunFailed
 from runner.models.digest import DigestMemo

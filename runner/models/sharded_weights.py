@@ -34,6 +34,16 @@ def mapped_weights(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def mapped_file(file: Path) -> dict[str, torch.Tensor]:
+    """Returns the weights that one file has in its folder, mapped into memory: those that the index takes from it, or all.
+
+    Raises:
+        SafetensorError, OSError, KeyError: see `mapped_weights`.
+    """
+    mapped, names = _mapped(file), _indexed(file.parent).get(file)
+    return mapped if names is None else {name: mapped[name] for name in names}
+
+
 def _indexed(folder: Path) -> dict[Path, list[str] | None]:
     """Returns the files of a folder, each with the weights that are taken from it; None for all."""
     index = folder / _INDEX

@@ -48,6 +48,15 @@ def count_files(folder: Path, files: Sequence[Path] | None = None) -> tuple[Weig
     return WeightCount(**kinds, tied=tied), size / total if total else 0.0
 
 
+def shapes_of(folder: Path) -> dict[str, Sequence[int]]:
+    """Returns the shape of every tensor in the safetensors files that transformers would load from a folder, by name.
+
+    Raises:
+        ModelUnavailable: a file cannot be read.
+    """
+    return {name: shape for path in _weight_files(folder) for name, _, shape in _tensors(path)}
+
+
 def _kind(name: str, shape: Sequence[int]) -> str:
     if name.endswith(_EMBEDDINGS):
         return "embedding"

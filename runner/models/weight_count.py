@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 from runner.errors import RecipeError
-from runner.models.twin import architecture_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ def count_weights(model: str, task: str) -> WeightCount | None:
     """
     if model in DRAWING:
         return add_up(*DRAWING[model].values())
+    from runner.models.twin import architecture_of  # brings the tables of architectures
+
     try:
         architecture = architecture_of(model)
     except RecipeError:
@@ -62,6 +63,11 @@ def count_weights(model: str, task: str) -> WeightCount | None:
         return count(architecture.model_type, architecture.facts, task)
     except KeyError:  # a fact is not known
         return None
+
+
+def is_plain_decoder(model_type: str) -> bool:
+    """Says whether an architecture is a decoder of attention and one feed-forward part a layer, without experts."""
+    return model_type in _DECODERS
 
 
 def add_up(*parts: WeightCount) -> WeightCount:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.models.handle import Kind, ModelHandle
+from runner.models.outline import Outline
 from runner.models.sharded_weights import Outlasts
 from runner.models.spent_files import Inode
 from runner.recipe.options import PassOptions
@@ -84,6 +85,8 @@ class Pass:
         version: raised when the same options start to give another result.
         data_options: options that name a data config, whose content is part of the fingerprint.
         leaves: components of a pipeline that it leaves as they are.
+        foresee: `foresee(options, outline, target)` refuses, before any work, what the pass would refuse of a model of that
+            outline; the outline is None where it is not known. Returns that of the result, None where it cannot be told.
         imports: imports what `apply` needs and takes long to import; a worker calls it while its job is still being planned.
     """
 
@@ -98,4 +101,10 @@ class Pass:
     version: int = 1
     data_options: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    foresee: Callable[[Any, Outline | None, Target], Outline | None] | None = None
     imports: Callable[[], object] | None = None
+
+
+def keeps_outline(options: Any, outline: Outline | None, target: Target) -> Outline | None:
+    """Is `Pass.foresee` of a pass that refuses nothing by a model's outline, and leaves it as it is."""
+    return outline

@@ -102,6 +102,14 @@ class Stored:
         """Returns whether matrices are stored as codes."""
         return self.linear < _FLOAT
 
+    @property
+    def floats(self) -> float:
+        """Returns the bytes of the embedding, the head and the convolutions, as far as they are in floating point."""
+        count = self.weights
+        heads = 0 if count.tied and self.shared else count.embedding if count.tied else count.head
+        each = ((count.embedding, self.embedding), (heads, self.head), (count.convolution, self.convolution))
+        return sum(many * size for many, size in each if size >= _FLOAT)
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -112,6 +120,7 @@ class Effect:
         memory: bytes that it holds at its peak, beside the worker's libraries.
         scratch: bytes that it writes beside its result and takes away again.
         linked: bytes of its result that are hard links to files of the model that comes in.
+        passed_on: bytes of its result that are so as well where the next step alone reads it; see `PassContext.outlasts`.
         spends: bytes of the model that comes in that it can give up while it writes.
     """
 
@@ -119,6 +128,7 @@ class Effect:
     memory: float
     scratch: float = 0.0
     linked: float = 0.0
+    passed_on: float = 0.0
     spends: float = 0.0
 
 
@@ -210,8 +220,9 @@ def _gptq(model: Stored, options: Options, target: str) -> Effect:
     if head:
         made = replace(made, head=each, shared=False)
     if model.stays_mapped:
-        return Effect(made, _WAITING + _A_LAYER * model.weights.linear / _LAYERS)
-    return Effect(_float_in_fp32(made), _TORCH * model.in_fp32)
+        return Effect(made, _WAITING + _A_LAYER * model.weights.linear / _LAYERS, passed_on=made.floats)
+    made = _float_in_fp32(made)
+    return Effect(made, _TORCH * model.in_fp32, passed_on=made.floats)
 
 
 def _rtn(model: Stored, options: Options, target: str) -> Effect:
@@ -224,7 +235,8 @@ def _rtn(model: Stored, options: Options, target: str) -> Effect:
     linked = model.weights.linear * model.linear if model.quantised else 0.0  # the codes that stay
     outer = model.quantised and options.get("lm_head") and options.get("embeds")
     spent = replace(model, linear=0, convolution=0, rest=0).size if outer else 0.0
-    return Effect(made, min(_WAITING, made.size) + 6.0 * model.largest, linked=linked, spends=spent)
+    held = min(_WAITING, made.size) + 6.0 * model.largest
+    return Effect(made, held, linked=linked, passed_on=made.floats, spends=spent)
 
 
 def _awq(model: Stored, options: Options, target: str) -> Effect:
@@ -282,7 +294,12 @@ def _select(model: Stored, options: Options, target: str) -> Effect:
 
 def _finetune(model: Stored, options: Options, target: str) -> Effect:
     """Weights in fp32, activations, and an adapter with its optimiser's state; the adapter lies over the same weights."""
-    return Effect(model, 2.0 * model.in_fp32)
+    return Effect(model, 2.0 * model.in_fp32, linked=model.size)
+
+
+def _finetune_rounded(model: Stored, options: Options, target: str) -> Effect:
+    """The weights below the adapter may be rounded ones, in files of their own."""
+    return replace(_finetune(model, options, target), linked=0.0)
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------
@@ -418,7 +435,7 @@ RULES: Mapping[str, Rule] = {
     "OrtMixedPrecision": _halved,
     "OrtSessionParamsTuning": _GRAPH,
     "OrtTransformersOptimization": _fused,
-    "QLoRA": _finetune,
+    "QLoRA": _finetune_rounded,
     "QuaRot": _rotated,
     "Rtn": _rtn,
     "SelectiveMixedPrecision": _select,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.errors import RecipeError
+from runner.models.outline import row_widths
 from runner.models.twin import architecture_of
 from runner.recipe.load import LoadedConfig
 
@@ -83,9 +84,7 @@ def _row_widths(model: str | None) -> tuple[int, ...]:
     if known.stands_in:
         return ()
     facts = known.facts.get("text_config") or known.facts
-    heads, width = facts.get("num_attention_heads"), facts.get("head_dim")
-    widths = (facts.get("hidden_size"), facts.get("intermediate_size"), heads and width and heads * width)
-    return tuple(width for width in widths if isinstance(width, int))
+    return tuple(row_widths(facts).values())
 
 
 def _is_set(loaded: LoadedConfig, step: str, option: str) -> bool:

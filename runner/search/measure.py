@@ -11,7 +11,8 @@ from runner.bench.bench import Contest, bench
 from runner.bench.scenarios import FIGURES
 from runner.engine.events import Event
 from runner.engine.limits import Limits
-from runner.engine.plan import Plan, Request
+from runner.engine.plan import Plan
+from runner.engine.request import Request
 from runner.engine.run import Outcome, execute, plan_run
 from runner.errors import (
     DoesNotFit,

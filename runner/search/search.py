@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine.events import Event
-from runner.engine.plan import Plan, Request
+from runner.engine.plan import Plan
+from runner.engine.request import Request
 from runner.errors import InvalidRecipe, Problem, RunFailed
 from runner.evaluation.goals import needs_baseline
 from runner.passes.table import options_of

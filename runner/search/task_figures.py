@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.bench.scenarios import CLASSIFIERS, EMBEDDINGS, MASKED_WORDS, ZERO_SHOT
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.errors import InvalidRecipe, Problem
 from runner.passes import table
 from runner.recipe.info import Evaluation

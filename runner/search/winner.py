@@ -11,7 +11,7 @@ from runner.catalog.discover import Entry
 from runner.catalog.names import is_name
 from runner.catalog.scaffold import Decision
 from runner.compose.folder import CONFIG, Composed, recipe_beside
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.recipe.document import Node
 from runner.recipe.folder import info_file
 from runner.recipe.load import LoadedConfig

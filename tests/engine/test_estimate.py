@@ -134,6 +134,32 @@ class TestNeeds:
         assert Needs(0, steps).disk == 100 + 10 + 85
         assert Needs(0, steps[1:]).disk == 80 + 85  # links to what was not made here
 
+    def test_links_to_a_source_on_the_same_disk_take_no_room(self) -> None:
+        steps = (StepNeeds("a", "SelectiveMixedPrecision", 1, 90, linked=90), StepNeeds("b", "Rtn", 1, 80, passed_on=50))
+        assert Needs(0, steps).disk == 90 + 80
+        assert Needs(0, steps, linkable=True).disk == 80
+        done = (replace(steps[0], cached=True), replace(steps[1], linked=70))
+        assert Needs(0, done).disk == 10
+
+    def test_floats_that_are_passed_on_are_links(self) -> None:
+        """Where the step is not the last one, and what it leaves goes; they are not given up either."""
+        steps = (StepNeeds("a", "Rtn", 1, 100, passed_on=60), StepNeeds("b", "ModelBuilder", 1, 85, spends=100))
+        assert Needs(0, steps, linkable=True).disk == 100 + 85
+        assert Needs(0, steps, dropped=True, linkable=True).disk == 40 + 85
+        assert Needs(0, steps, dropped=True, spent=True, linkable=True).disk == 85
+        assert Needs(0, steps, dropped=True).disk == 100 + 85  # on another disk
+        assert Needs(0, steps[:1], dropped=True, linkable=True).disk == 100
+        source = (StepNeeds("source", "ImportGguf", 1, 70), *steps)
+        assert Needs(0, source, dropped=True).disk == 70 + 40 + 85
+        twice = (steps[0], StepNeeds("b", "Rtn", 1, 70, linked=40, passed_on=25), replace(steps[1], name="c"))
+        assert Needs(0, twice, dropped=True, linkable=True).disk == 40 + 5 + 85
+
+    def test_the_floats_of_a_checkpoint_of_codes_are_passed_on(self) -> None:
+        told = needs(GPTQ, RTN, BUILD_INT4)
+        weights = count_weights("meta-llama/Llama-3.2-1B-Instruct", "text-generation")
+        assert weights is not None
+        assert [step.passed_on for step in told.steps] == [2 * weights.embedding, 0, 0]
+
     def test_what_is_dropped_makes_room(self) -> None:
         steps = (StepNeeds("a", "Gptq", 1, 100), StepNeeds("b", "Rtn", 1, 80, linked=70), StepNeeds("c", "ModelBuilder", 1, 85))
         assert Needs(0, steps, dropped=True).disk == 80 + 85
@@ -346,7 +372,7 @@ class TestRefusal:
 
 def test_too_little_disk_names_what_is_written_where(command: Command, tiny_masked_bert: ModelHandle, tmp_path: Path) -> None:
     from runner.engine.fit import check_fit
-    from runner.engine.plan import Request
+    from runner.engine.request import Request
     from runner.engine.run import plan_run
     from runner.errors import DoesNotFit
     from runner.passes.table import options_of

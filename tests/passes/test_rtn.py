@@ -22,7 +22,7 @@ from runner.models.torch_source import load_torch
 from runner.models.twin import architecture_of
 from runner.passes.declaration import PassContext
 from runner.passes.export.tiny_twin import make_twin
-from runner.passes.genai import lazy_weights, model_builder, shared_embedding, streamed_weights
+from runner.passes.genai import lazy_weights, model_builder, quantized_source, shared_embedding, streamed_weights
 from runner.passes.genai.builder_options import ModelBuilderOptions
 from runner.passes.genai.quantized_source import write_for_builder
 from runner.passes.quantize import rtn
@@ -199,6 +199,38 @@ def test_codes_that_the_builder_takes_as_they_are_become_links(
     written, checkpoint = read_checkpoint(tmp_path / "plain"), read_checkpoint(rounded.folder)
     assert written.matrices.keys() == checkpoint.matrices.keys()
     assert all(torch.equal(one.codes(), checkpoint.matrices[name].codes()) for name, one in written.matrices.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bits": 4, "group_size": 32},
+        {"bits": 4, "group_size": 32, "sym": True},
+        {"bits": 8, "group_size": -1},
+        {"bits": 4, "group_size": 32, "lm_head": True, "embeds": True, "overrides": {"re:.*qkv_proj": {"bits": 8}}},
+    ],
+)
+def test_fused_projections_are_read_apart_where_they_lie(
+    options: dict[str, object], tmp_path: Path, apply_pass: ApplyPass, monkeypatch: pytest.MonkeyPatch
+):
+    """The graph is that of projections written apart, which a release with another loader gets."""
+    monkeypatch.setattr(files, "_LINKED_FROM", 0)
+    monkeypatch.setattr(sharded_weights, "_LINKED_FROM", 0)
+    twin = architecture_of("microsoft/Phi-3-mini-4k-instruct")
+    source = make_twin(twin, twin.task, tmp_path / "source")
+    rounded = apply_pass("Rtn", source, **options)
+    at_once = apply_pass("ModelBuilder", rounded, precision="int4")
+    folder = next(tmp_path.glob("scratch-*/quantised-source"))
+    names = {name for file in folder.glob("*.safetensors") for name in sharded_weights.mapped_file(file)}
+    assert any("qkv_proj.qweight" in name for name in names)
+    assert not any("q_proj" in name or "up_proj" in name.replace("gate_up_proj", "") for name in names)
+    inodes = {file.stat().st_ino for file in rounded.folder.glob("*.safetensors")}
+    assert inodes <= {file.stat().st_ino for file in folder.glob("*.safetensors")}
+    monkeypatch.setattr(quantized_source, "unknown_releases", lambda: ["0.99"])
+    apart = apply_pass("ModelBuilder", rounded, precision="int4")
+    assert sha256_of_file(at_once.folder / "model.onnx.data") == sha256_of_file(apart.folder / "model.onnx.data")
+    one, other = (onnx.load(made.folder / "model.onnx", load_external_data=False) for made in (at_once, apart))
+    assert sorted(str(node) for node in one.graph.node) == sorted(str(node) for node in other.graph.node)
 
 
 def test_what_is_quantised_stays(tied: ModelHandle, apply_pass: ApplyPass):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.engine.limits import Limits
-from runner.engine.plan import Request
+from runner.engine.request import Request
 from runner.search.aims import aims_of
 from runner.search.measure import way_of
 from tests.search.conftest import GRID, Load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.models.files import carry
 from runner.models.handle import ModelHandle
-from runner.passes.declaration import Pass, PassContext
+from runner.passes.declaration import Pass, PassContext, keeps_outline
 from runner.passes.finetune.options import DATA_OPTIONS, ProductOptions
 from runner.passes.finetune.training import frozen_model, peft_task, train_adapter
 
@@ -27,4 +27,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "peft", "accelerate"),
     data_options=DATA_OPTIONS,
+    foresee=keeps_outline,
 )

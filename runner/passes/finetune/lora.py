@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.models.files import carry
 from runner.models.handle import ModelHandle
-from runner.passes.declaration import Pass, PassContext
+from runner.passes.declaration import Pass, PassContext, keeps_outline
 from runner.passes.finetune.options import DATA_OPTIONS, LowRankOptions
 from runner.passes.finetune.training import frozen_model, known_targets, peft_task, train_adapter
 
@@ -50,4 +50,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "peft", "accelerate"),
     data_options=DATA_OPTIONS,
+    foresee=keeps_outline,
 )

@@ -6,7 +6,7 @@ from runner.errors import InvalidRecipe, Problem
 from runner.models.adapter import ADAPTER_ATTRIBUTES, merged
 from runner.models.handle import ModelHandle
 from runner.models.torch_source import load_torch
-from runner.passes.declaration import Pass, PassContext
+from runner.passes.declaration import Pass, PassContext, keeps_outline
 from runner.recipe.options import PassOptions
 
 
@@ -38,4 +38,5 @@ PASS = Pass(
     takes=("hf",),
     gives="hf",
     packages=("torch", "transformers", "peft"),
+    foresee=keeps_outline,
 )

@@ -14,7 +14,7 @@ from runner.errors import InvalidRecipe, Problem
 from runner.models.files import carry
 from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import quantization_of
-from runner.passes.declaration import Pass, PassContext
+from runner.passes.declaration import Pass, PassContext, keeps_outline
 from runner.passes.finetune.lora import lora_config
 from runner.passes.finetune.options import DATA_OPTIONS, LowRankOptions
 from runner.passes.finetune.training import frozen_model, train_adapter
@@ -105,4 +105,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "peft", "accelerate"),
     data_options=DATA_OPTIONS,
+    foresee=keeps_outline,
 )

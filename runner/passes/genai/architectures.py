@@ -7,6 +7,7 @@ Each is a class derived from one of the builder's own, put in its place while a 
                  (Team OLMo: 2 OLMo 2 Furious, arXiv 2501.00656); in OLMo 3 layers with a window keep the unscaled rotation
     gpt-oss      quantised experts of a checkpoint whose experts are not packed as MXFP4
     Ministral 3  the ramp of YaRN's frequencies
+    Phi-3        a long rotation over no more tokens than the model was trained on
     SmolLM3      layers without any rotation (B. Yang et al.: Rope to Nope and Back Again, arXiv 2501.18795)
 """
 
@@ -35,6 +36,10 @@ _TWO_KINDS = ("Olmo3ForCausalLM",)  # whose configuration says the rotation of e
 def mended(builder: Any, config: Any) -> Iterator[None]:
     """Puts the class for the configuration's architecture into the builder's module; nothing changes for other models."""
     architecture = config.architectures[0]
+    if architecture == "Phi3ForCausalLM" and config.rope_parameters["rope_type"] == "longrope":
+        with _rotates_long(builder):
+            yield
+        return
     if architecture not in _MENDED:
         yield
         return
@@ -47,6 +52,17 @@ def mended(builder: Any, config: Any) -> Iterator[None]:
         yield
     finally:
         setattr(builder, name, original)
+
+
+@contextmanager
+def _rotates_long(builder: Any) -> Iterator[None]:
+    """Has a Phi-3 with a long rotation built as one, even where it is trained on its whole context."""
+    original = builder.Phi3MiniModel
+    builder.Phi3MiniModel = builder.Phi3MiniLongRoPEModel
+    try:
+        yield
+    finally:
+        builder.Phi3MiniModel = original
 
 
 def _yarn(self: Any, inv_freq: Any) -> Any:

@@ -14,6 +14,7 @@ from runner.models.quantized_checkpoint import Scheme
 from runner.passes.declaration import PassContext
 from runner.passes.genai.architectures import mended
 from runner.passes.genai.attention_kernels import attention_that_runs
+from runner.passes.genai.quantized_source import fused_read_apart
 from runner.passes.genai.shared_embedding import Share
 from runner.passes.genai.streamed_weights import streamed
 
@@ -92,7 +93,7 @@ def build(
         try:
             streams = streamed(builder, context.threads, lookup, share, hqq, context.take_over)
             attention = attention_that_runs(builder, context.target)
-            with mended(builder, config), streams, attention, _without_cupy():
+            with mended(builder, config), streams, attention, fused_read_apart(), _without_cupy():
                 builder.create_model(*arguments, **prepared)
         except NotImplementedError as error:
             raise RunFailed(
@@ -133,10 +134,21 @@ def _prepare(config: Any) -> None:
         # transformers 5 keeps one rotary setting for each kind of layer, the builder reads the older flat form
         config.rope_parameters = dict(nested["full_attention"])
         config.rope_local_base_freq = nested["sliding_attention"]["rope_theta"]
+    if config.model_type == "phi3":
+        _prepare_phi3(config)
     window = getattr(config, "sliding_window", None)
     if config.model_type in ALL_LAYERS_SLIDE and window and window < config.max_position_embeddings:
         # without a list of kinds the builder takes every layer for a full one and drops the window
         config.layer_types = ["sliding_attention"] * config.num_hidden_layers
+
+
+def _prepare_phi3(config: Any) -> None:
+    """Lets the builder choose the class of a Phi-3 by its rotation; it goes by the lengths of its context alone."""
+    rope = config.rope_parameters
+    if rope["rope_type"] != "longrope":
+        config.original_max_position_embeddings = config.max_position_embeddings
+        return
+    rope.setdefault("type", rope["rope_type"])  # its older name, which the builder reads
 
 
 def _written(name: str, value: Any) -> str:

@@ -16,7 +16,14 @@ from runner.models.handle import ModelHandle
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Checkpoint, Scheme, quantization_of, read_checkpoint
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.genai.builder_call import build, import_builder
-from runner.passes.genai.builder_checks import check_combination, keep_blocks_even, keep_shared_loadable
+from runner.passes.genai.builder_checks import (
+    STANDS_FOR_HQQ,
+    check_combination,
+    check_quantised,
+    foresee,
+    keep_blocks_even,
+    keep_shared_loadable,
+)
 from runner.passes.genai.builder_options import HQQ, QUANTISED, ModelBuilderOptions, chosen_of
 from runner.passes.genai.genai_folder import copy_beside, finish_config, lower_opset, name_tokenizer
 from runner.passes.genai.last_rows import keep_last_rows
@@ -50,7 +57,7 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     hqq = _names_other_method(chosen)
     source, checkpoint = model.folder, None
     if model.kind == "hf" and quantization_of(model.folder):
-        checkpoint = _quantised_weights(model, options, chosen)
+        checkpoint = _quantised_weights(model, options)
     codes_unread = context.target.name == "directml" and options.precision in QUANTISED  # no kernel of GatherBlockQuantized
     asked = not options.metadata_only and not codes_unread and _shares_rows_of_head(model, options, chosen, checkpoint, hqq)
     head_read = asked and _rows_filled(model, chosen, checkpoint, context)
@@ -123,28 +130,8 @@ def _sharing(checkpoint: Checkpoint | None, head_read: bool) -> Share | None:
     return partial(share_codes, checkpoint.matrices[EMBEDDING]) if checkpoint and EMBEDDING in checkpoint.matrices else None
 
 
-def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions, chosen: Mapping[str, Any]) -> Checkpoint:
-    """Returns the weights of a model that is quantised already.
-
-    Raises:
-        InvalidRecipe: the precision asked for is not of a quantised graph, or projections are to be joined.
-    """
-    if options.precision not in QUANTISED:
-        raise InvalidRecipe(
-            Problem(
-                "bad-combination",
-                f"ModelBuilder: the weights of this model are quantised already, and precision {options.precision} is not",
-                remedy="set precision to int4 or int8: each weight keeps its own bits",
-            )
-        )
-    if chosen.get("fuse_mlp_gate_up"):
-        raise InvalidRecipe(
-            Problem(
-                "bad-combination",
-                "ModelBuilder: fuse_mlp_gate_up joins weights in floating point, and those of this model are quantised already",
-                remedy="leave fuse_mlp_gate_up out, or let ModelBuilder quantise in place of the passes before",
-            )
-        )
+def _quantised_weights(model: ModelHandle, options: ModelBuilderOptions) -> Checkpoint:
+    check_quantised(options)
     return read_checkpoint(model.folder)
 
 
@@ -152,7 +139,7 @@ def _names_other_method(chosen: dict[str, Any]) -> bool:
     """Puts a method of the builder in the place of HQQ, with the same operators and tensors; says whether it did."""
     if chosen.get("algo_config") != HQQ:
         return False
-    chosen |= {"algo_config": "default", "is_symmetric": False}
+    chosen |= STANDS_FOR_HQQ
     return True
 
 
@@ -213,5 +200,6 @@ PASS = Pass(
     gives="genai",
     packages=("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers"),
     version=5,
+    foresee=foresee,
     imports=import_builder,
 )

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from runner.errors import InvalidRecipe, Problem, RunFailed
 from runner.models.handle import ModelHandle
 from runner.models.mapped_weights import in_fp32
+from runner.models.outline import Outline
 from runner.models.quantized_checkpoint import HEAD, QuantizedMatrix, Scheme, quantization_of, write_weights
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
@@ -25,8 +26,9 @@ from runner.passes.hidden_states import folder_for_states
 from runner.passes.layer_walk import LayerAt, input_hessians, run_behind, walk_layers
 from runner.passes.quantize.channel_scaling import Call, Channels, find_channels
 from runner.passes.quantize.grid import Parts, fit_grid, nearest_codes, over_rows
-from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject, with_head
+from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, foresee_weights, leave, open_subject, with_head
 from runner.recipe.config import DataConfig
+from runner.targets.target import Target
 
 if TYPE_CHECKING:
     import torch
@@ -268,6 +270,11 @@ def _quantize_head(subject: Subject, last: LayerAt, batches: Sequence[torch.Tens
     subject.keep(HEAD, _round_by_inputs(head.weight, hessian, subject.scheme(HEAD, options)))
 
 
+def _foresee(options: AwqOptions, outline: Outline | None, target: Target) -> Outline | None:
+    after = foresee_weights(options, outline, lambda name: any(one in name for one in options.modules_to_not_convert))
+    return outline if options.export_compatible else after
+
+
 PASS = Pass(
     name="Awq",
     summary="Scales the channels of a language model's linear layers by their activations (AWQ), then rounds the weights.",
@@ -278,4 +285,5 @@ PASS = Pass(
     packages=("torch", "transformers", "safetensors"),
     data_options=("data_config",),
     version=4,
+    foresee=_foresee,
 )

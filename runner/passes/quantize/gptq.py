@@ -22,7 +22,7 @@ from runner.passes.declaration import Pass, PassContext
 from runner.passes.hidden_states import folder_for_states
 from runner.passes.layer_walk import Hessians, input_hessians, walk_layers
 from runner.passes.quantize.grid import Parts, fit_grid, over_rows
-from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, decoder_layers, leave, open_subject
+from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, decoder_layers, foresee_weights, leave, open_subject
 from runner.recipe.config import DataConfig
 
 if TYPE_CHECKING:
@@ -212,4 +212,5 @@ PASS = Pass(
     packages=("torch", "transformers", "safetensors"),
     data_options=("data_config",),
     version=3,
+    foresee=lambda options, outline, _: foresee_weights(options, outline),
 )

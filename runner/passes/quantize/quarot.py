@@ -16,6 +16,7 @@ from pydantic import Field
 
 from runner.errors import InvalidRecipe, Problem
 from runner.models.handle import ModelHandle
+from runner.models.outline import Outline
 from runner.models.quantized_checkpoint import quantization_of, write_weights
 from runner.models.sharded_weights import ShardedWeights
 from runner.passes.declaration import Pass, PassContext
@@ -23,6 +24,7 @@ from runner.passes.quantize.hadamard import Mode, rotation
 from runner.passes.quantize.weight_only import carry_adapter, decoder_layers, with_head
 from runner.passes.residual_stream import Norm, open_stream, set_parameter, turn_reader, turn_writer, unchanged
 from runner.recipe.options import PassOptions
+from runner.targets.target import Target
 
 if TYPE_CHECKING:
     import torch
@@ -163,6 +165,10 @@ def _rotate_values(values: Values, matrix: torch.Tensor) -> None:
     read.copy_((read.double().view(-1, len(matrix)) @ matrix).view(read.shape))
 
 
+def _foresee(options: QuaRotOptions, outline: Outline | None, target: Target) -> Outline | None:
+    return replace(outline, config={**outline.config, "tie_word_embeddings": False}) if outline else None
+
+
 PASS = Pass(
     name="QuaRot",
     summary="Rotates the channels of a language model so that none stands out; Gptq or Rtn then quantises it better.",
@@ -171,4 +177,5 @@ PASS = Pass(
     takes=("hf",),
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
+    foresee=_foresee,
 )

@@ -12,7 +12,7 @@ from runner.models.mapped_weights import give_back
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.quantize.grid import round_to_nearest
-from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, leave, open_subject, spend_quantised
+from runner.passes.quantize.weight_only import Subject, WeightOnlyOptions, foresee_weights, leave, open_subject, spend_quantised
 
 
 class RtnOptions(WeightOnlyOptions):
@@ -74,4 +74,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
     version=3,
+    foresee=lambda options, outline, _: foresee_weights(options, outline),
 )

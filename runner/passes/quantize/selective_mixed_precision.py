@@ -12,14 +12,24 @@ from runner.errors import InvalidRecipe, Problem
 from runner.models.files import carry
 from runner.models.handle import ModelHandle
 from runner.models.mapped_weights import give_back
+from runner.models.outline import Outline
 from runner.models.quantized_checkpoint import EMBEDDING, HEAD, Scheme, quantization_of
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
 from runner.passes.hidden_states import folder_for_states
 from runner.passes.quantize.sensitivity import Rivals, divergence_sensitivity, weight_sensitivity
-from runner.passes.quantize.weight_only import MIXED_PRECISION, Bits, GroupSize, decoder_layers, fit_rows, with_head
+from runner.passes.quantize.weight_only import (
+    MIXED_PRECISION,
+    Bits,
+    GroupSize,
+    decoder_layers,
+    fit_rows,
+    foresee_rows,
+    with_head,
+)
 from runner.recipe.config import DataConfig
 from runner.recipe.options import PassOptions
+from runner.targets.target import Target
 
 if TYPE_CHECKING:
     import torch
@@ -217,6 +227,16 @@ def _together(linears: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in sets.values()]
 
 
+def _foresee(options: SelectiveMixedPrecisionOptions, outline: Outline | None, target: Target) -> Outline | None:
+    """What is chosen by place says nothing of groups; what is chosen by harm says it of modules that are not known yet."""
+    if outline is None or options.algorithm in _BY_PLACE:
+        return outline
+    names = [name for name in outline.rows if name not in (HEAD, EMBEDDING)]
+    for scheme in (_low(options), _high(options)):
+        foresee_rows(dict.fromkeys(names, scheme), outline)
+    return None
+
+
 PASS = Pass(
     name="SelectiveMixedPrecision",
     summary="Decides which modules of a language model get more bits; Gptq, Awq and Rtn follow.",
@@ -227,4 +247,5 @@ PASS = Pass(
     packages=("torch", "transformers"),
     data_options=("data_config",),
     version=2,
+    foresee=_foresee,
 )

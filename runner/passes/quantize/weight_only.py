@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,6 +16,7 @@ from runner.models.adapter import ADAPTER_ATTRIBUTES, adapter_folder
 from runner.models.files import link
 from runner.models.handle import ModelHandle
 from runner.models.mapped_weights import same_place
+from runner.models.outline import Outline
 from runner.models.quantized_checkpoint import (
     EMBEDDING,
     HEAD,
@@ -124,15 +125,7 @@ class Subject:
         Raises:
             InvalidRecipe: the group size does not divide the rows of the weight, or the earlier decision cannot be read.
         """
-        mixed = mixed_precision_of(self.model)
-        own = Scheme(options.bits, options.group_size, options.sym)
-        given = {_IN_SCHEME.get(key, key) for key in options.model_fields_set}
-        open_ = {key: value for key, value in _set_values(mixed.default).items() if key not in given}
-        asked = replace(own, **open_)
-        for overrides in (mixed.overrides, options.overrides or {}):
-            for key, override in overrides.items():
-                if names_module(key, name):
-                    asked = replace(asked, **_set_values(override))
+        asked = asked_scheme(name, options, mixed_precision_of(self.model))
         return fit_rows(asked, name, int(self.module.get_submodule(name).weight.shape[1]), self.model)
 
     def linears(self) -> dict[str, torch.nn.Module]:
@@ -145,6 +138,19 @@ class Subject:
             for below, module in layers.named_modules()
             if isinstance(module, torch.nn.Linear) and f"{name}.{below}" not in self.matrices
         }
+
+
+def asked_scheme(name: str, options: WeightOnlyOptions, mixed: MixedPrecision) -> Scheme:
+    """Returns how the weight of module `name` is to be quantised, as far as options and an earlier step say it."""
+    own = Scheme(options.bits, options.group_size, options.sym)
+    given = {_IN_SCHEME.get(key, key) for key in options.model_fields_set}
+    open_ = {key: value for key, value in _set_values(mixed.default).items() if key not in given}
+    asked = replace(own, **open_)
+    for overrides in (mixed.overrides, options.overrides or {}):
+        for key, override in overrides.items():
+            if names_module(key, name):
+                asked = replace(asked, **_set_values(override))
+    return asked
 
 
 def _set_values(override: Override) -> dict[str, Any]:
@@ -164,19 +170,63 @@ def fit_rows(asked: Scheme, name: str, columns: int, model: ModelHandle) -> Sche
     Raises:
         InvalidRecipe: the group size does not divide the columns.
     """
-    fit = [size for size in _GROUP_SIZES if columns % size == 0]
+    fit = _dividing(columns)
     if asked.group_size == WHOLE_ROW and fit:
         return replace(asked, group_size=columns)
     if asked.group_size in fit:
         return asked
     if "twin_of" in model.attributes and fit:
         return replace(asked, group_size=next((size for size in fit if size <= asked.group_size), fit[-1]))
-    raise InvalidRecipe(
-        Problem(
-            "group-size",
-            f"group_size {asked.group_size} does not divide the {columns} weights of a row of {name}",
-            remedy=f"choose {' or '.join(map(str, fit))}" if fit else "quantise the ONNX model instead",
-        )
+    raise InvalidRecipe(_unfit(asked, name, columns, fit))
+
+
+def foresee_rows(schemes: Mapping[str, Scheme], outline: Outline) -> None:
+    """Makes sure that group sizes divide the rows of modules, by name, of a model of an outline.
+
+    Raises:
+        InvalidRecipe: some do not; of the modules alike one is named.
+    """
+    fit = _dividing(*(outline.rows[name] for name in schemes))
+    unfit: dict[tuple[int, int], Problem] = {}
+    for name, asked in schemes.items():
+        columns = outline.rows[name]
+        own = _dividing(columns)
+        if asked.group_size not in own and not (asked.group_size == WHOLE_ROW and own):
+            unfit.setdefault((asked.group_size, columns), _unfit(asked, name, columns, fit or own))
+    if unfit:
+        raise InvalidRecipe(*unfit.values())
+
+
+def foresee_weights(
+    options: WeightOnlyOptions, outline: Outline | None, left_out: Callable[[str], bool] = lambda _: False
+) -> Outline | None:
+    """Returns what a pass leaves of a model that quantises decoder, head and embedding as its options say.
+
+    Args:
+        options: the pass's.
+        outline: what comes in.
+        left_out: says of a module, by its name, that it stays in floating point.
+
+    Raises:
+        InvalidRecipe: a group size does not divide the rows of a module.
+    """
+    if outline is None:
+        return None
+    asked = {HEAD: options.lm_head, EMBEDDING: bool(getattr(options, "embeds", False))}
+    names = [name for name in outline.rows if asked.get(name, True) and not left_out(name)]
+    foresee_rows({name: asked_scheme(name, options, MixedPrecision()) for name in names}, outline)
+    return replace(outline, rows={name: one for name, one in outline.rows.items() if name not in names}, quantised=True)
+
+
+def _dividing(*columns: int) -> list[int]:
+    return [size for size in _GROUP_SIZES if not any(one % size for one in columns)]
+
+
+def _unfit(asked: Scheme, name: str, columns: int, fit: Sequence[int]) -> Problem:
+    return Problem(
+        "group-size",
+        f"group_size {asked.group_size} does not divide the {columns} weights of a row of {name}",
+        remedy=f"choose {' or '.join(map(str, fit))}" if fit else "quantise the ONNX model instead",
     )
 
 

@@ -17,7 +17,7 @@ from runner.models.mapped_weights import in_fp32
 from runner.models.quantized_checkpoint import quantization_of, write_weights
 from runner.models.sharded_weights import ShardedWeights
 from runner.passes.calibration_text import calibration_windows
-from runner.passes.declaration import Pass, PassContext
+from runner.passes.declaration import Pass, PassContext, keeps_outline
 from runner.passes.hidden_states import folder_for_states
 from runner.passes.layer_walk import LayerAt, input_hessians, walk_layers
 from runner.recipe.config import DataConfig
@@ -222,4 +222,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
     data_options=("data_config",),
+    foresee=keeps_outline,
 )
