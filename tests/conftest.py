@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from runner.models.handle import ModelHandle
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the processes that tests start compiles the runner again
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and so would its children
 
 WORDS = (
