@@ -279,7 +279,8 @@ def _sliced(model: Stored, options: Options, target: str) -> Effect:
     kept = 1.0 - float(options.get("sparsity") or 0.0)
     count = model.weights
     head = count.embedding if count.tied else count.head
-    narrow = WeightCount(*(int(kept * one) for one in (count.embedding, head, count.linear)), count.convolution, count.rest)
+    embedding, head, linear = (int(kept * one) for one in (count.embedding, head, count.linear))
+    narrow = WeightCount(embedding, head, linear, count.convolution, count.rest)
     held = _rotated(model, options, target).memory if model.stays_mapped else _TORCH * model.in_fp32
     return Effect(replace(model, weights=narrow), held)
 
