@@ -274,6 +274,17 @@ def _rotated(model: Stored, options: Options, target: str) -> Effect:
     return Effect(replace(made, shared=False), held)
 
 
+def _sliced(model: Stored, options: Options, target: str) -> Effect:
+    """Weights are turned as by a rotation, and written narrower, in the type that they have."""
+    kept = 1.0 - float(options.get("sparsity") or 0.0)
+    count = model.weights
+    head = count.embedding if count.tied else count.head
+    embedding, head, linear = (int(kept * one) for one in (count.embedding, head, count.linear))
+    narrow = WeightCount(embedding, head, linear, count.convolution, count.rest)
+    held = _rotated(model, options, target).memory if model.stays_mapped else _TORCH * model.in_fp32
+    return Effect(replace(model, weights=narrow), held)
+
+
 def _pruned(model: Stored, options: Options, target: str) -> Effect:
     if model.stays_mapped:
         return Effect(model, _WAITING + _A_LAYER * model.weights.linear / _LAYERS)
@@ -439,7 +450,7 @@ RULES: Mapping[str, Rule] = {
     "QuaRot": _rotated,
     "Rtn": _rtn,
     "SelectiveMixedPrecision": _select,
-    "SliceGPT": _in_torch,
+    "SliceGPT": _sliced,
     "SparseGPT": _pruned,
     "SplitModel": _GRAPH,
 }

@@ -142,35 +142,22 @@ def unchanged(module: Any, ids: torch.Tensor, asker: str) -> Iterator[None]:
     """
     before = module(ids, use_cache=False).logits
     yield
-    change = float((module(ids, use_cache=False).logits - before).norm() / before.norm())
+    check_change(module(ids, use_cache=False).logits, before, type(module).__name__, asker)
+
+
+def check_change(after: torch.Tensor, before: torch.Tensor, name: str, asker: str) -> None:
+    """Makes sure that a part of a model of that name, once it is rotated, gives what it gave before.
+
+    Raises:
+        RunFailed: it gives something else; names the pass that asks.
+    """
+    change = float((after - before).norm() / before.norm())
     if not change < _TOLERANCE:
         raise RunFailed(
             "not-equivalent",
-            f"{asker}: {type(module).__name__} computes something else when it is rotated (relative change {change:.2g})",
+            f"{asker}: {name} computes something else when it is rotated (relative change {change:.2g})",
             f"leave {asker} out for this architecture",
         )
-
-
-def free_gains(module: Any, stream: Stream) -> None:
-    """Moves the norms' gains into their readers; the head gets a weight of its own, since the embedding takes no gain."""
-    import torch
-
-    head = module.get_output_embeddings()
-    if head.weight is stream.embedding.weight:
-        head.weight = torch.nn.Parameter(head.weight.clone(), requires_grad=False)
-    module.config.tie_word_embeddings = False
-    for norm in stream.norms:
-        for reader in norm.readers:
-            reader.weight.mul_(norm.module.weight + norm.offset)
-        norm.module.weight.fill_(1 - norm.offset)
-
-
-def turn(stream: Stream, matrix: torch.Tensor) -> None:
-    """Multiplies the hidden states by a matrix, float64 [width, new width], in the weights around them."""
-    for reader in (stream.embedding, *(one for norm in stream.norms for one in norm.readers)):
-        turn_reader(reader, matrix)
-    for writer in stream.writers:
-        turn_writer(writer, matrix)
 
 
 def turn_reader(reader: Any, matrix: torch.Tensor, gain: torch.Tensor | None = None, folder: Path | None = None) -> None:

@@ -8,24 +8,30 @@ paper's.
 
 A norm divides by the size of the hidden states, which slicing shrinks: each norm keeps as its weight the mean ratio between
 its output before and after.
+
+The model is walked twice, layer by layer, on what its whole layers give: for the components, and to slice and write each layer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from runner.errors import InvalidRecipe, Problem
 from runner.models.handle import ModelHandle
+from runner.models.mapped_weights import in_fp32
 from runner.models.quantized_checkpoint import quantization_of
 from runner.passes.calibration_text import calibration_windows
 from runner.passes.declaration import Pass, PassContext
+from runner.passes.hidden_states import HiddenStates, folder_for_states
+from runner.passes.layer_walk import LayerAt, walk_layers
 from runner.passes.quantize.hadamard import rotation
-from runner.passes.residual_stream import Stream, free_gains, open_stream, set_parameter, turn, unchanged
+from runner.passes.residual_stream import Norm, Stream, check_change, open_stream, set_parameter, turn_reader, turn_writer
 from runner.recipe.config import DataConfig
 from runner.recipe.options import PassOptions
 
@@ -59,15 +65,48 @@ class SliceGptOptions(PassOptions):
 def _apply(model: ModelHandle, options: SliceGptOptions, context: PassContext) -> ModelHandle:
     import torch
 
-    from runner.models.torch_source import load_torch
-    from runner.passes.finetune.whole_model import write_whole
+    from runner.models.torch_source import load_to_run
+    from runner.passes.finetune.whole_model import WrittenInParts
 
     if quantization_of(model.folder):
         raise InvalidRecipe(Problem("quantised-already", "SliceGPT slices floating-point weights", remedy="put it first"))
     torch.set_num_threads(context.threads)
-    module: Any = load_torch(model)
+    module: Any = load_to_run(model)
     full = int(module.get_input_embeddings().weight.shape[1])
-    step = math.lcm(options.round_interval, module.config.num_attention_heads)
+    width = _width(options, full, module.config.num_attention_heads)
+    with torch.inference_mode():
+        batches = calibration_windows(module, options.calibration_data_config, context)
+        context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")
+        folder = folder_for_states(module, batches, context)
+        stream = open_stream(module, "SliceGPT")
+        components = _components(module, stream, batches, context, folder)
+        orientation = torch.eye(width, dtype=torch.float64)
+        if options.final_orientation == "random":
+            orientation = rotation(width, "random", torch.Generator().manual_seed(options.seed))
+        written = WrittenInParts(module, model.folder, context.output)
+        slicing = _Slicing(components, orientation)
+        shares: list[float] = []
+        for layer, (norms, writers) in zip(walk_layers(module, batches, folder), stream.layers, strict=True):
+            shares += slicing.slice(layer, norms, writers)
+            written.put(layer.layer, layer.name)
+            _empty(layer.layer)
+            context.progress(layer.count + layer.at + 1, 2 * layer.count)
+        head = module.get_output_embeddings()
+        shares.append(slicing.slice_ends(stream, head, layer.outputs, context.scratch))
+        kept = sum(shares) / len(shares)
+    context.say(f"hidden_size {full} -> {width}, which keeps {kept:.1%} of what the norms see")
+    _narrow_config(module.config, width, full)
+    written.finish()
+    return replace(model, folder=context.output)
+
+
+def _width(options: SliceGptOptions, full: int, heads: int) -> int:
+    """Returns the width that stays.
+
+    Raises:
+        InvalidRecipe: nothing stays.
+    """
+    step = math.lcm(options.round_interval, heads)
     width = int(full * (1 - options.sparsity) + 1e-6) // step * step
     if not width:
         raise InvalidRecipe(
@@ -77,77 +116,143 @@ def _apply(model: ModelHandle, options: SliceGptOptions, context: PassContext) -
                 remedy="lower one of them",
             )
         )
-    with torch.inference_mode():
-        batches = calibration_windows(module, options.calibration_data_config, context)
-        context.say(f"calibrating on {sum(batch.numel() for batch in batches)} tokens")
-        stream = open_stream(module, "SliceGPT")
-        with unchanged(module, batches[0], "SliceGPT"):
-            components = _components(module, stream, batches)
-            free_gains(module, stream)
-            turn(stream, components)
-        kept = _slice(module, stream, batches, width)
-        if options.final_orientation == "random":
-            turn(stream, rotation(width, "random", torch.Generator().manual_seed(options.seed)))
-        context.say(f"hidden_size {full} -> {width}, which keeps {kept:.1%} of what the norms see")
-    _narrow_config(module.config, width, full)
-    write_whole(module, model.folder, context.output)
-    return replace(model, folder=context.output)
+    return width
 
 
-def _components(module: Any, stream: Stream, batches: Sequence[torch.Tensor]) -> torch.Tensor:
+def _components(
+    module: Any, stream: Stream, batches: Sequence[torch.Tensor], context: PassContext, folder: Path | None
+) -> torch.Tensor:
     """Returns the principal components of what all norms see, the largest first: float64 [width, width]."""
     import torch
 
     covariance = torch.zeros(stream.width, stream.width, dtype=torch.float64)
-    for _, states in _norm_inputs(module, stream, batches):
-        covariance += (states.T @ states).double()
+
+    def add(_: int, states: torch.Tensor) -> None:
+        covariance.add_(states.T @ states)
+
+    for layer, (norms, _) in zip(walk_layers(module, batches, folder), stream.layers, strict=True):
+        with in_fp32(layer.layer):
+            _run_and_see(layer, norms, add)
+        context.progress(layer.at + 1, 2 * layer.count)
+    for states in layer.outputs:
+        add(0, _by_size(states))
     components: torch.Tensor = torch.linalg.eigh(covariance).eigenvectors.flip(1)
     return components
 
 
-def _norm_inputs(module: Any, stream: Stream, batches: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields the place of each norm and what it sees, divided by its size: [tokens, width]."""
-    seen: list[tuple[int, torch.Tensor]] = []
+def _run_and_see(layer: LayerAt, norms: Sequence[Norm], see: Callable[[int, torch.Tensor], None]) -> None:
+    """Runs a layer over its inputs, and tells what each of its norms sees, by its place, each [tokens, width] by its size."""
 
     def note(at: int) -> Any:
-        def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
-            states = args[0].reshape(-1, args[0].shape[-1])
-            seen.append((at, states * states.square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()))
+        return lambda _, args: see(at, _by_size(args[0]))
 
-        return hook
-
-    hooks = [norm.module.register_forward_pre_hook(note(at)) for at, norm in enumerate(stream.norms)]
-    for batch in batches:
-        module(batch, use_cache=False)
-        yield from seen
-        seen.clear()
+    hooks = [norm.module.register_forward_pre_hook(note(at)) for at, norm in enumerate(norms)]
+    layer.outputs.extend(layer.run(states) for states in layer.inputs)
     for hook in hooks:
         hook.remove()
 
 
-def _slice(module: Any, stream: Stream, batches: Sequence[torch.Tensor], width: int) -> float:
-    """Keeps the first `width` components; returns the share of the norms' input that they hold."""
+def _by_size(states: torch.Tensor) -> torch.Tensor:
+    states = states.reshape(-1, states.shape[-1])
+    return states * states.square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()
+
+
+@dataclass(frozen=True)
+class _Slicing:
+    """Turns what touches the hidden states, and cuts it.
+
+    Attributes:
+        components: float64 [width, width], the largest first.
+        orientation: what those that stay are turned by, float64 [new width, new width].
+    """
+
+    components: torch.Tensor
+    orientation: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        """Returns how many components stay."""
+        return len(self.orientation)
+
+    def slice(self, layer: LayerAt, norms: Sequence[Norm], writers: Sequence[Any]) -> list[float]:
+        """Slices a layer that its inputs have been kept of; puts what it gave before into its outputs.
+
+        Returns:
+            The share that is kept of what each norm sees.
+
+        Raises:
+            RunFailed: the layer computes something else when it is turned.
+        """
+        import torch
+
+        seen: list[list[torch.Tensor]] = [[] for _ in norms]
+        with in_fp32(layer.layer):
+            _run_and_see(layer, norms, lambda at, states: seen[at].append(self._shares(states)))
+        for norm in norms:
+            gain = norm.module.weight.float() + norm.offset
+            for reader in norm.readers:
+                turn_reader(reader, self.components, gain)
+            set_parameter(norm.module, "weight", torch.full_like(gain, 1 - norm.offset))
+        for writer in writers:
+            turn_writer(writer, self.components)
+        matrix = self.components.float()
+        check_change(layer.run(layer.inputs[0] @ matrix), layer.outputs[0] @ matrix, layer.name, "SliceGPT")
+        cut = torch.nn.functional.pad(self.orientation, (0, 0, 0, len(self.components) - self.width))
+        for norm in norms:
+            for reader in norm.readers:
+                turn_reader(reader, cut)
+        for writer in writers:
+            turn_writer(writer, cut)
+        return [self._narrow(norm, torch.cat(shares)) for norm, shares in zip(norms, seen, strict=True)]
+
+    def slice_ends(self, stream: Stream, head: Any, states: HiddenStates, folder: Path) -> float:
+        """Slices the embedding and the head, and the norm between the layers and the head.
+
+        Args:
+            stream: what touches the hidden states.
+            head: the model's, which may share the embedding's weight; it gets one of its own.
+            states: what the last layer gives.
+            folder: takes the pages of large weights.
+
+        Returns:
+            The share that is kept of what the norm sees.
+        """
+        import torch
+
+        norm = stream.norms[-1]
+        gain = norm.module.weight.float() + norm.offset
+        cut = self.components[:, : self.width] @ self.orientation
+        turn_reader(head, cut, gain, folder)  # an embedding that is tied keeps the weight that was
+        turn_reader(stream.embedding, cut, folder=folder)
+        return self._narrow(norm, torch.cat([self._shares(_by_size(one)) for one in states]))
+
+    def _shares(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns which share of the states, [tokens, width], lies in the components that stay: [tokens]."""
+        return (states @ self.components[:, : self.width].float()).square().sum(-1) / states.shape[-1]
+
+    def _narrow(self, norm: Norm, shares: torch.Tensor) -> float:
+        """Gives a norm the gain that makes up for the size that its input loses, and returns the mean share that is kept."""
+        import torch
+
+        gain = float(shares.sqrt().mean()) * (len(self.components) / self.width) ** 0.5
+        set_parameter(norm.module, "weight", torch.full((self.width,), gain - norm.offset))
+        return float(shares.mean())
+
+
+def _empty(layer: torch.nn.Module) -> None:
+    """Lets go of the weights of a layer that has been written."""
     import torch
 
-    full = stream.width
-    ratios: dict[int, list[torch.Tensor]] = {at: [] for at in range(len(stream.norms))}
-    for at, states in _norm_inputs(module, stream, batches):
-        ratios[at].append(states[:, :width].square().sum(-1) / full)
-    turn(stream, torch.eye(full, width, dtype=torch.float64))
-    for linear in (*stream.writers, *(reader for norm in stream.norms for reader in norm.readers)):
-        linear.out_features, linear.in_features = linear.weight.shape
-    kept = []
-    for at, norm in enumerate(stream.norms):
-        shares = torch.cat(ratios[at])
-        kept.append(float(shares.mean()))
-        gain = float(shares.sqrt().mean()) * (full / width) ** 0.5
-        set_parameter(norm.module, "weight", torch.full((width,), gain - norm.offset))
-    return sum(kept) / len(kept)
+    for below in layer.modules():
+        for name, one in below._parameters.items():
+            if one is not None:
+                below._parameters[name] = torch.nn.Parameter(torch.empty(0), requires_grad=False)
 
 
 def _narrow_config(config: Any, width: int, full: int) -> None:
     config.head_dim = getattr(config, "head_dim", None) or full // config.num_attention_heads
     config.hidden_size = width
+    config.tie_word_embeddings = False
 
 
 PASS = Pass(
