@@ -245,8 +245,14 @@ def _steps(
     asked: list[tuple[str, Pass, dict[str, Any], Differing]] = []
     if source.step is not None:
         asked.append((SOURCE_STEP, table.get(source.step[0]), source.step[1], {}))
+    handed: dict[str, Any] = {}
     for name, step in request.config.passes.items():
-        asked.append((name, table.get(step.type), step.options.model_dump(mode="json"), step.components))
+        pass_ = table.get(step.type)
+        given = step.options.model_fields_set
+        taken = {key: value for key, value in handed.items() if key not in given} if pass_.gives == "hf" else {}
+        options = {key: taken.get(key, value) for key, value in step.options.model_dump(mode="json").items()}
+        asked.append((name, pass_, options, step.components))
+        handed = {**handed, **(pass_.hands_on(step.options) if pass_.hands_on else {})}
     steps: list[Step] = []
     digest = source.digest
     for name, pass_, options, differing in asked:

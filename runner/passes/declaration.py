@@ -87,6 +87,7 @@ class Pass:
         leaves: components of a pipeline that it leaves as they are.
         foresee: `foresee(options, outline, target)` refuses, before any work, what the pass would refuse of a model of that
             outline; the outline is None where it is not known. Returns that of the result, None where it cannot be told.
+        hands_on: `hands_on(options)` returns options, by their names, that later steps have where nobody gave them.
         imports: imports what `apply` needs and takes long to import; a worker calls it while its job is still being planned.
     """
 
@@ -102,6 +103,7 @@ class Pass:
     data_options: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
     foresee: Callable[[Any, Outline | None, Target], Outline | None] | None = None
+    hands_on: Callable[[Any], dict[str, Any]] | None = None
     imports: Callable[[], object] | None = None
 
 

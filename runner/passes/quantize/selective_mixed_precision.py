@@ -93,19 +93,28 @@ def _apply(model: ModelHandle, options: SelectiveMixedPrecisionOptions, context:
         )
     if options.algorithm in _BY_PLACE:
         module = _outline(model)
-        default: dict[str, Any] = {"bits": options.bits}
         high: dict[str, Any] = {"bits": options.high_bits}
         chosen = list(_chosen_by_place(module, options.algorithm))
     else:
-        module, default, high = _weights(model, options), _told(_low(options)), _told(_high(options))
+        module, high = _weights(model, options), _told(_high(options))
         chosen = _chosen_by_harm(module, model, options, context)
     tied = bool(getattr(module.config, "tie_word_embeddings", False))
     if tied and HEAD in chosen:
         chosen.append(EMBEDDING)
     context.say(f"{len(chosen)} modules get {options.high_bits} bits")
     carry(model, context.output, graph=True)
-    decided = {"default": default, "overrides": {name: dict(high) for name in chosen}}
+    decided = {"default": _default(options), "overrides": {name: dict(high) for name in chosen}}
     return replace(model, folder=context.output).with_attributes(**{MIXED_PRECISION: decided})
+
+
+def _default(options: SelectiveMixedPrecisionOptions) -> dict[str, Any]:
+    """Returns the scheme of most weights, as far as it is decided here."""
+    return {"bits": options.bits} if options.algorithm in _BY_PLACE else _told(_low(options))
+
+
+def _hands_on(options: SelectiveMixedPrecisionOptions) -> dict[str, Any]:
+    """Returns the same as options of the passes that quantise."""
+    return {"sym" if name == "symmetric" else name: value for name, value in _default(options).items()}
 
 
 def _low(options: SelectiveMixedPrecisionOptions) -> Scheme:
@@ -248,4 +257,5 @@ PASS = Pass(
     data_options=("data_config",),
     version=2,
     foresee=_foresee,
+    hands_on=_hands_on,
 )

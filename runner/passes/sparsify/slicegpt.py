@@ -264,4 +264,5 @@ PASS = Pass(
     gives="hf",
     packages=("torch", "transformers", "safetensors"),
     data_options=("calibration_data_config",),
+    version=2,
 )

@@ -1,5 +1,6 @@
 """Choosing modules for more bits, and the passes that follow the choice."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from runner.cli import run_command
 from runner.errors import InvalidRecipe
 from runner.evaluation.parity import Parity
 from runner.models import torch_source
@@ -200,6 +202,23 @@ def test_options_overrule_the_choice_where_they_speak(tiny_llama: ModelHandle, a
     assert matrices[DOWN].scheme == Scheme(8, 64, False)
     assert matrices["model.layers.1.self_attn.q_proj"].scheme == Scheme(4, 16, True)
     assert matrices["model.layers.1.mlp.down_proj"].scheme == Scheme(4, 16, False)
+
+
+def test_a_run_quantises_as_the_step_before_has_chosen(
+    tiny_llama: ModelHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECIPE_CACHE", str(tmp_path / "cache"))
+    choice = {"type": "SelectiveMixedPrecision", "algorithm": "snr", "ratio": 0.65, "group_size": 32, "sym": True}
+    for quantise, group_size in (({"type": "Rtn"}, 32), ({"type": "Rtn", "group_size": 16}, 16)):
+        config = {
+            "input_model": {"type": "HfModel", "model_path": str(tiny_llama.folder), "task": "text-generation"},
+            "passes": {"choose": choice, "quantise": quantise},
+        }
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        output = tmp_path / f"made-{group_size}"
+        assert run_command(["run", "--config", str(tmp_path / "config.json"), "--output-dir", str(output)]) == 0
+        schemes = {matrix.scheme for matrix in read_checkpoint(output).matrices.values()}
+        assert Scheme(4, group_size, True) in schemes
 
 
 def test_one_group_for_a_row(tiny_llama: ModelHandle, apply_pass: ApplyPass):
