@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from runner.cli import run_command
+from runner.errors import InvalidRecipe
 from runner.models.handle import ModelHandle
-from runner.models.outline import outline_of, outline_of_id
+from runner.models.outline import Outline, outline_of, outline_of_id
+from runner.models.quantized_checkpoint import Scheme
+from runner.passes.quantize.weight_only import foresee_rows
 
 Plan = Callable[..., tuple[int, str]]
 SMOLLM2, PHI3 = (
@@ -53,6 +56,12 @@ def test_groups_that_do_not_divide_the_rows(plan: Plan, step: dict[str, Any]) ->
     assert plan(SMOLLM2, {**step, "group_size": 64}, BUILD)[0] == 0
     assert plan(SMOLLM2, {**step, "group_size": -1}, BUILD)[0] == 0
     assert plan(PHI3, {**step, "group_size": 128}, BUILD)[0] == 0
+
+
+def test_one_group_for_a_row_that_no_group_can_have() -> None:
+    with pytest.raises(InvalidRecipe, match=r"the 200 weights of a row of wide are no multiple of 16"):
+        foresee_rows({"wide": Scheme(4, -1, False)}, Outline({}, {"wide": 200}))
+    foresee_rows({"wide": Scheme(4, -1, False)}, Outline({}, {"wide": 208}))
 
 
 def test_nothing_is_fetched_or_started_for_what_is_refused(plan: Plan, tmp_path: Path) -> None:

@@ -140,6 +140,19 @@ def test_one_of_both_is_untied_from_the_other(tied: ModelHandle, apply_pass: App
     assert torch.equal(embedding if only == "lm_head" else head, original)
 
 
+@pytest.mark.parametrize("bits", [None, 8])
+def test_the_embedding_of_a_tied_model_stays_beside_a_head_in_floating_point(
+    tied: ModelHandle, apply_pass: ApplyPass, bits: int | None
+) -> None:
+    rounded = apply_pass("Rtn", tied, bits=4, group_size=32)
+    built = apply_pass("ModelBuilder", rounded, precision="int4", embedding_bits=bits)
+    assert Parity(rounded, 2).compare(built)["outputs"]["logits"]["cosine"] > 0.999
+    graph = onnx.load(built.folder / "model.onnx", load_external_data=False).graph
+    (lookup,) = (node for node in graph.node if "input_ids" in node.input and "Gather" in node.op_type)
+    assert lookup.op_type == ("Gather" if bits is None else "GatherBlockQuantized")
+    assert [one.i for one in lookup.attribute if one.name == "bits"] == ([] if bits is None else [bits])
+
+
 def test_an_untied_embedding_is_looked_up_in_its_own_codes(tiny_llama: ModelHandle, apply_pass: ApplyPass):
     rounded = apply_pass("Rtn", tiny_llama, bits=8, group_size=32, lm_head=True, embeds=True)
     built = apply_pass("ModelBuilder", rounded, precision="int4")

@@ -68,8 +68,7 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     if asked or hqq or codes_unread or (checkpoint and EMBEDDING in checkpoint.matrices):
         chosen["shared_embeddings"] = False
     if checkpoint and HEAD not in checkpoint.matrices:
-        context.say("the head stays in floating point; Rtn with lm_head would quantise it")
-        chosen["nodes_to_exclude"] = [*chosen.get("nodes_to_exclude", ()), _HEAD_NODE]
+        _keep_in_float(chosen, context)
     precision = "int4" if checkpoint else options.precision  # by which the builder packs codes of any bits
     if precision == "int4" and not options.metadata_only:
         keep_shared_loadable(source, chosen, context)
@@ -92,6 +91,13 @@ def _apply(model: ModelHandle, options: ModelBuilderOptions, context: PassContex
     name_tokenizer(context.output / "tokenizer_config.json")
     config = finish_config(context.output / "genai_config.json", options.search or {})
     return _handle(model, context.output, file, options.precision, config)
+
+
+def _keep_in_float(chosen: dict[str, Any], context: PassContext) -> None:
+    """Has the builder leave the head, as the checkpoint has it, and the embedding, which it would round for a tied model."""
+    context.say("the head stays in floating point; Rtn with lm_head would quantise it")
+    chosen["nodes_to_exclude"] = [*chosen.get("nodes_to_exclude", ()), _HEAD_NODE]
+    chosen["shared_embeddings"] = False
 
 
 def _tell_of_wide_embedding(

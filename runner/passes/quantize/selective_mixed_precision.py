@@ -58,7 +58,9 @@ class SelectiveMixedPrecisionOptions(PassOptions):
         "outputs), snr, snr_relative, iqe, iqe_relative (to the weights)"
     )
     bits: Bits = Field(4, description="bits of most weights")
-    group_size: GroupSize = Field(128, description="weights of a row that share one scale; -1 for all of a row")
+    group_size: GroupSize = Field(
+        128, description="weights of a row that share one scale; -1 for all of a row, a multiple of 16"
+    )
     sym: bool = Field(False, description="quantise without zero points")
     high_bits: Bits = Field(8, description="bits of the weights that are harmed most")
     high_group_size: GroupSize | None = Field(None, description="group_size of those; the same by default")

@@ -70,7 +70,9 @@ class WeightOnlyOptions(PassOptions):
     """Options that Gptq and Rtn have in common."""
 
     bits: Bits = Field(4, description="bits of a weight")
-    group_size: GroupSize = Field(128, description="weights of a row that share one scale; -1 for all of a row")
+    group_size: GroupSize = Field(
+        128, description="weights of a row that share one scale; -1 for all of a row, a multiple of 16"
+    )
     sym: bool = Field(False, description="quantise without zero points")
     lm_head: bool = Field(False, description="quantise the head as well")
     overrides: dict[str, Override] | None = Field(
@@ -223,9 +225,13 @@ def _dividing(*columns: int) -> list[int]:
 
 
 def _unfit(asked: Scheme, name: str, columns: int, fit: Sequence[int]) -> Problem:
+    if asked.group_size == WHOLE_ROW:
+        cause = f"the {columns} weights of a row of {name} are no multiple of {_GROUP_SIZES[-1]}, as every group must be"
+    else:
+        cause = f"group_size {asked.group_size} does not divide the {columns} weights of a row of {name}"
     return Problem(
         "group-size",
-        f"group_size {asked.group_size} does not divide the {columns} weights of a row of {name}",
+        cause,
         remedy=f"choose {' or '.join(map(str, fit))}" if fit else "quantise the ONNX model instead",
     )
 
