@@ -294,7 +294,7 @@ _EIGHT = ("int8", "uint8")
 # Of one form, the first that fits is taken.
 SCHEMES: tuple[Scheme, ...] = (
     Scheme("generator", "kquant", ("int4",), "builder", _builder, targets=("cpu", "cuda")),
-    Scheme("generator", "rtn", ("int8",), "builder", _rtn_builder),
+    Scheme("generator", "rtn", ("int8",), "builder", _rtn_builder, targets=("cpu", "cuda")),
     Scheme("generator", "gptq", _BOTH, "checkpoint", _gptq, calibrates=True),
     Scheme("generator", "awq", _BOTH, "checkpoint", _awq, calibrates=True),
     Scheme("generator", "quarot", _BOTH, "checkpoint", _quarot, calibrates=True),
