@@ -193,7 +193,7 @@ def test_a_token_reads_weights_of_products_and_the_cache(part, tmp_path):
     assert part("bandwidth").bytes_a_token(tmp_path, context=10) == (4 * 5 * 4, 2 * 2 * 3 * 8 * 4 * 10)
 
 
-def test_a_timed_command_finds_its_modules_compiled(part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_timed_command_finds_its_modules_compiled(part, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "compiled"))
     (tmp_path / "module.py").write_text("")

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from runner.engine.run import Outcome
 
+# What is said of a component, see `runner.engine.parts.Told`.
+_COMPONENT = {"made": "", "stored": "from the store", "left": "left as it is"}
+
 
 def show_outcome(outcome: Outcome) -> None:
     """Prints what came of a run: steps with time, size and distance from the source; metrics; where things lie."""
@@ -31,8 +34,8 @@ def show_outcome(outcome: Outcome) -> None:
         size = f"{told['bytes'] / 1e6:.1f}" if "bytes" in told else ""
         table.add_row(told["step"], told["pass"], seconds, size, *_parity(told.get("parity")))
         if name in outcome.made:
-            for name, part in told.get("components", {}).items():
-                table.add_row(f"  {name}", f"  {_COMPONENT[part['state']]}", *_component_figures(part))
+            for component, part in told.get("components", {}).items():
+                table.add_row(f"  {component}", f"  {_COMPONENT[part['state']]}", *_component_figures(part))
     console.print(table)
     for told in outcome.receipt["steps"]:
         if why := (told.get("parity") or {}).get("reason"):
@@ -66,10 +69,6 @@ def show_outcome(outcome: Outcome) -> None:
     console.print(f"receipt  {plan.output / 'receipt.json'}", highlight=False, soft_wrap=True)
     if outcome.log is not None:
         console.print(f"log      {outcome.log}", highlight=False, soft_wrap=True)
-
-
-# What is said of a component, see `runner.engine.parts.Told`.
-_COMPONENT = {"made": "", "stored": "from the store", "left": "left as it is"}
 
 
 def _component_figures(part: dict[str, Any]) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from runner.passes import table
 from runner.passes.each_component import options_of_component, unmatched
 from runner.targets.target import Target
 
+SCRIPT_KEYS = ("model_script", "script_dir", "user_script")
+
 
 def check_steps(request: Request, target: Target) -> None:
     """Every pass must serve the target, and take what the one before gives."""
@@ -98,9 +100,6 @@ def check_outline(request: Request, source: Source, target: Target) -> None:
             outline = None
     if problems:
         raise InvalidRecipe(*problems)
-
-
-SCRIPT_KEYS = ("model_script", "script_dir", "user_script")
 
 
 def check_trust(request: Request) -> None:

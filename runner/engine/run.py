@@ -22,6 +22,7 @@ from runner.targets.target import require
 
 if TYPE_CHECKING:
     from runner.engine.ahead import Ahead
+    from runner.engine.estimate import Needs
     from runner.engine.events import Event
     from runner.engine.limits import Limits
 
@@ -75,22 +76,23 @@ def plan_run(
     """
     if fetch and not force and not request.smoke:
         planned = _plan(request, say, fetch=False, ahead=ahead)
-        if not planned.complete:
-            _check_fit(planned, max_memory)
-        if planned.source.handle is not None and not planned.lacks:
+        whole = planned.source.handle is not None and not planned.lacks
+        needs = None if planned.complete else _needs(planned)
+        if needs is not None or whole:
             require(planned.target, genai=makes_genai(request.config))
+        if needs is not None:
+            from runner.engine.fit import check_fit
+
+            check_fit(planned, needs, max_memory)
+        if whole:
             return planned  # nothing is to be fetched and nothing is missing: a second look would find the same
     return _plan(request, say, fetch, ahead)
 
 
-def _check_fit(planned: Plan, max_memory: int | None) -> None:
-    from runner.engine.estimate import estimate
-    from runner.engine.fit import check_fit
+def _needs(plan: Plan) -> Needs | None:
+    from runner.engine.estimate import estimate  # a run with nothing left to make does without
 
-    needs = estimate(planned)
-    if needs is not None:
-        require(planned.target, genai=makes_genai(planned.request.config))
-        check_fit(planned, needs, max_memory)
+    return estimate(plan)
 
 
 def _plan(request: Request, say: Callable[[str], None], fetch: bool, ahead: Ahead | None) -> Plan:

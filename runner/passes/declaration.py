@@ -87,7 +87,8 @@ class Pass:
         leaves: components of a pipeline that it leaves as they are.
         foresee: `foresee(options, outline, target)` refuses, before any work, what the pass would refuse of a model of that
             outline; the outline is None where it is not known. Returns that of the result, None where it cannot be told.
-        hands_on: `hands_on(options)` returns options, by their names, that later steps have where nobody gave them.
+        hands_on: `hands_on(options)` returns options, by their names, that later steps on transformers models have in a
+            run where nobody gave them.
         imports: imports what `apply` needs and takes long to import; a worker calls it while its job is still being planned.
     """
 

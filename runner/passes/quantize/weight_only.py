@@ -143,7 +143,10 @@ class Subject:
 
 
 def asked_scheme(name: str, options: WeightOnlyOptions, mixed: MixedPrecision) -> Scheme:
-    """Returns how the weight of module `name` is to be quantised, as far as options and an earlier step say it."""
+    """Returns how the weight of module `name` is to be quantised, as far as options and an earlier step say it.
+
+    Where steps are planned as a run, the earlier step's default stands in the options already, see `Pass.hands_on`.
+    """
     own = Scheme(options.bits, options.group_size, options.sym)
     given = {_IN_SCHEME.get(key, key) for key in options.model_fields_set}
     open_ = {key: value for key, value in _set_values(mixed.default).items() if key not in given}
